@@ -1,0 +1,98 @@
+"""Files of published data sets: found under the data folder, else fetched from their official address."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+log = logging.getLogger(__name__)
+
+
+class MissingData(FileNotFoundError):
+    """Data that is neither on disk nor to be had over the network; the message says which file goes where."""
+
+
+class CorruptData(ValueError):
+    """A file that is there but is not what it should be; the message names it and the difference."""
+
+
+def first_existing(*candidates: Path) -> Path | None:
+    """The first of the paths that exists."""
+    return next((path for path in candidates if path.exists()), None)
+
+
+def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20.0) -> Path:
+    """Downloads to a temporary file beside `target`, checks it, renames it; a half download goes on where it stopped.
+
+    Several processes may ask at once: one downloads, the others wait.
+    Raises OSError where the network or the server fails, CorruptData where the checksum differs.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.exists():
+            return target
+        part = target.with_name(target.name + ".part")
+        _download(url, part, timeout)
+        if sha256 and (found := _sha256(part)) != sha256:
+            part.unlink()
+            raise CorruptData(f"{url} has sha256 {found}, expected {sha256}; the download was thrown away")
+        os.replace(part, target)
+    return target
+
+
+def _download(url: str, part: Path, timeout: float) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # the part is as long as the file: a download that died just before its rename
+            return
+        raise
+    with response, open(part, "ab" if response.status == 206 else "wb") as out:
+        expected = response.headers.get("Content-Length")
+        log.info("downloading %s (%s bytes)", url, expected or "unknown")
+        start = out.tell()
+        shutil.copyfileobj(response, out, 1 << 20)
+        if expected is not None and out.tell() - start != int(expected):
+            raise ConnectionError(f"{url} broke off; ask again to go on")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unzip(archive: Path, folder: Path) -> None:
+    """Unpacks into `folder`, which appears whole or not at all. Raises CorruptData for members outside it."""
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for name in file.namelist():
+                if not (temporary / name).resolve().is_relative_to(temporary.resolve()):
+                    raise CorruptData(f"{archive} has a member outside its folder: {name}")
+            file.extractall(temporary)
+        os.replace(temporary, folder)
+    except zipfile.BadZipFile as error:
+        raise CorruptData(f"{archive} is no zip file: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def missing(what: str, wanted: list[Path], url: str | None, root: Path, reason: object = None) -> MissingData:
+    """The message for data that is not there."""
+    places = "\n".join(f"  {path}" for path in wanted)
+    tried = f"\nDownloading {url} failed: {reason}" if reason else ""
+    source = f" (from {url})" if url else ""
+    return MissingData(
+        f"{what} is not under the data folder {root}.{tried}\nPut it at one of{source}:\n{places}\n"
+        "or name another data folder: RUNNER_DATA=<folder>, or paths.data=<folder>"
+    )

@@ -1,0 +1,1 @@
+"""Collections of small graphs for graph-level prediction."""

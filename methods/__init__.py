@@ -1,0 +1,1 @@
+"""One package a paper; what several papers share lies here or in methods/architectures/."""

@@ -1,0 +1,1 @@
+"""How a run is composed, addressed, executed and recorded. Knows no method by name."""

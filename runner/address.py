@@ -1,0 +1,89 @@
+"""Where a run lives: an id that depends only on what decides the result, and the folder that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from runner.compose import compose
+
+DECIDES = ("method", "dataset", "model", "schedule", "stages", "seed")
+WHERE = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "tags")
+
+# Arguments of the Trainer that say where and how it runs. Every other one (precision, limit_train_batches, ...) counts.
+TRAINER_WHERE = frozenset(
+    "_target_ accelerator devices num_nodes strategy profiler plugins enable_progress_bar enable_model_summary "
+    "enable_checkpointing log_every_n_steps num_sanity_val_steps default_root_dir barebones benchmark".split()
+)
+
+
+def resolved(node: Any) -> Any:
+    """A config node as plain Python, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+@dataclass(frozen=True)
+class Run:
+    """One addressed run. cfg: the composed config without Hydra's node; choices: the chosen file of each group."""
+
+    cfg: DictConfig
+    choices: dict[str, str | None]
+
+    @classmethod
+    def compose(cls, overrides: list[str]) -> Run:
+        cfg = compose(overrides)
+        choices = dict(cfg.hydra.runtime.choices)
+        del cfg["hydra"]
+        return cls(cfg, choices)
+
+    @cached_property
+    def needs(self) -> dict[str, Run]:
+        """The runs whose checkpoints this one takes, by the method's argument; they run where this one runs."""
+        found = {}
+        for argument, overrides in resolved(self.cfg.needs).items():
+            found[argument] = run = Run.compose(list(overrides))
+            OmegaConf.update(run.cfg, "rerun", False)
+            for key in WHERE:
+                OmegaConf.update(run.cfg, key, self.cfg[key], merge=False)
+            here = {k: v for k, v in self.cfg.trainer.items() if k in TRAINER_WHERE}
+            own = {k: v for k, v in run.cfg.trainer.items() if k not in TRAINER_WHERE}
+            OmegaConf.update(run.cfg, "trainer", here | own, merge=False)
+            run.cfg.checkpoint.keep = True
+        return found
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result, resolved."""
+        identity = {key: resolved(self.cfg[key]) for key in DECIDES}
+        identity["trainer"] = {k: v for k, v in resolved(self.cfg.trainer).items() if k not in TRAINER_WHERE}
+        identity["needs"] = {argument: run.id for argument, run in self.needs.items()}
+        return identity
+
+    @cached_property
+    def id(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def paper(self) -> str:
+        return self.choices["method"].partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        parts = (self.choices["method"].partition("/")[2] or self.paper, self.choices["dataset"], self.choices["model"])
+        return "-".join(str(part).replace("/", "_") for part in parts)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.cfg.paths.outputs).absolute() / self.paper / self.name / self.id
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """What a run that needs this one takes: the best weights where the method picks some, else the last."""
+        files = (self.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+        return next((file for file in files if file.exists()), None)

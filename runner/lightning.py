@@ -1,0 +1,101 @@
+"""Lightning's Trainer as the runner sets it up."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+
+from runner.address import Run, resolved
+from runner.callbacks import EpochSeed, FiniteGuard, LastCheckpoint, ProgressLines, Recorder
+from runner.exclusive import rank
+
+
+def make_trainer(run: Run, module: pl.LightningModule, logger: Any) -> tuple[pl.Trainer, Recorder]:
+    """The Trainer of conf/trainer with the run's schedule and the runner's callbacks, and the one that records."""
+    cfg = run.cfg
+    checkpoints = run.folder / "checkpoints"
+    recorder = Recorder(run.folder)
+    callbacks: list[Callback] = [EpochSeed(cfg.seed), FiniteGuard(), recorder]
+    if "fit" in cfg.stages:
+        checkpoints.mkdir(exist_ok=True)
+        callbacks.append(LastCheckpoint(checkpoints / "last.ckpt", cfg.checkpoint.every_seconds))
+        if monitor := getattr(module, "monitor", None):
+            callbacks.append(
+                ModelCheckpoint(
+                    checkpoints, "best", monitor=monitor, mode=module.monitor_mode, enable_version_counter=False
+                )
+            )
+    interactive = sys.stdout.isatty()
+    callbacks.append(RichProgressBar(leave=False) if interactive else ProgressLines())
+    settings = {
+        "logger": logger or False,
+        "callbacks": callbacks,
+        "default_root_dir": str(run.folder),
+        "enable_progress_bar": interactive,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return instantiate(cfg.trainer, _partial_=True)(**(settings | resolved(cfg.schedule) | _given(cfg.trainer))), recorder
+
+
+def _given(trainer: Any) -> dict[str, Any]:
+    """Arguments that the config itself gives for what the runner would set."""
+    return {key: value for key, value in resolved(trainer).items() if key != "_target_" and not _is_node(value)}
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Where an interrupted run goes on."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return path if path.exists() else None
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """What is tested where the method picks a checkpoint."""
+    path = folder / "checkpoints" / "best.ckpt"
+    return path if path.exists() else None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        path.unlink()
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[None]:
+    """Everything that is logged, warnings included, also goes to run.log."""
+    if rank() > 0:
+        yield
+        return
+    handler = logging.FileHandler(folder / "run.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for known in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Sparse CSR tensor support is in beta.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", known)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()

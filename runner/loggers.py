@@ -1,0 +1,67 @@
+"""Experiment trackers, made from conf/logger."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+
+from runner.address import Run, resolved
+
+
+def wandb_key_is_set() -> bool:
+    """Is there a key for Weights & Biases, in the environment or from `wandb login`?"""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | None = None) -> Any:
+    """A WandbLogger whose run id is the run's id, so that an interrupted run goes on in the same W&B run.
+
+    Online where a key is set, else offline; WANDB_MODE decides where it is given. Group: the experiment; job type: the paper.
+    """
+    from pytorch_lightning.loggers import WandbLogger
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
+    folder: Path = run.folder
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        id=run.id,
+        name=f"{run.name}-{run.id}",
+        group=run.choices.get("experiment") or run.paper,
+        job_type=run.paper,
+        tags=[run.paper, run.name, *run.cfg.tags],
+        save_dir=str(folder),
+        config=config,
+        resume="allow",
+        mode=mode,
+        log_model=False,
+    )
+
+
+def make_logger(run: Run) -> Any:
+    """The logger of conf/logger, or None."""
+    node = run.cfg.logger
+    if not node.get("_target_"):
+        return None
+    return instantiate(node, _partial_=True)(run=run, config=resolved(run.cfg))
+
+
+def finish_logger(logger: Any, metrics: dict[str, float], figures: list[Path]) -> None:
+    """Hands over the final metrics and the figures, and ends the tracked run."""
+    if logger is None:
+        return
+    for figure in figures:
+        logger.log_image(f"figures/{figure.stem}", [str(figure)])
+    logger.experiment.summary.update(metrics)
+    logger.experiment.finish()

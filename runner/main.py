@@ -1,0 +1,142 @@
+"""One command is one run: compose, look whether it is done, else set up, train, test, record."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+import runner.help  # noqa: F401  (registers the help text's resolver)
+from runner import record
+from runner.address import Run
+from runner.compose import CONF, VERSION_BASE
+from runner.errors import UserError, user_errors
+from runner.exclusive import exclusive
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """`python -m runner`. Exit codes: 0, 2 for a mistake of the user's, 1 for the rest."""
+    if not any("=" in argument for argument in sys.argv[1:]):  # also for --help and --info
+        sys.argv.append("experiment=default")
+    full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us
+    try:
+        job()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if full_error:
+            raise
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)
+def job(cfg: DictConfig) -> dict[str, float]:
+    result = execute(Run(cfg, dict(HydraConfig.get().runtime.choices)))
+    return result["metrics"]
+
+
+def execute(run: Run) -> dict[str, Any]:
+    """The run's result: read where it is finished, else made. One process makes it, others wait for it."""
+    result = record.read_result(run.folder)
+    if result is None or run.cfg.rerun:
+        with exclusive(run.folder, wait=run.cfg.wait) as waited:
+            result = record.read_result(run.folder)
+            if result is not None and run.cfg.rerun and not waited:
+                record.clear(run.folder)
+                result = None
+            if result is None:
+                return make(run)
+    log.info("%s\n  done already (rerun=true runs it again)", run.folder)
+    record.show(run.folder, result)
+    return result
+
+
+def make(run: Run) -> dict[str, Any]:
+    """Makes what the run needs, then the run. A failure is written beside its files, and raised again."""
+    checkpoints = {argument: checkpoint_of(needed) for argument, needed in run.needs.items()}
+    record.write_state(run.folder, "running")
+    try:
+        result = train(run, checkpoints)
+    except Exception as error:
+        record.write_state(run.folder, "failed", error=f"{type(error).__name__}: {error}")
+        raise
+    record.remove_state(run.folder)
+    record.show(run.folder, result)
+    return result
+
+
+def checkpoint_of(run: Run) -> Path:
+    """The checkpoint of a run that another one needs, made where it is missing."""
+    if record.read_result(run.folder) is None or run.checkpoint is None:
+        log.info("first, a run that this one needs: %s", run.folder)
+        with exclusive(run.folder, wait=True):
+            if run.checkpoint is None and record.read_result(run.folder):
+                record.clear(run.folder)  # finished, but its checkpoint was not kept
+            if record.read_result(run.folder) is None:
+                make(run)
+    if run.checkpoint is None:
+        raise UserError(f"{run.folder} left no checkpoint for the run that needs it: has it a fit stage?")
+    return run.checkpoint
+
+
+def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
+    """Instantiates the DataModule, the network, the LightningModule and the Trainer, runs the stages, records the result."""
+    import pytorch_lightning as pl  # heavy, and only now needed
+    import torch
+
+    from runner import lightning
+    from runner.contracts import check_tasks
+    from runner.figures import save_figures
+    from runner.loggers import finish_logger, make_logger
+
+    cfg, folder = run.cfg, run.folder
+    started = time.time()
+    torch.set_num_threads(cfg.threads)
+    with lightning.run_log(folder):
+        with user_errors():
+            check_tasks(cfg)
+            record.write_config(run)
+            pl.seed_everything(cfg.seed, verbose=False)
+            data = instantiate(cfg.dataset, root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)
+            data.prepare_data()
+            data.setup()
+            network = instantiate(cfg.model, **data.dims)
+            if cfg.compile:
+                network.compile()
+            module = instantiate(cfg.method, _partial_=True)(network=network, **checkpoints)
+            logger = make_logger(run)
+            trainer, recorder = lightning.make_trainer(run, module, logger)
+
+        log.info("%s on %s: %s", run.name, trainer.strategy.root_device, folder)
+        seconds, metrics = {"setup": time.time() - started}, {}
+        for stage in cfg.stages:
+            started = time.time()
+            if stage == "fit":
+                trainer.fit(module, data, ckpt_path=lightning.last_checkpoint(folder), weights_only=True)
+                seconds["fit"] = recorder.seconds
+            else:
+                trainer.test(module, data, ckpt_path=lightning.best_checkpoint(folder), weights_only=True, verbose=False)
+                metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+                seconds[stage] = time.time() - started
+
+        result = record.describe(run, metrics, seconds, trainer.world_size, str(trainer.strategy.root_device))
+        if trainer.is_global_zero:
+            figures = save_figures(module, folder)
+            finish_logger(logger, metrics, figures)
+            record.write_json(folder / "result.json", result)
+            if not cfg.checkpoint.keep:
+                lightning.remove_checkpoints(folder)
+        trainer.strategy.barrier()
+        return result

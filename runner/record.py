@@ -1,0 +1,152 @@
+"""What a run leaves on disk: result.json (written whole or not at all) says that it is finished, state.json how it stands."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from runner.address import Run, resolved
+from runner.exclusive import rank
+from runner.files import read_json, write_json, write_whole
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("methods", "datasets")
+VERSIONS = ("torch", "pytorch_lightning", "torch_geometric", "transformers", "wandb", "hydra", "numpy")
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished run, else None."""
+    return read_json(folder / "result.json")
+
+
+def write_state(folder: Path, state: str, **more: Any) -> None:
+    """state: `running` or `failed`."""
+    if rank() > 0:
+        return
+    here = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+    write_json(folder / "state.json", here | more)
+
+
+def remove_state(folder: Path) -> None:
+    if rank() == 0:
+        (folder / "state.json").unlink(missing_ok=True)
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv, one an epoch, without the empty cells; a line that was cut short is left out."""
+    try:
+        with open(folder / "metrics.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    return [{k: float(v) for k, v in row.items() if v} for row in rows if None not in row.values()]
+
+
+def clear(folder: Path) -> None:
+    """Throws away what an earlier execution left; its lock file stays."""
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@lru_cache(maxsize=1)
+def git_state() -> dict[str, Any]:
+    """Commit of the code and whether files differ from it; Nones where there is no git."""
+
+    def git(*args: str) -> str | None:
+        try:
+            return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def code_hashes() -> dict[str, str]:
+    """Hash of every file of methods/ and datasets/ that this process has imported, by path."""
+    hashes = {}
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if path and Path(path).is_relative_to(ROOT) and Path(path).relative_to(ROOT).parts[0] in CODE:
+            relative = str(Path(path).relative_to(ROOT))
+            hashes[relative] = file_hash(relative)
+    return dict(sorted(hashes.items()))
+
+
+@lru_cache(maxsize=4096)
+def file_hash(relative: str) -> str | None:
+    """Short hash of a file of the project, None where it is gone."""
+    path = ROOT / relative
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else None
+
+
+def is_stale(result: dict[str, Any]) -> bool:
+    """Was the result made by other code of its method or data than is here now?"""
+    return any(file_hash(path) != made_by for path, made_by in result["code"].items())
+
+
+def peak_memory() -> dict[str, int]:
+    """Largest memory so far, in bytes: of the process, and of the GPU where it used one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        peak["gpu"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def describe(run: Run, metrics: dict[str, float], seconds: dict[str, float], world_size: int, device: str) -> dict[str, Any]:
+    """The content of result.json. seconds: wall time of each stage."""
+    versions = {name: str(module.__version__) for name in VERSIONS if (module := sys.modules.get(name))}
+    return {
+        "id": run.id,
+        "metrics": metrics,
+        "choices": {group: run.choices.get(group) for group in ("method", "dataset", "model", "experiment", "trainer")},
+        "seed": run.cfg.seed,
+        "seconds": seconds,
+        "peak_memory": peak_memory(),
+        "device": device if device == "cpu" else sys.modules["torch"].cuda.get_device_name(device),
+        "processes": world_size,
+        "threads": run.cfg.threads,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version()} | versions,
+        "git": git_state(),
+        "code": code_hashes(),
+        "identity": run.identity,
+    }
+
+
+def write_config(run: Run) -> None:
+    """config.yaml: the whole config, resolved. Raises where an interpolation or a value is missing."""
+    if rank() == 0:
+        write_whole(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(run.cfg))))
+
+
+def show(folder: Path, result: dict[str, Any]) -> None:
+    """Prints the metrics and where everything lies."""
+    if rank() == 0:
+        lines = [f"{name:<24} {value:.4f}" for name, value in result["metrics"].items()]
+        lines += [f"{'files':<24} {folder}"]
+        lines += [f"{'figure':<24} {figure}" for figure in sorted((folder / "figures").glob("*.png"))]
+        log.info("  %s", "\n  ".join(lines))
