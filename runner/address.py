@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.compose import compose
 
@@ -39,7 +39,8 @@ class Run:
     def compose(cls, overrides: list[str]) -> Run:
         cfg = compose(overrides)
         choices = dict(cfg.hydra.runtime.choices)
-        del cfg["hydra"]
+        with open_dict(cfg):
+            del cfg["hydra"]
         return cls(cfg, choices)
 
     @cached_property

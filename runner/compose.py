@@ -32,7 +32,7 @@ def compose(overrides: Iterable[str]) -> DictConfig:
     Groups are composed once per choice; plain values are then set on a copy, which is much faster in a sweep.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = [o for o in parsed if o.is_change() and not o.is_force_add() and "." in o.key_or_group and not _is_group(o)]
+    values = [o for o in parsed if not (o.is_add() or o.is_delete()) and "." in o.key_or_group and not _is_group(o)]
     groups = tuple(o.input_line for o in parsed if o not in values)
     cfg = _compose_groups(groups).copy()
     for override in values:

@@ -15,7 +15,7 @@ def choices(group: str, conf: Path = CONF) -> dict[str, str]:
     """Option of a group -> its line; files whose name starts with an underscore are no options."""
     found = {}
     for path in sorted((conf / group).rglob("*.yaml")):
-        if not path.name.startswith("_"):
+        if not any(part.startswith("_") for part in path.relative_to(conf).parts):
             comments = (line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
             name = str(path.relative_to(conf / group).with_suffix(""))
             found[name] = next((c for c in comments if not c.startswith("@package")), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import hashlib
 import json
@@ -27,7 +28,6 @@ from runner.files import read_json, write_json, write_whole
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("methods", "datasets")
 VERSIONS = ("torch", "pytorch_lightning", "torch_geometric", "transformers", "wandb", "hydra", "numpy")
 
 
@@ -82,26 +82,28 @@ def git_state() -> dict[str, Any]:
 
 
 def code_hashes() -> dict[str, str]:
-    """Hash of every file of methods/ and datasets/ that this process has imported, by path."""
-    hashes = {}
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if path and Path(path).is_relative_to(ROOT) and Path(path).relative_to(ROOT).parts[0] in CODE:
-            relative = str(Path(path).relative_to(ROOT))
-            hashes[relative] = file_hash(relative)
-    return dict(sorted(hashes.items()))
+    """Hash of every file of methods/ that this process has imported, by its path in the project."""
+    paths = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.startswith("methods."))
+    relative = sorted(str(Path(path).relative_to(ROOT)) for path in paths if path)
+    return {path: code_hash(path) for path in relative}
 
 
 @lru_cache(maxsize=4096)
-def file_hash(relative: str) -> str | None:
-    """Short hash of a file of the project, None where it is gone."""
+def code_hash(relative: str) -> str | None:
+    """Short hash of what a file of the project does, comments and docstrings apart; None where it is gone."""
     path = ROOT / relative
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else None
+    if not path.exists():
+        return None
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
 
 
 def is_stale(result: dict[str, Any]) -> bool:
-    """Was the result made by other code of its method or data than is here now?"""
-    return any(file_hash(path) != made_by for path, made_by in result["code"].items())
+    """Was the result made by other code of its method than is here now?"""
+    return any(code_hash(path) != made_by for path, made_by in result["code"].items())
 
 
 def peak_memory() -> dict[str, int]:

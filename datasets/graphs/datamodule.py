@@ -25,7 +25,7 @@ class GraphDataModule(LightningDataModule):
         protocol: `xu` watches the held-out fold itself, as Xu et al. 2019 (val and test are the same graphs);
             `fair` selects on a tenth of the training part, as Errica et al. 2020.
         fold: 0..9. fold_seed: of StratifiedKFold; the papers' code uses 9.
-        batch_size: graphs in a global batch.
+        batch_size: graphs in a global batch. iterations: random batches in an epoch (the GIN paper: 50); None: one pass.
         readout: how papers pool this collection's nodes, `sum` or `mean`; models read it from here.
         constant_features: one constant 1 instead of the node labels (REDDIT-BINARY).
         evaluate_train: also evaluate the training part after every epoch.
@@ -44,6 +44,7 @@ class GraphDataModule(LightningDataModule):
         fold: int = 0,
         fold_seed: int = 9,
         batch_size: int = 128,
+        iterations: int | None = None,
         readout: Literal["sum", "mean"] = "sum",
         constant_features: bool = False,
         evaluate_train: bool = True,
@@ -65,7 +66,8 @@ class GraphDataModule(LightningDataModule):
         if splits_file and protocol != "fair":
             raise ValueError("dataset.splits_file goes with dataset.protocol=fair")
         self.protocol, self.fold, self.fold_seed, self.batch_size = protocol, fold, fold_seed, batch_size
-        self.readout, self.constant_features, self.evaluate_train = readout, constant_features, evaluate_train
+        self.iterations, self.readout = iterations, readout
+        self.constant_features, self.evaluate_train = constant_features, evaluate_train
         self.splits_file, self.expect = splits_file, dict(expect or {})
         self.root, self.seed = Path(root), seed
         self.store: GraphStore | None = None
@@ -103,7 +105,9 @@ class GraphDataModule(LightningDataModule):
 
     def _loader(self, store: GraphStore, part: str, shuffle: bool = False) -> GraphLoader:
         ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        return GraphLoader(store, self.parts[part], self.batch_size, shuffle=shuffle, seed=self.seed, **ranks)
+        if shuffle:
+            ranks |= {"shuffle": True, "iterations": self.iterations}
+        return GraphLoader(store, self.parts[part], self.batch_size, seed=self.seed, **ranks)
 
     def train_dataloader(self) -> GraphLoader:
         return self._loader(self.store, "train", shuffle=True)

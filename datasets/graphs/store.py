@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -139,8 +139,8 @@ def ranges(first: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 class GraphLoader:
     """Iterates over batches of `batch_size` graphs of a store; under several processes each gets its share of every batch.
 
-    Shuffling follows (seed, epoch) alone, so that a resumed run sees the order of an uninterrupted one. Without
-    shuffling the batches are built once and kept.
+    Shuffling follows (seed, epoch) alone, so that a resumed run sees the order of an uninterrupted one. With `iterations`
+    an epoch is that many random batches instead of one pass. Without shuffling the batches are built once and kept.
     """
 
     def __init__(
@@ -150,12 +150,14 @@ class GraphLoader:
         batch_size: int,
         *,
         shuffle: bool = False,
+        iterations: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.store, self.index, self.batch_size = store, index, batch_size
-        self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
+        self.shuffle, self.iterations, self.seed = shuffle, iterations, seed
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
         self._kept: list[GraphBatch] | None = None
@@ -164,16 +166,22 @@ class GraphLoader:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.index.numel() // self.batch_size)
+        return self.iterations or -(-self.index.numel() // self.batch_size)
 
     def __iter__(self) -> Iterator[GraphBatch]:
         if self.shuffle:
             generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
-            return self._batches(self.index[torch.randperm(self.index.numel(), generator=generator)])
+            return self._batches(self._shuffled(generator))
         if self._kept is None:
-            self._kept = list(self._batches(self.index))
+            self._kept = list(self._batches(self.index.split(self.batch_size)))
         return iter(self._kept)
 
-    def _batches(self, index: Tensor) -> Iterator[GraphBatch]:
-        for part in index.split(self.batch_size):
+    def _shuffled(self, generator: torch.Generator) -> Iterator[Tensor]:
+        if not self.iterations:
+            yield from self.index[torch.randperm(self.index.numel(), generator=generator)].split(self.batch_size)
+        for _ in range(self.iterations or 0):
+            yield self.index[torch.randperm(self.index.numel(), generator=generator)[: self.batch_size]]
+
+    def _batches(self, parts: Iterable[Tensor]) -> Iterator[GraphBatch]:
+        for part in parts:
             yield self.store.select(part[self.rank :: self.world_size], total=part.numel())

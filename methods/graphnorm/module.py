@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 THRESHOLDS = (0.9, 0.95, 0.99)
 
 
 class GraphClassifier(LightningModule):
-    """Adam with a learning rate that falls linearly to 0, stepped once an epoch; cross-entropy.
+    """Adam, its learning rate stepped once an epoch, on the cross-entropy.
 
     Metrics: `val/acc`, `val/loss` (the watched fold), `train/acc`, `train/loss` (the training part in eval mode, where the
     data evaluates it), `train/batch_loss` (as trained, with dropout), `train/grad_norm` (last batch), `train/param_norm`,
@@ -22,37 +25,47 @@ class GraphClassifier(LightningModule):
     Accuracies are fractions.
 
     Args:
-        network: GraphBatch -> logits (B, C). lr, weight_decay: of Adam. monitor: the metric that picks the checkpoint to
-            test (`val/acc`), or None for the last one.
+        network: GraphBatch -> logits (B, C). lr, weight_decay: of Adam. scheduler: optimizer -> its scheduler; by default
+            the rate falls linearly, to 0 after the last epoch. monitor: the metric that picks the checkpoint to test
+            (`val/acc`), or None for the last one.
     """
 
     tasks = ("graph-classification",)
     monitor_mode = "max"
 
-    def __init__(self, network: nn.Module, lr: float = 0.01, weight_decay: float = 0.0, monitor: str | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        lr: float = 0.01,
+        weight_decay: float = 0.0,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        monitor: str | None = None,
+    ) -> None:
         super().__init__()
         if lr <= 0:
             raise ValueError(f"method.lr must be positive, got {lr}")
         if weight_decay < 0:
             raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
         self.network, self.lr, self.weight_decay, self.monitor = network, lr, weight_decay, monitor
-        self.sums: dict[str, Tensor | float] = {}
+        self.scheduler = scheduler
+        self.sums: dict[str, Tensor] = {}
         self.curve: list[float] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        epochs = self.trainer.max_epochs
-        decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: max(0.0, (epochs - epoch) / epochs))
-        return {"optimizer": optimizer, "lr_scheduler": decay}
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        scheduler = (self.scheduler or linear_decay(epochs))(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def forward(self, graphs) -> Tensor:
         return self.network(graphs)
 
     def training_step(self, graphs, batch_idx: int) -> Tensor:
-        # over the global batch, so that averaging gradients over processes gives the gradient of one process
-        loss = cross_entropy(self(graphs), graphs.y, reduction="sum") * (self.trainer.world_size / graphs.total)
-        self._add("batch", loss.detach() * graphs.num_graphs, 0.0, graphs.num_graphs)
-        return loss
+        logits = self(graphs)
+        loss = cross_entropy(logits, graphs.y, reduction="sum")
+        self._add("batch", loss.detach(), logits, graphs)
+        # the mean over the global batch: averaged over the processes, gradients are those of one process
+        return loss * (self.trainer.world_size / graphs.total)
 
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.trainer.is_last_batch:
@@ -88,23 +101,30 @@ class GraphClassifier(LightningModule):
         if self.trainer.training:  # testing the best checkpoint keeps the whole curve
             self.curve = list(checkpoint["training_curve"])
 
+    def figures(self) -> dict[str, Any]:
+        """The learned alphas, where the network has any."""
+        from methods.graphnorm.figures import learned_alpha
+
+        return learned_alpha(self.network)
+
     def _evaluate(self, part: str, graphs) -> None:
         logits = self(graphs)
-        self._add(
-            part,
-            cross_entropy(logits, graphs.y, reduction="sum"),
-            (logits.argmax(1) == graphs.y).sum(),
-            graphs.num_graphs,
-        )
+        self._add(part, cross_entropy(logits, graphs.y, reduction="sum"), logits, graphs)
 
-    def _add(self, part: str, loss: Tensor, correct: Tensor | float, count: int) -> None:
-        new = torch.stack([loss, torch.as_tensor(correct, device=loss.device), torch.as_tensor(count, device=loss.device)])
+    def _add(self, part: str, loss: Tensor, logits: Tensor, graphs) -> None:
+        correct = (logits.detach().argmax(1) == graphs.y).sum()
+        new = torch.stack([loss, correct, loss.new_tensor(graphs.num_graphs)])
         self.sums[part] = self.sums[part] + new if part in self.sums else new
 
     def _reduce(self, part: str) -> tuple[Tensor, Tensor]:
         """Mean loss and accuracy of everything added to `part` by all processes; starts it afresh."""
         loss, correct, count = self.trainer.strategy.reduce(self.sums.pop(part), reduce_op="sum")
         return loss / count, correct / count
+
+
+def linear_decay(epochs: int) -> Callable[[Optimizer], LRScheduler]:
+    """The rate of epoch e (from 0) is lr (epochs - e) / epochs."""
+    return lambda optimizer: LambdaLR(optimizer, lambda epoch: max(0.0, (epochs - epoch) / epochs))
 
 
 def _norm(tensors) -> Tensor:
