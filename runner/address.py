@@ -17,10 +17,23 @@ DECIDES = ("method", "dataset", "model", "schedule", "stages", "seed")
 WHERE = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "tags")
 
 # Arguments of the Trainer that say where and how it runs. Every other one (precision, limit_train_batches, ...) counts.
-TRAINER_WHERE = frozenset(
-    "_target_ accelerator devices num_nodes strategy profiler plugins enable_progress_bar enable_model_summary "
-    "enable_checkpointing log_every_n_steps num_sanity_val_steps default_root_dir barebones benchmark".split()
-)
+TRAINER_WHERE = {
+    "_target_",
+    "accelerator",
+    "barebones",
+    "benchmark",
+    "default_root_dir",
+    "devices",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "log_every_n_steps",
+    "num_nodes",
+    "num_sanity_val_steps",
+    "plugins",
+    "profiler",
+    "strategy",
+}
 
 
 def resolved(node: Any) -> Any:

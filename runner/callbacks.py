@@ -110,7 +110,9 @@ class FiniteGuard(Callback):
         self._check(trainer)
         for name, value in trainer.callback_metrics.items():
             if name.endswith("loss") and not torch.isfinite(value).all():
-                raise Diverged(f"{name} is {float(value)} after epoch {trainer.current_epoch} (step {trainer.global_step})")
+                raise Diverged(
+                    f"{name} is {float(value)} after epoch {trainer.current_epoch} (step {trainer.global_step})"
+                )
 
     def _check(self, trainer: pl.Trainer) -> None:
         losses, self.losses = self.losses, []

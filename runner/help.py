@@ -27,7 +27,9 @@ def choices_help() -> str:
     for group in GROUPS:
         options = choices(group)
         width = max(map(len, options)) + 2
-        blocks.append("\n".join([f"  {group}=", *(f"    {name:<{width}}{line}" for name, line in options.items())]) + "\n")
+        blocks.append(
+            "\n".join([f"  {group}=", *(f"    {name:<{width}}{line}" for name, line in options.items())]) + "\n"
+        )
     return "\n".join(blocks)
 
 

@@ -44,7 +44,9 @@ def make_trainer(run: Run, module: pl.LightningModule, logger: Any) -> tuple[pl.
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    return instantiate(cfg.trainer, _partial_=True)(**(settings | resolved(cfg.schedule) | _given(cfg.trainer))), recorder
+    return instantiate(cfg.trainer, _partial_=True)(
+        **(settings | resolved(cfg.schedule) | _given(cfg.trainer))
+    ), recorder
 
 
 def _given(trainer: Any) -> dict[str, Any]:

@@ -127,7 +127,9 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
                 trainer.fit(module, data, ckpt_path=lightning.last_checkpoint(folder), weights_only=True)
                 seconds["fit"] = recorder.seconds
             else:
-                trainer.test(module, data, ckpt_path=lightning.best_checkpoint(folder), weights_only=True, verbose=False)
+                trainer.test(
+                    module, data, ckpt_path=lightning.best_checkpoint(folder), weights_only=True, verbose=False
+                )
                 metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
                 seconds[stage] = time.time() - started
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -40,7 +39,12 @@ def write_state(folder: Path, state: str, **more: Any) -> None:
     """state: `running` or `failed`."""
     if rank() > 0:
         return
-    here = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+    here = {
+        "state": state,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
     write_json(folder / "state.json", here | more)
 
 
@@ -83,7 +87,9 @@ def git_state() -> dict[str, Any]:
 
 def code_hashes() -> dict[str, str]:
     """Hash of every file of methods/ that this process has imported, by its path in the project."""
-    paths = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.startswith("methods."))
+    paths = (
+        getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.startswith("methods.")
+    )
     relative = sorted(str(Path(path).relative_to(ROOT)) for path in paths if path)
     return {path: code_hash(path) for path in relative}
 
@@ -96,7 +102,9 @@ def code_hash(relative: str) -> str | None:
         return None
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
             node.body = node.body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
 
@@ -116,7 +124,9 @@ def peak_memory() -> dict[str, int]:
     return peak
 
 
-def describe(run: Run, metrics: dict[str, float], seconds: dict[str, float], world_size: int, device: str) -> dict[str, Any]:
+def describe(
+    run: Run, metrics: dict[str, float], seconds: dict[str, float], world_size: int, device: str
+) -> dict[str, Any]:
     """The content of result.json. seconds: wall time of each stage."""
     versions = {name: str(module.__version__) for name in VERSIONS if (module := sys.modules.get(name))}
     return {

@@ -82,7 +82,9 @@ class GraphDataModule(LightningDataModule):
         store = self.read()
         found = {"graphs": len(store), "classes": int(store.y.max()) + 1, "features": store.num_features}
         if wrong := {key: found[key] for key, value in self.expect.items() if found[key] != value}:
-            raise CorruptData(f"this copy of the data has {wrong}, expected {self.expect}: it is damaged or another version")
+            raise CorruptData(
+                f"this copy of the data has {wrong}, expected {self.expect}: it is damaged or another version"
+            )
         if self.constant_features:
             store.x, store.num_categories = torch.ones(store.rowptr.numel() - 1, 1), None
         self.parts = self._split(store)

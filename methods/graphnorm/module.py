@@ -18,16 +18,16 @@ THRESHOLDS = (0.9, 0.95, 0.99)
 class GraphClassifier(LightningModule):
     """Adam, its learning rate stepped once an epoch, on the cross-entropy.
 
-    Metrics: `val/acc`, `val/loss` (the watched fold), `train/acc`, `train/loss` (the training part in eval mode, where the
-    data evaluates it), `train/batch_loss` (as trained, with dropout), `train/grad_norm` (last batch), `train/param_norm`,
-    `test/acc`, `test/loss`; with the training curve also `test/train_acc_auc` (mean over the epochs) and
-    `test/epochs_to_90|95|99` (first epoch, from 1, whose training accuracy reaches it; absent if none does).
+    Metrics: `val/acc`, `val/loss` (the watched fold), `train/acc`, `train/loss` (the training part in eval mode, where
+    the data evaluates it), `train/batch_loss` (as trained, with dropout), `train/grad_norm` (last batch),
+    `train/param_norm`, `test/acc`, `test/loss`; with the training curve also `test/train_acc_auc` (mean over the epochs)
+    and `test/epochs_to_90|95|99` (first epoch, from 1, whose training accuracy reaches it; absent if none does).
     Accuracies are fractions.
 
     Args:
-        network: GraphBatch -> logits (B, C). lr, weight_decay: of Adam. scheduler: optimizer -> its scheduler; by default
-            the rate falls linearly, to 0 after the last epoch. monitor: the metric that picks the checkpoint to test
-            (`val/acc`), or None for the last one.
+        network: GraphBatch -> logits (B, C). lr, weight_decay: of Adam.
+        scheduler: optimizer -> its scheduler; by default the rate falls linearly, to 0 after the last epoch.
+        monitor: the metric that picks the checkpoint to test (`val/acc`), or None for the last one.
     """
 
     tasks = ("graph-classification",)

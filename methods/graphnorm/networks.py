@@ -13,9 +13,14 @@ from methods.graphnorm.segments import neighbour_sum, segment_sum
 
 
 class GINLayer(nn.Module):
-    """(1 + eps) h + sum of the neighbours, then Linear, Norm, ReLU, Linear; with `self_loops` the node itself counts once more."""
+    """(1 + eps) h + sum of the neighbours, then Linear, Norm, ReLU, Linear.
 
-    def __init__(self, in_channels: int, hidden: int, norm: str, learn_eps: bool, self_loops: bool, **norm_kwargs) -> None:
+    With `self_loops` the node is a neighbour of itself too.
+    """
+
+    def __init__(
+        self, in_channels: int, hidden: int, norm: str, learn_eps: bool, self_loops: bool, **norm_kwargs
+    ) -> None:
         super().__init__()
         self.eps = nn.Parameter(torch.zeros(()), requires_grad=learn_eps)
         self.own_weight = 2.0 if self_loops else 1.0
@@ -46,7 +51,7 @@ class GCNLayer(nn.Module):
 
 
 class GraphNetwork(nn.Module):
-    """Message passing layers, each followed by Norm, ReLU and (from the second on) a residual; then pooling and a classifier.
+    """Message passing layers, each followed by Norm, ReLU and (from the second on) a residual; pooling; a classifier.
 
     Args:
         in_channels, out_channels: node features, classes. hidden: width of every layer.
@@ -87,7 +92,9 @@ class GraphNetwork(nn.Module):
         )
         self.norms = nn.ModuleList(make_norm(norm, hidden, **norm_kwargs) for _ in range(layers))
         self.readout, self.residual, self.jumping = readout, residual, jumping
-        self.classifiers = nn.ModuleList(nn.Linear(width, out_channels) for width in (widths if jumping else widths[-1:]))
+        self.classifiers = nn.ModuleList(
+            nn.Linear(width, out_channels) for width in (widths if jumping else widths[-1:])
+        )
         self.dropout = nn.Dropout(dropout)
 
     def make_layer(self, in_channels: int, hidden: int, norm: str, norm_kwargs: dict, **kwargs) -> nn.Module:
@@ -113,7 +120,10 @@ class GraphNetwork(nn.Module):
 
 
 class GIN(GraphNetwork):
-    """`GraphNetwork` of GIN layers (Xu et al. 2019). learn_eps: False in the paper unless said. self_loops: as its scripts pass."""
+    """`GraphNetwork` of GIN layers (Xu et al. 2019).
+
+    learn_eps: False in the paper unless said. self_loops: True, as its scripts pass.
+    """
 
     def make_layer(self, in_channels, hidden, norm, norm_kwargs, learn_eps: bool = False, self_loops: bool = True):
         return GINLayer(in_channels, hidden, norm, learn_eps, self_loops, **norm_kwargs)

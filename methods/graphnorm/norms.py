@@ -23,9 +23,7 @@ class GraphNorm(nn.Module):
         self.mean_scale = nn.Parameter(torch.ones(channels), requires_grad=learn_scale)
 
     def forward(self, h: Tensor, graphs) -> Tensor:
-        return graph_norm(
-            h, self.mean_scale, self.weight, self.bias, graphs.pool, graphs.batch, graphs.sizes, self.eps
-        )
+        return graph_norm(h, self.mean_scale, self.weight, self.bias, graphs.pool, graphs.batch, graphs.sizes, self.eps)
 
 
 class InstanceNorm(GraphNorm):
@@ -89,7 +87,10 @@ NORMS = {
 
 
 def make_norm(name: str, channels: int, **kwargs) -> nn.Module:
-    """The norm `name` for (N, channels) node matrices; called as norm(h, graphs). Raises ValueError for an unknown name."""
+    """The norm `name` for (N, channels) node matrices, called as norm(h, graphs).
+
+    Raises ValueError for an unknown name.
+    """
     if name not in NORMS:
         raise ValueError(f"model.norm={name} is unknown; choose from {', '.join(NORMS)}")
     return NORMS[name](channels, **kwargs)

@@ -82,7 +82,8 @@ def segment_sum(pool: Tensor, batch: Tensor, h: Tensor) -> Tensor:
 def graph_norm(
     h: Tensor, mean_scale: Tensor, weight: Tensor, bias: Tensor, pool: Tensor, batch: Tensor, sizes: Tensor, eps: float
 ) -> Tensor:
-    """GraphNorm (paper, section 4): per graph and channel, s = h - mean_scale * mean(h),  weight * s / sqrt(mean(s^2) + eps) + bias.
+    """GraphNorm (paper, section 4), per graph and channel: weight * s / sqrt(mean(s^2) + eps) + bias with
+    s = h - mean_scale * mean(h).
 
     h: (N, d); mean_scale, weight, bias: (d,); pool: sparse (B, N); batch: (N,); sizes: (B,). Returns (N, d).
     """
