@@ -46,7 +46,7 @@ class Run:
     """One addressed run. cfg: the composed config without Hydra's node; choices: the chosen file of each group."""
 
     cfg: DictConfig
-    choices: dict[str, str | None]
+    choices: dict[str, str]
 
     @classmethod
     def compose(cls, overrides: list[str]) -> Run:

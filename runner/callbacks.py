@@ -1,4 +1,4 @@
-"""What the runner adds to Lightning's loop: exact resumption, records, a stop where training diverges, plain progress."""
+"""What the runner adds to Lightning's loop: exact resumption, records, a stop where training diverges, progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class EpochSeed(Callback):
-    """Every epoch draws its random numbers from (seed, epoch, rank) alone, so that a resumed run repeats the original."""
+    """Every epoch draws its random numbers from (seed, epoch, rank) alone, so that a resumed run repeats the first."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -47,9 +47,10 @@ class LastCheckpoint(Checkpoint):
 
 
 class Recorder(Checkpoint):
-    """Writes metrics.csv, a row an epoch: epoch (from 0), step (optimiser steps done), seconds (of fitting), every metric.
+    """Writes metrics.csv, a row an epoch: epoch (from 0), step (optimiser steps done), seconds (of fitting), metrics.
 
-    A resumed run drops the rows of the epochs that it repeats. (A Checkpoint, since those are called after all metrics are in.)
+    A resumed run drops the rows of the epochs that it repeats. (It is a Checkpoint, since Lightning calls those last,
+    when all metrics are in.)
     """
 
     def __init__(self, folder: Path) -> None:

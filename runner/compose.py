@@ -11,6 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -44,7 +45,7 @@ def compose(overrides: Iterable[str]) -> DictConfig:
     return cfg
 
 
-def _is_group(override) -> bool:
+def _is_group(override: Override) -> bool:
     return override.package is not None or (CONF / override.key_or_group).is_dir()
 
 

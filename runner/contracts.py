@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
@@ -33,7 +35,7 @@ def _accepting(group: str, task: str) -> list[str]:
     return [name for name in choices(group) if task in _target(group, name).tasks]
 
 
-def _target(group: str, option: str) -> type:
+def _target(group: str, option: str) -> Any:
     """The class that an option of a group instantiates."""
     method = option if group == "method" else next(iter(choices("method")))
     overrides = [f"method={method}"] + ([] if group == "method" else [f"{group}={option}"])

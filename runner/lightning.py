@@ -19,7 +19,7 @@ from runner.callbacks import EpochSeed, FiniteGuard, LastCheckpoint, ProgressLin
 from runner.exclusive import rank
 
 
-def make_trainer(run: Run, module: pl.LightningModule, logger: Any) -> tuple[pl.Trainer, Recorder]:
+def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Recorder]:
     """The Trainer of conf/trainer with the run's schedule and the runner's callbacks, and the one that records."""
     cfg = run.cfg
     checkpoints = run.folder / "checkpoints"
@@ -44,18 +44,9 @@ def make_trainer(run: Run, module: pl.LightningModule, logger: Any) -> tuple[pl.
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    return instantiate(cfg.trainer, _partial_=True)(
-        **(settings | resolved(cfg.schedule) | _given(cfg.trainer))
-    ), recorder
-
-
-def _given(trainer: Any) -> dict[str, Any]:
-    """Arguments that the config itself gives for what the runner would set."""
-    return {key: value for key, value in resolved(trainer).items() if key != "_target_" and not _is_node(value)}
-
-
-def _is_node(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" in value
+    settings |= resolved(cfg.schedule)
+    settings = {key: value for key, value in settings.items() if key not in cfg.trainer}  # what is given wins
+    return instantiate(cfg.trainer, _partial_=True)(**settings), recorder
 
 
 def last_checkpoint(folder: Path) -> Path | None:

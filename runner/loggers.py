@@ -26,7 +26,8 @@ def wandb_key_is_set() -> bool:
 def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | None = None) -> Any:
     """A WandbLogger whose run id is the run's id, so that an interrupted run goes on in the same W&B run.
 
-    Online where a key is set, else offline; WANDB_MODE decides where it is given. Group: the experiment; job type: the paper.
+    Online where a key is set, else offline; WANDB_MODE decides where it is given. Its group is the experiment, its job
+    type the paper.
     """
     from pytorch_lightning.loggers import WandbLogger
 

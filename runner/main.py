@@ -92,7 +92,7 @@ def checkpoint_of(run: Run) -> Path:
 
 
 def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
-    """Instantiates the DataModule, the network, the LightningModule and the Trainer, runs the stages, records the result."""
+    """Instantiates the DataModule, network, LightningModule and Trainer, runs the stages, records the result."""
     import pytorch_lightning as pl  # heavy, and only now needed
     import torch
 
@@ -120,16 +120,16 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             trainer, recorder = lightning.make_trainer(run, module, logger)
 
         log.info("%s on %s: %s", run.name, trainer.strategy.root_device, folder)
-        seconds, metrics = {"setup": time.time() - started}, {}
+        metrics: dict[str, float] = {}
+        seconds = {"setup": time.time() - started}
         for stage in cfg.stages:
             started = time.time()
             if stage == "fit":
                 trainer.fit(module, data, ckpt_path=lightning.last_checkpoint(folder), weights_only=True)
                 seconds["fit"] = recorder.seconds
             else:
-                trainer.test(
-                    module, data, ckpt_path=lightning.best_checkpoint(folder), weights_only=True, verbose=False
-                )
+                best = lightning.best_checkpoint(folder)
+                trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
                 metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
                 seconds[stage] = time.time() - started
 

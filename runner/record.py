@@ -1,4 +1,4 @@
-"""What a run leaves on disk: result.json (written whole or not at all) says that it is finished, state.json how it stands."""
+"""What a run leaves on disk: result.json says that it is finished, state.json that it is under way or has failed."""
 
 from __future__ import annotations
 
@@ -39,13 +39,12 @@ def write_state(folder: Path, state: str, **more: Any) -> None:
     """state: `running` or `failed`."""
     if rank() > 0:
         return
-    here = {
-        "state": state,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-    }
-    write_json(folder / "state.json", here | more)
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "time": now()}
+    write_json(folder / "state.json", {"state": state} | here | more)
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S%z")
 
 
 def remove_state(folder: Path) -> None:
@@ -85,12 +84,10 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-def code_hashes() -> dict[str, str]:
+def code_hashes() -> dict[str, str | None]:
     """Hash of every file of methods/ that this process has imported, by its path in the project."""
-    paths = (
-        getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.startswith("methods.")
-    )
-    relative = sorted(str(Path(path).relative_to(ROOT)) for path in paths if path)
+    modules = [module for name, module in sys.modules.items() if name.startswith("methods.")]
+    relative = sorted(str(Path(module.__file__).relative_to(ROOT)) for module in modules if module.__file__)
     return {path: code_hash(path) for path in relative}
 
 
@@ -139,7 +136,7 @@ def describe(
         "device": device if device == "cpu" else sys.modules["torch"].cuda.get_device_name(device),
         "processes": world_size,
         "threads": run.cfg.threads,
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        "finished": now(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "versions": {"python": platform.python_version()} | versions,

@@ -10,7 +10,7 @@ from methods.graphnorm.norms import GraphNorm
 
 
 def learned_alpha(network: nn.Module) -> dict[str, Any]:
-    """Distribution over channels of the learned alpha, a box for each GraphNorm of the network in order; {} without any."""
+    """Distribution over channels of the learned alpha, one box a GraphNorm, in the network's order; {} without."""
     alphas = [m.mean_scale.detach().cpu().numpy() for m in network.modules() if isinstance(m, GraphNorm)]
     if not alphas or all((alpha == 1).all() for alpha in alphas):
         return {}

@@ -20,9 +20,9 @@ class GraphClassifier(LightningModule):
 
     Metrics: `val/acc`, `val/loss` (the watched fold), `train/acc`, `train/loss` (the training part in eval mode, where
     the data evaluates it), `train/batch_loss` (as trained, with dropout), `train/grad_norm` (last batch),
-    `train/param_norm`, `test/acc`, `test/loss`; with the training curve also `test/train_acc_auc` (mean over the epochs)
-    and `test/epochs_to_90|95|99` (first epoch, from 1, whose training accuracy reaches it; absent if none does).
-    Accuracies are fractions.
+    `train/param_norm`, `test/acc`, `test/loss`; with the training curve also `test/train_acc_auc` (mean over the
+    epochs) and `test/epochs_to_90|95|99` (first epoch, from 1, whose training accuracy reaches it; absent if none
+    does). Accuracies are fractions.
 
     Args:
         network: GraphBatch -> logits (B, C). lr, weight_decay: of Adam.
