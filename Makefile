@@ -1,0 +1,30 @@
+# make demo: a first result, on embedded data. make test: lint, types, tests. make lint: without the tests.
+# All set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+WORKERS ?= $(shell nproc)
+BIN := .venv/bin
+
+.PHONY: demo test lint
+
+demo: .venv/.installed
+	$(BIN)/python -m runner
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Brings the dependencies alone: the project has no modules to install (pyproject.toml says why).
+.venv/.installed: EXTRAS :=
+.venv/.installed-dev: EXTRAS := [dev,chem]
+.venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=<path of it>"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { echo "This Python cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
