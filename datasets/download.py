@@ -9,11 +9,18 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from filelock import FileLock
 
 log = logging.getLogger(__name__)
+
+# What reading a damaged archive raises.
+UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 class MissingData(FileNotFoundError):
@@ -35,17 +42,37 @@ def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20
     Several processes may ask at once: one downloads, the others wait.
     Raises OSError where the network or the server fails, CorruptData where the checksum differs.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    if target.exists():
+        return target
+    with _alone_at(target):
         if target.exists():
             return target
         part = target.with_name(target.name + ".part")
         _download(url, part, timeout)
         if sha256 and (found := _sha256(part)) != sha256:
             part.unlink()
-            raise CorruptData(f"{url} has sha256 {found}, expected {sha256}; the download was thrown away")
+            raise CorruptData(f"{url} has sha256 {found}, expected {sha256}; the download for {target} was thrown away")
         os.replace(part, target)
     return target
+
+
+@contextmanager
+def _alone_at(target: Path) -> Iterator[None]:
+    """One process at a time may make `target`. Makes its folder; leaves neither a lock nor an empty folder behind."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = Path(f"{target}.lock")
+    try:
+        with FileLock(lock):
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    lock.unlink()  # still held: whoever waits for it sees that it is gone, and makes a new one
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _download(url: str, part: Path, timeout: float) -> None:
@@ -54,16 +81,23 @@ def _download(url: str, part: Path, timeout: float) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is as long as the file: a download that died just before its rename
+        if error.code != 416:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{have}":  # whole: it died just before its rename
             return
-        raise
-    with response, open(part, "ab" if response.status == 206 else "wb") as out:
+        part.unlink()  # longer than the file: not the beginning of it
+        return _download(url, part, timeout)
+    with response:
         expected = response.headers.get("Content-Length")
         log.info("downloading %s (%s bytes)", url, expected or "unknown")
-        start = out.tell()
-        shutil.copyfileobj(response, out, 1 << 20)
-        if expected is not None and out.tell() - start != int(expected):
-            raise ConnectionError(f"{url} broke off; ask again to go on")
+        with open(part, "ab" if response.status == 206 else "wb") as out:
+            start = out.tell()
+            try:
+                shutil.copyfileobj(response, out, 1 << 20)
+            except HTTPException as error:
+                raise ConnectionError(f"{url} broke off ({error}); ask again to go on") from error
+            if expected is not None and out.tell() - start != int(expected):
+                raise ConnectionError(f"{url} broke off; ask again to go on")
 
 
 def _sha256(path: Path) -> str:
@@ -72,27 +106,36 @@ def _sha256(path: Path) -> str:
 
 
 def unzip(archive: Path, folder: Path) -> None:
-    """Unpacks into `folder`, which appears whole or not at all. Raises CorruptData for members outside it."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(archive) as file:
-            for name in file.namelist():
-                if not (temporary / name).resolve().is_relative_to(temporary.resolve()):
-                    raise CorruptData(f"{archive} has a member outside its folder: {name}")
-            file.extractall(temporary)
-        os.replace(temporary, folder)
-    except zipfile.BadZipFile as error:
-        raise CorruptData(f"{archive} is no zip file: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Unpacks into `folder`, which appears whole or not at all; done already where it is there.
+
+    Raises CorruptData for a damaged archive, and for one with a member outside its folder.
+    """
+    if folder.exists():
+        return
+    with _alone_at(folder):
+        if folder.exists():
+            return
+        temporary = folder.with_name(folder.name + ".part")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        try:
+            with zipfile.ZipFile(archive) as file:
+                for name in file.namelist():
+                    if not (temporary / name).resolve().is_relative_to(temporary.resolve()):
+                        raise CorruptData(f"{archive} has a member outside its folder: {name}")
+                file.extractall(temporary)
+            os.replace(temporary, folder)
+        except UNREADABLE_ZIP as error:
+            raise CorruptData(f"{archive} is no whole zip file ({error}); remove it to get it anew") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def missing(what: str, wanted: list[Path], url: str | None, root: Path, reason: object = None) -> MissingData:
     """The message for data that is not there."""
-    places = "\n".join(f"  {path}" for path in wanted)
+    places = "\n".join(f"  {path.absolute()}" for path in wanted)
     tried = f"\nDownloading {url} failed: {reason}" if reason else ""
     source = f" (from {url})" if url else ""
     return MissingData(
-        f"{what} is not under the data folder {root}.{tried}\nPut it at one of{source}:\n{places}\n"
+        f"{what} is not under the data folder {root.absolute()}.{tried}\nPut it at one of{source}:\n{places}\n"
         "or name another data folder: RUNNER_DATA=<folder>, or paths.data=<folder>"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from runner.plotting import COLOURS, STYLE, WIDTH
 from runner.record import read_metrics
 
 
@@ -15,16 +16,17 @@ def save_figures(module: Any, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figures = dict(module.figures()) if hasattr(module, "figures") else {}
-    if rows := read_metrics(folder):
-        figures |= {f"curve_{name}": figure for name, figure in learning_curves(rows).items()}
     paths = []
-    for name, figure in figures.items():
-        path = folder / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=200, bbox_inches="tight")
-        plt.close(figure)
-        paths.append(path)
+    with plt.rc_context(STYLE):
+        figures = dict(module.figures()) if hasattr(module, "figures") else {}
+        if rows := read_metrics(folder):
+            figures |= {f"curve_{name}": figure for name, figure in learning_curves(rows).items()}
+        for name, figure in figures.items():
+            path = folder / "figures" / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            figure.savefig(path)
+            plt.close(figure)
+            paths.append(path)
     return paths
 
 
@@ -38,10 +40,10 @@ def learning_curves(rows: list[dict[str, float]]) -> dict[str, Any]:
         splits = [name for name in names if name.partition("/")[2] == metric]
         if len(splits) < 2 and not splits[0].startswith("val/"):
             continue
-        figure, axes = plt.subplots(figsize=(3.4, 2.4))
-        for name in splits:
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.2))
+        for name, colour in zip(splits, COLOURS, strict=False):
             points = [(row["epoch"] + 1, row[name]) for row in rows if name in row]
-            axes.plot(*zip(*points, strict=True), label=name.partition("/")[0], linewidth=1.2)
+            axes.plot(*zip(*points, strict=True), label=name.partition("/")[0], color=colour)
         axes.set(xlabel="epoch", ylabel={"acc": "accuracy"}.get(metric, metric))
         axes.grid(alpha=0.3)
         axes.legend()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,10 @@ def main() -> None:
             raise
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as error:
+        if type(error) is not SystemExit:  # Lightning's, after SIGTERM: ended, not finished
+            sys.exit(128 + signal.SIGTERM)
+        raise
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)

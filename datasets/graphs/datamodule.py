@@ -15,23 +15,78 @@ from datasets.graphs.store import GraphLoader, GraphStore
 from datasets.graphs.tu import find_gin, find_tu, read_gin, read_tu
 
 
-class GraphDataModule(LightningDataModule):
+class CollectionDataModule(LightningDataModule):
+    """Loaders over the parts of a collection held in memory: train (shuffled), val, test.
+
+    A subclass says how it is read. Batches are the global ones: under several processes each takes its share.
+
+    Args:
+        batch_size: graphs in a global batch.
+        expect: counts that the data must have: graphs, classes, features. A damaged copy is refused by them.
+        root: the data folder. seed: of the shuffling. workers: unused, the data is in memory.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        expect: dict[str, int] | None = None,
+        root: str | Path = "data",
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"dataset.batch_size must be positive, got {batch_size}")
+        self.batch_size, self.expect = batch_size, dict(expect or {})
+        self.root, self.seed = Path(root), seed
+        self.store: GraphStore | None = None
+
+    def load(self) -> tuple[GraphStore, dict[str, torch.Tensor]]:
+        """The collection, and which of its graphs are train, val and test; a subclass says how."""
+        raise TypeError(f"{type(self).__name__} does not say how its graphs are read")
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.store is None:
+            self.store, self.parts = self.load()
+
+    def check(self, store: GraphStore) -> None:
+        """Raises CorruptData where a count is not as expected."""
+        found = {"graphs": len(store), "classes": int(store.y.max()) + 1, "features": store.num_features}
+        if wrong := {key: found[key] for key, value in self.expect.items() if found[key] != value}:
+            raise CorruptData(
+                f"this copy of the data has {wrong}, expected {self.expect}: it is damaged or another version"
+            )
+
+    def _loader(self, part: str, **options) -> GraphLoader:
+        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
+        return GraphLoader(self.store, self.parts[part], self.batch_size, seed=self.seed, **ranks, **options)
+
+    def train_dataloader(self) -> GraphLoader:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> GraphLoader | list[GraphLoader]:
+        return self._loader("val")
+
+    def test_dataloader(self) -> GraphLoader:
+        return self._loader("test")
+
+
+class GraphDataModule(CollectionDataModule):
     """Yields `GraphBatch`: x (N, F) float32 one-hot node labels, y (B,) int64 in 0..C-1, and the batch's structure.
 
     Loaders: train (shuffled), val (the fold that is watched, then the training part unshuffled if `evaluate_train`),
-    test. Batches are the global ones: under several processes each takes its share.
+    test.
 
     Args:
         protocol: `xu` watches the held-out fold itself, as Xu et al. 2019 (val and test are the same graphs);
             `fair` selects on a tenth of the training part, as Errica et al. 2020.
         fold: 0..9. fold_seed: of StratifiedKFold; the papers' code uses 9.
-        batch_size: graphs in a global batch. iterations: random batches in an epoch (the GIN paper: 50); None: one pass.
+        iterations: random batches in an epoch (the GIN paper: 50); None: one pass.
         readout: how papers pool this collection's nodes, `sum` or `mean`; models read it from here.
         constant_features: one constant 1 instead of the node labels (REDDIT-BINARY).
         evaluate_train: also evaluate the training part after every epoch.
         splits_file: a published split file (JSON of Errica et al.) below the data folder, instead of our folds.
-        expect: counts that the data must have: graphs, classes, features. A damaged copy is refused by them.
-        root: the data folder. seed: of the shuffling. workers: unused, the data is in memory.
+        collection: what `CollectionDataModule` takes.
 
     Raises MissingData, CorruptData (setup), ValueError (bad arguments).
     """
@@ -43,52 +98,37 @@ class GraphDataModule(LightningDataModule):
         protocol: Literal["xu", "fair"] = "xu",
         fold: int = 0,
         fold_seed: int = 9,
-        batch_size: int = 128,
         iterations: int | None = None,
         readout: Literal["sum", "mean"] = "sum",
         constant_features: bool = False,
         evaluate_train: bool = True,
         splits_file: str | None = None,
-        expect: dict[str, int] | None = None,
-        root: str | Path = "data",
-        seed: int = 0,
-        workers: int = 0,
+        **collection,
     ) -> None:
-        super().__init__()
+        super().__init__(**collection)
         if protocol not in ("xu", "fair"):
             raise ValueError(f"dataset.protocol must be xu or fair, got {protocol}")
         if readout not in ("sum", "mean"):
             raise ValueError(f"dataset.readout must be sum or mean, got {readout}")
-        if batch_size < 1:
-            raise ValueError(f"dataset.batch_size must be positive, got {batch_size}")
         if not 0 <= fold < 10:
             raise ValueError(f"dataset.fold must lie in 0..9, got {fold}")
         if splits_file and protocol != "fair":
             raise ValueError("dataset.splits_file goes with dataset.protocol=fair")
-        self.protocol, self.fold, self.fold_seed, self.batch_size = protocol, fold, fold_seed, batch_size
+        self.protocol, self.fold, self.fold_seed = protocol, fold, fold_seed
         self.iterations, self.readout = iterations, readout
         self.constant_features, self.evaluate_train = constant_features, evaluate_train
-        self.splits_file, self.expect = splits_file, dict(expect or {})
-        self.root, self.seed = Path(root), seed
-        self.store: GraphStore | None = None
+        self.splits_file = splits_file
 
     def read(self) -> GraphStore:
         """The collection; a subclass says how."""
         raise TypeError(f"{type(self).__name__} does not say how its graphs are read")
 
-    def setup(self, stage: str | None = None) -> None:
-        if self.store is not None:
-            return
+    def load(self) -> tuple[GraphStore, dict[str, torch.Tensor]]:
         store = self.read()
-        found = {"graphs": len(store), "classes": int(store.y.max()) + 1, "features": store.num_features}
-        if wrong := {key: found[key] for key, value in self.expect.items() if found[key] != value}:
-            raise CorruptData(
-                f"this copy of the data has {wrong}, expected {self.expect}: it is damaged or another version"
-            )
+        self.check(store)
         if self.constant_features:
             store.x, store.num_categories = torch.ones(store.rowptr.numel() - 1, 1), None
-        self.parts = self._split(store)
-        self.store = store
+        return store, self._split(store)
 
     def _split(self, store: GraphStore) -> dict[str, torch.Tensor]:
         if self.splits_file:
@@ -105,20 +145,11 @@ class GraphDataModule(LightningDataModule):
         assert self.store is not None, "setup first"
         return {"in_channels": self.store.num_features, "out_channels": int(self.store.y.max()) + 1}
 
-    def _loader(self, store: GraphStore, part: str, shuffle: bool = False) -> GraphLoader:
-        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        if shuffle:
-            ranks |= {"shuffle": True, "iterations": self.iterations}
-        return GraphLoader(store, self.parts[part], self.batch_size, seed=self.seed, **ranks)
-
     def train_dataloader(self) -> GraphLoader:
-        return self._loader(self.store, "train", shuffle=True)
+        return self._loader("train", shuffle=True, iterations=self.iterations)
 
     def val_dataloader(self) -> list[GraphLoader]:
-        return [self._loader(self.store, part) for part in (["val", "train"] if self.evaluate_train else ["val"])]
-
-    def test_dataloader(self) -> GraphLoader:
-        return self._loader(self.store, "test")
+        return [self._loader(part) for part in (["val", "train"] if self.evaluate_train else ["val"])]
 
 
 class TUGraphs(GraphDataModule):

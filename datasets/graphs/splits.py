@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, from_numpy
+
+from datasets.download import CorruptData
 
 FOLDS = 10
 
@@ -30,11 +33,21 @@ def fair_split(labels: Tensor, fold: int, seed: int) -> dict[str, Tensor]:
 
 
 def published_split(path: Path, fold: int) -> dict[str, Tensor]:
-    """One outer fold of a split file of Errica et al. (JSON: a list of {test, model_selection: [{train, validation}]})."""
-    folds = json.loads(path.read_text())
-    inner = folds[fold]["model_selection"][0]
-    parts = {"train": inner["train"], "val": inner["validation"], "test": folds[fold]["test"]}
-    return {name: from_numpy(np.array(index)) for name, index in parts.items()}
+    """One outer fold of a split file of Errica et al. (JSON: a list of {test, model_selection: [{train, validation}]}).
+
+    Raises CorruptData where the file has another form, or a graph is in two parts.
+    """
+    try:
+        folds = json.loads(path.read_text())
+        inner = folds[fold]["model_selection"][0]
+        parts = {"train": inner["train"], "val": inner["validation"], "test": folds[fold]["test"]}
+        index = {name: torch.tensor(part, dtype=torch.int64) for name, part in parts.items()}
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise CorruptData(f"{path} is no split file with a fold {fold}: {type(error).__name__}: {error}") from error
+    graphs = torch.cat(list(index.values()))
+    if graphs.unique().numel() != graphs.numel():
+        raise CorruptData(f"{path}: a graph is in two parts of fold {fold}")
+    return index
 
 
 def _fold(labels: Tensor, fold: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

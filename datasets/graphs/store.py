@@ -58,7 +58,8 @@ class GraphStore:
 
     x: (N, F) features of any dtype; with `num_categories`, (N,) integers that a batch turns into one-hot rows;
     ptr: (G + 1,) first node of each graph; rowptr: (N + 1,), col: (E,) neighbours (global node numbers, sorted) in
-    compressed rows; y: (G,) int64; bonds: (N, K) integers or None. The adjacency is symmetric: `check` raises otherwise.
+    compressed rows; y: (G,) int64; bonds: (N, K) integers or None. The adjacency is symmetric: `check` raises
+    otherwise.
     """
 
     x: Tensor
@@ -137,10 +138,11 @@ def ranges(first: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class GraphLoader:
-    """Iterates over batches of `batch_size` graphs of a store; under several processes each gets its share of every batch.
+    """Iterates over batches of `batch_size` graphs of a store; of several processes each gets its share of every batch.
 
-    Shuffling follows (seed, epoch) alone, so that a resumed run sees the order of an uninterrupted one. With `iterations`
-    an epoch is that many random batches instead of one pass. Without shuffling the batches are built once and kept.
+    Shuffling follows (seed, epoch) alone, so that a resumed run sees the order of an uninterrupted one. With
+    `iterations` an epoch is that many random batches instead of one pass. Without shuffling the batches are built once
+    and kept.
     """
 
     def __init__(
@@ -169,12 +171,13 @@ class GraphLoader:
         return self.iterations or -(-self.index.numel() // self.batch_size)
 
     def __iter__(self) -> Iterator[GraphBatch]:
-        if self.shuffle:
+        if self.shuffle:  # the epoch is looked up at the first batch: Lightning sets it after it has made the iterator
             generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
-            return self._batches(self._shuffled(generator))
+            yield from self._batches(self._shuffled(generator))
+            return
         if self._kept is None:
             self._kept = list(self._batches(self.index.split(self.batch_size)))
-        return iter(self._kept)
+        yield from self._kept
 
     def _shuffled(self, generator: torch.Generator) -> Iterator[Tensor]:
         if not self.iterations:
