@@ -68,7 +68,8 @@ def read_tu(folder: Path, name: str) -> GraphStore:
     """Reads the raw format. Self loops are dropped and parallel edges merged, as torch-geometric does.
 
     x is the node label where there is one, else the node's degree, in which a self loop counts once, as in the papers'
-    code; numbered densely, since values that do not occur would be dead columns. Raises CorruptData for files that contradict each other.
+    code; numbered densely, since values that do not occur would be dead columns. Raises CorruptData for files that
+    contradict each other.
     """
 
     def path(part: str) -> Path:

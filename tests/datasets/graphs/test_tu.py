@@ -1,0 +1,346 @@
+"""Readers of the TU collection, against torch-geometric's, a parser of our own, and the published statistics."""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from datasets.download import CorruptData, MissingData
+from datasets.graphs import tu
+from datasets.graphs.store import GraphStore
+from datasets.graphs.tu import find_gin, find_tu, read_gin, read_tu
+
+# graphs, graphs of each class, mean nodes, mean undirected edges, node labels or degrees that occur
+STATISTICS = {
+    "MUTAG": (188, [63, 125], 17.93, 19.79, 7),
+    "PTC": (344, [152, 192], 25.56, 25.96, 19),
+    "PTC_MR": (344, [192, 152], 14.29, 14.69, 18),
+    "PROTEINS": (1113, [663, 450], 39.06, 72.82, 3),
+    "NCI1": (4110, [2053, 2057], 29.87, 32.30, 37),
+    "IMDB-BINARY": (1000, [500, 500], 19.77, 96.53, 65),
+    "IMDBBINARY": (1000, [500, 500], 19.77, 96.53, 65),
+    "REDDIT-BINARY": (2000, [1000, 1000], 429.63, 497.75, None),
+    "COLLAB": (5000, [2600, 775, 1625], 74.49, 2457.22, 367),  # 2457.50 with its 2837 self loops, each counted half
+}
+CLEANED = {"MUTAG": 135, "PTC_MR": 235, "IMDB-BINARY": 493, "PROTEINS": 975}  # Ivanov et al. 2019
+
+TOY = {  # a triangle, a path of three nodes, a single node
+    "A": "1, 2\n2, 1\n2, 3\n3, 2\n1, 3\n3, 1\n4, 5\n5, 4\n5, 6\n6, 5\n",
+    "graph_indicator": "1\n1\n1\n2\n2\n2\n3\n",
+    "graph_labels": "1\n-1\n1\n",
+    "node_labels": "7\n7\n3\n3\n7\n9\n9\n",
+}
+TOY_GIN = "3\n3 1\n7 2 1 2\n7 2 0 2\n3 2 0 1\n3 -1\n3 1 1\n7 2 0 2\n9 1 1\n1 1\n9 0\n"
+
+
+def write_tu(folder: Path, parts: dict[str, str | None], name: str = "TOY") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, text in parts.items():
+        if text is not None:
+            (folder / f"{name}_{part}.txt").write_text(text)
+    return folder
+
+
+def write_gin(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def raw(runner_data: Path, name: str) -> Path:
+    folder = runner_data / "TUDataset" / name / "raw"
+    if not (folder / f"{name}_A.txt").exists():
+        pytest.skip(f"{folder} is not there")
+    return folder
+
+
+def gin_text(runner_data: Path, name: str) -> Path:
+    folder = runner_data / "graphs" / "gin_txt"
+    found = [path for path in (folder / name / f"{name}.txt", folder / f"{name}.zip") if path.exists()]
+    return found[0] if found else pytest.skip(f"{name} is not in {folder}")
+
+
+def edge_index(store: GraphStore) -> torch.Tensor:
+    return torch.stack([torch.repeat_interleave(store.rowptr.diff()), store.col])
+
+
+def check_toy(store: GraphStore) -> None:
+    assert store.sizes.tolist() == [3, 3, 1]
+    assert store.y.tolist() == [1, 0, 1]
+    assert store.x.tolist() == [1, 1, 0, 0, 1, 2, 2]
+    assert store.num_features == 3
+    assert edge_index(store).T.tolist() == [
+        [0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1], [3, 4], [4, 3], [4, 5], [5, 4]
+    ]  # fmt: skip
+
+
+def test_both_formats_of_a_collection_written_by_hand(tmp_path):
+    check_toy(read_tu(write_tu(tmp_path, TOY), "TOY"))
+    check_toy(read_gin(write_gin(tmp_path / "TOY.txt", TOY_GIN)))
+
+
+def test_self_loops_and_repeated_edges_are_dropped(tmp_path):
+    check_toy(read_tu(write_tu(tmp_path, TOY | {"A": TOY["A"] + "1, 2\n2, 1\n7, 7\n4, 4\n"}), "TOY"))
+    check_toy(read_gin(write_gin(tmp_path / "TOY.txt", TOY_GIN.replace("7 2 1 2", "7 4 1 2 1 0"))))
+
+
+def test_without_node_labels_the_degree_stands_in(tmp_path):
+    unlabelled = TOY | {"node_labels": None}
+    store = read_tu(write_tu(tmp_path, unlabelled), "TOY")  # degrees 2 2 2 1 2 1 0
+    assert store.x.tolist() == [2, 2, 2, 1, 2, 1, 0]
+    store = read_tu(write_tu(tmp_path, unlabelled | {"A": TOY["A"] + "1, 1\n1, 1\n"}), "TOY")
+    assert store.x.tolist() == [3, 2, 2, 1, 2, 1, 0]  # a self loop counts once
+    assert store.num_features == 4
+    store = read_gin(write_gin(tmp_path / "TOY.txt", "2\n3 0\n0 3 1 2 0\n0 1 0\n0 1 0\n2 1\n0 0\n0 0\n"))
+    assert store.x.tolist() == [2, 1, 1, 0, 0]  # of the degrees 0, 1, 3
+    assert store.num_features == 3
+
+
+def test_gin_text_may_have_attributes_and_lie_in_a_zip(tmp_path):
+    check_toy(read_gin(write_gin(tmp_path / "TOY.txt", TOY_GIN.replace("7 2 1 2\n", "7 2 1 2 0.5 -1e3\n"))))
+    with zipfile.ZipFile(tmp_path / "TOY.zip", "w") as archive:
+        archive.writestr("TOY/TOY.txt", TOY_GIN)
+    check_toy(read_gin(tmp_path / "TOY.zip"))
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "says"),
+    [
+        ("A", TOY["A"] + "6, 8\n8, 6\n", "outside 1..7"),
+        ("A", TOY["A"] + "0, 1\n1, 0\n", "outside 1..7"),
+        ("A", TOY["A"] + "4, 6\n", "one direction"),
+        ("A", TOY["A"] + "1, 4\n4, 1\n", "two different graphs"),
+        ("A", TOY["A"] + "5, \n", ""),
+        ("A", "1\n2\n", "2 numbers"),
+        ("A", "", "2 numbers"),
+        ("A", "<html>404</html>\n", "html"),
+        ("A", None, "missing"),
+        ("graph_indicator", "1\n1\n1\n2\n2\n3\n2\n", "sorted"),
+        ("graph_indicator", "0\n0\n0\n1\n1\n1\n2\n", "3 graphs"),
+        ("graph_indicator", "", "1 numbers"),
+        ("graph_indicator", None, "missing"),
+        ("graph_labels", "1\n-1\n", "2 graphs"),
+        ("graph_labels", "1\n-1\n1\n1\n", "4 graphs"),
+        ("graph_labels", "1\n-1\none\n", "one"),
+        ("graph_labels", None, "missing"),
+        ("node_labels", "7\n7\n3\n", "3 lines for 7 nodes"),
+        ("node_labels", TOY["node_labels"] + "1\n", "8 lines for 7 nodes"),
+        ("node_labels", "", "1 numbers"),
+    ],
+)
+def test_a_damaged_tu_file_is_named(tmp_path, part, text, says):
+    with pytest.raises(CorruptData) as error:
+        read_tu(write_tu(tmp_path, TOY | {part: text}), "TOY")
+    assert str(tmp_path / f"TOY_{part}.txt") in str(error.value)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("length", range(0, len(TOY_GIN) - 4, 3))
+def test_gin_text_cut_short_is_named(tmp_path, length):
+    path = write_gin(tmp_path / "TOY.txt", TOY_GIN[:length])
+    with pytest.raises(CorruptData, match=str(path)):
+        read_gin(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("7 2 1 2", "7 2 1 3"),  # a node of the next graph
+        ("7 2 1 2", "7 2 1 -1"),
+        ("9 1 1", "9 1 9"),
+        ("7 2 1 2", "7 1 1"),  # one direction only
+        ("3\n3 1", "2\n3 1"),  # one graph more than it says
+        ("7 2 1 2", "7 x 1 2"),
+        ("7 2 1 2", "7 1.5 1 2"),
+        ("3\n3 1", "3\n3"),
+    ],
+)
+def test_damaged_gin_text_is_named(tmp_path, old, new):
+    path = write_gin(tmp_path / "TOY.txt", TOY_GIN.replace(old, new, 1))
+    with pytest.raises(CorruptData, match=str(path)):
+        read_gin(path)
+
+
+def test_a_damaged_zip_of_gin_text_is_named(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("TOY/TOY.txt", TOY_GIN)
+    for content in (b"<html>", buffer.getvalue()[:-20], buffer.getvalue().replace(b"TOY/TOY", b"TOY/BOY")):
+        (tmp_path / "TOY.zip").write_bytes(content)
+        with pytest.raises(CorruptData, match=str(tmp_path / "TOY.zip")):
+            read_gin(tmp_path / "TOY.zip")
+
+
+def test_folders_are_found_as_torch_geometric_lays_them_out(tmp_path):
+    for root, layout in ((tmp_path / "a", "TUDataset/TOY"), (tmp_path / "b", "TOY")):
+        plain, cleaned = write_tu(root / layout / "raw", TOY), write_tu(root / layout / "raw_cleaned", TOY)
+        assert find_tu(root, "TOY") == plain
+        assert find_tu(root, "TOY", cleaned=True) == cleaned
+    (tmp_path / "dataset" / "TOY").mkdir(parents=True)
+    text = write_gin(tmp_path / "dataset" / "TOY" / "TOY.txt", TOY_GIN)
+    assert find_gin(tmp_path, "TOY") == text
+
+
+@pytest.fixture
+def served(tmp_path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address of its files."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as http:
+        thread = threading.Thread(target=http.serve_forever, args=[0.02])
+        thread.start()
+        yield folder, f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def test_what_is_missing_is_downloaded_once(served, tmp_path, monkeypatch):
+    folder, url = served
+    monkeypatch.setattr(tu, "TU_URL", url + "/{name}.zip")
+    monkeypatch.setattr(tu, "GIN_URL", url + "/gin.zip")
+    with zipfile.ZipFile(folder / "TOY.zip", "w") as archive:
+        for part, text in TOY.items():
+            archive.writestr(f"TOY/TOY_{part}.txt", text)
+    with zipfile.ZipFile(folder / "gin.zip", "w") as archive:
+        archive.writestr("dataset/TOY/TOY.txt", TOY_GIN)
+    for _ in range(2):
+        check_toy(read_tu(find_tu(tmp_path / "data", "TOY"), "TOY"))
+        check_toy(read_gin(find_gin(tmp_path / "data", "TOY")))
+        for path in list(folder.iterdir()):
+            path.unlink()
+    with pytest.raises(MissingData, match="OTHER"):
+        find_gin(tmp_path / "data", "OTHER")  # the archive is there and has no such collection
+
+
+def test_a_downloaded_archive_without_the_collection_is_named(served, tmp_path, monkeypatch):
+    folder, url = served
+    monkeypatch.setattr(tu, "TU_URL", url + "/{name}.zip")
+    with zipfile.ZipFile(folder / "TOY.zip", "w") as archive:
+        archive.writestr("TOY/README.txt", "")
+    with pytest.raises(CorruptData, match=r"no TOY_A\.txt"):
+        find_tu(tmp_path / "data", "TOY")
+
+
+def test_without_network_the_message_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(tu, "TU_URL", "http://127.0.0.1:9/{name}.zip")
+    monkeypatch.setattr(tu, "GIN_URL", "http://127.0.0.1:9/gin.zip")
+    for find, wanted in ((find_tu, "TUDataset/TOY/raw/TOY_A.txt"), (find_gin, "dataset/TOY/TOY.txt")):
+        with pytest.raises(MissingData) as error:
+            find(tmp_path / "data", "TOY")
+        assert str(tmp_path / "data" / wanted) in str(error.value)
+        assert "http://127.0.0.1:9/" in str(error.value)
+        assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["MUTAG", "PTC_MR", "PROTEINS", "IMDB-BINARY", pytest.param("NCI1", marks=pytest.mark.slow)]
+)
+def test_tu_as_torch_geometric_reads_it(runner_data, name):
+    from torch_geometric.io import read_tu_data
+    from torch_geometric.utils import degree
+
+    folder = raw(runner_data, name)
+    store = read_tu(folder, name)
+    data, slices, sizes = read_tu_data(str(folder), name)
+    nodes = torch.tensor(data._num_nodes) if data.x is None else slices["x"].diff()
+    assert torch.equal(store.sizes, nodes)
+    shift = torch.repeat_interleave(store.ptr[:-1], slices["edge_index"].diff())
+    assert torch.equal(edge_index(store), data.edge_index + shift)
+    assert torch.equal(store.y, data.y)
+    if data.x is None:
+        expected = one_hot(degree(edge_index(store)[0]).long())
+    else:
+        expected = data.x[:, sizes["num_node_attributes"] :]
+    used = expected[:, expected.any(0)]  # torch-geometric has columns for labels that do not occur
+    assert torch.equal(store.select(torch.arange(len(store))).x, used.float())
+
+
+def parse_gin(text: str) -> list[tuple[int, list[int], set[tuple[int, int]]]]:
+    """Per graph: label, tags, edges without self loops. By position in the stream of numbers, not by lines."""
+    numbers = iter(text.split())
+    graphs = []
+    for _ in range(int(next(numbers))):
+        n, label = int(next(numbers)), int(next(numbers))
+        tags, edges = [], set()
+        for v in range(n):
+            tags.append(int(next(numbers)))
+            edges |= {(v, int(next(numbers))) for _ in range(int(next(numbers)))}
+        graphs.append((label, tags, {(a, b) for a, b in edges if a != b}))
+    assert next(numbers, None) is None
+    return graphs
+
+
+@pytest.mark.parametrize("name", ["MUTAG", "PTC"])
+def test_gin_text_as_another_parser_reads_it(runner_data, name):
+    path = gin_text(runner_data, name)
+    store, graphs = read_gin(path), parse_gin(path.read_text())
+    labels, tags = (sorted(values) for values in ({g[0] for g in graphs}, {t for g in graphs for t in g[1]}))
+    assert len(store) == len(graphs)
+    for i, (label, graph_tags, edges) in enumerate(graphs):
+        batch = store.select(torch.tensor([i]))
+        assert labels[int(batch.y)] == label
+        assert [tags[j] for j in batch.x.argmax(1)] == graph_tags
+        assert {tuple(pair) for pair in batch.adj.to_dense().nonzero().tolist()} == edges
+
+
+def statistics(store: GraphStore) -> tuple:
+    graphs = len(store)
+    return (
+        graphs,
+        torch.bincount(store.y).tolist(),
+        round(store.sizes.sum().item() / graphs, 2),
+        round(store.col.numel() / 2 / graphs, 2),
+        store.num_features,
+    )
+
+
+@pytest.mark.parametrize("name", ["MUTAG", "PTC_MR", "PROTEINS", "NCI1", "IMDB-BINARY"])
+def test_statistics_of_the_tu_files(runner_data, name):
+    assert statistics(read_tu(raw(runner_data, name), name)) == STATISTICS[name]
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("NCI1", "IMDBBINARY", "REDDIT-BINARY", "COLLAB")]
+
+
+@pytest.mark.parametrize("name", ["MUTAG", "PTC", "PTC_MR", "PROTEINS", *SLOW])
+def test_statistics_of_the_gin_text(runner_data, name):
+    found, published = statistics(read_gin(gin_text(runner_data, name))), STATISTICS[name]
+    assert found[0] == published[0]
+    assert sorted(found[1]) == sorted(published[1])  # this format may number the classes otherwise
+    assert found[2:4] == published[2:4]
+    assert published[4] in (found[4], None)
+
+
+@pytest.mark.parametrize("name", ["MUTAG", "PTC_MR"])
+def test_both_formats_hold_the_same_graphs(runner_data, name):
+    def shapes(store: GraphStore) -> list[tuple[int, int]]:
+        graph = torch.repeat_interleave(store.sizes)
+        return sorted(zip(store.sizes.tolist(), torch.bincount(graph[edge_index(store)[0]]).tolist(), strict=True))
+
+    assert shapes(read_tu(raw(runner_data, name), name)) == shapes(read_gin(gin_text(runner_data, name)))
+
+
+@pytest.mark.parametrize("name", CLEANED)
+def test_cleaned_variants_from_their_archives(runner_data, name, tmp_path, monkeypatch):
+    folder = runner_data / "graphs" / "tu_cleaned"
+    if not (folder / f"{name}.zip").exists():
+        pytest.skip(f"{folder / name}.zip is not there")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as http:
+        threading.Thread(target=http.serve_forever, args=[0.02]).start()
+        monkeypatch.setattr(tu, "CLEANED_URL", f"http://127.0.0.1:{http.server_port}/{{name}}.zip")
+        found = find_tu(tmp_path, name, cleaned=True)
+        http.shutdown()
+    assert len(read_tu(found, name)) == CLEANED[name]
