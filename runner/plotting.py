@@ -26,7 +26,7 @@ STYLE: dict[Any, Any] = {
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
     "grid.linewidth": 0.5,
-    "lines.linewidth": 1.1,
+    "lines.linewidth": 0.9,
     "legend.fontsize": 6.5,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
@@ -68,12 +68,15 @@ def draw(spec: Spec, lines: Sequence[Line]) -> Any:
             for line in drawn:
                 if line.panel == panels[index]:
                     handle = draw_line(ax, spec, line, *look(line, lines))
-                    handles.setdefault(spec.line_label(line, drawn), handle)
+                    handles.setdefault(spec.line_label(line, lines), handle)
         if any(spec.reported_for(line) for line in drawn):
             handles["reported"] = plt.Line2D([], [], linestyle="", marker=MARKERS[0], color="grey", **POINT)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
-        if spec.title:
-            figure.suptitle("\n".join(textwrap.wrap(spec.title, 60)), fontsize=8)
+        legend_columns = 3 if max(map(len, handles)) <= 14 else 2
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=legend_columns)
+        runs = sorted({len(line.curves) for line in drawn})
+        counts = f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else runs[0]
+        averaged = [f"mean and standard deviation of {counts} runs"] if runs[-1] > 1 else []
+        figure.suptitle("\n".join([*textwrap.wrap(spec.title, 56), *averaged]), fontsize=7.5)
     return figure
 
 
