@@ -69,6 +69,17 @@ def remove_checkpoints(folder: Path) -> None:
 @contextmanager
 def run_log(folder: Path) -> Iterator[None]:
     """Everything that is logged, warnings included, also goes to run.log."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for known in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Sparse CSR tensor support is in beta.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*`srun` command is available.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", known)
     if rank() > 0:
         yield
         return
@@ -77,15 +88,6 @@ def run_log(folder: Path) -> Iterator[None]:
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for known in (
-        ".*does not have many workers.*",
-        ".*The number of training batches.*",
-        ".*Sparse CSR tensor support is in beta.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-    ):
-        warnings.filterwarnings("ignore", known)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -48,8 +49,13 @@ def main() -> None:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)
 def job(cfg: DictConfig) -> dict[str, float]:
-    result = execute(Run(cfg, dict(HydraConfig.get().runtime.choices)))
-    return result["metrics"]
+    hydra_cfg = HydraConfig.get()
+    try:
+        return execute(Run(cfg, dict(hydra_cfg.runtime.choices)))["metrics"]
+    except Exception as error:
+        if hydra_cfg.mode == RunMode.MULTIRUN:  # the sweep goes on, and ends with the first error
+            log.error("failed: %s", error)
+        raise
 
 
 def execute(run: Run) -> dict[str, Any]:
@@ -74,8 +80,9 @@ def make(run: Run) -> dict[str, Any]:
     record.write_state(run.folder, "running")
     try:
         result = train(run, checkpoints)
-    except Exception as error:
-        record.write_state(run.folder, "failed", error=f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        state = "failed" if isinstance(error, Exception) else "interrupted"
+        record.write_state(run.folder, state, error=f"{type(error).__name__}: {error}")
         raise
     record.remove_state(run.folder)
     record.show(run.folder, result)

@@ -36,7 +36,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def write_state(folder: Path, state: str, **more: Any) -> None:
-    """state: `running` or `failed`."""
+    """state: `running`, `interrupted` or `failed`."""
     if rank() > 0:
         return
     here = {"host": socket.gethostname(), "pid": os.getpid(), "time": now()}

@@ -1,0 +1,101 @@
+"""A table as text, Markdown, LaTeX or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.table import Cell, Table
+
+FORMATS = ("text", "markdown", "latex", "csv")
+
+
+def render(table: Table, form: str) -> str:
+    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[form](table)
+
+
+def number(value: float | None, deviation: float | None, plus_minus: str = " ± ") -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" + ("" if deviation is None or math.isnan(deviation) else f"{plus_minus}{deviation:.1f}")
+
+
+def measured(cell: Cell) -> str:
+    """The number, how many runs it has of how many, and what ails the others."""
+    total = sum(cell.states.values())
+    if not total:
+        return ""
+    have = len(cell.outcomes)
+    counts = [] if have == total and not cell.states["stale"] else [f"{have}/{total}"]
+    counts += [f"{n} {state}" for state, n in cell.states.items() if state in ("failed", "stale") and n]
+    return number(cell.value, cell.deviation) + (f" ({', '.join(counts)})" if counts else "")
+
+
+def reported(cell: Cell, plus_minus: str = " ± ") -> str:
+    figure = cell.reported
+    if not figure:
+        return ""
+    return number(figure["value"], figure.get("std"), plus_minus) + ("?" if figure.get("mark") == "recalled" else "")
+
+
+def _grid(table: Table) -> list[list[str]]:
+    """A header and two lines a row: measured, then reported. A line without any figure is left out."""
+    lines = [["", "", *table.columns]]
+    for row in table.rows:
+        cells = [table.cells.get((row, column)) for column in table.columns]
+        for name, show in (("measured", measured), ("reported", reported)):
+            shown = [show(cell) if cell else "" for cell in cells]
+            if any(shown):
+                lines.append([row if lines[-1][0] != row else "", name, *shown])
+    return lines
+
+
+def _text(table: Table) -> str:
+    grid = _grid(table)
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    lines = ["  ".join(f"{value:<{width}}" for value, width in zip(row, widths, strict=True)).rstrip() for row in grid]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([table.title, f"reported: {table.source}", "", *lines, "", *table.notes])
+
+
+def _markdown(table: Table) -> str:
+    header, *body = _grid(table)
+    lines = [header, ["---"] * len(header), *body]
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    notes = [f"- {note}" for note in [f"reported: {table.source}", *table.notes]]
+    return "\n".join([f"**{table.title}**", "", *rows, "", *notes])
+
+
+def _latex(table: Table) -> str:
+    def escape(text: str) -> str:
+        for character in "&%_#$":
+            text = text.replace(character, f"\\{character}")
+        return text.replace(" ± ", r" $\pm$ ")
+
+    header, *body = [[escape(value) for value in row] for row in _grid(table)]
+    lines = [
+        r"\begin{tabular}{ll" + "c" * len(table.columns) + "}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+    ]
+    lines += [" & ".join(row) + r" \\" for row in body]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([f"% {table.title}; reported: {table.source}", *(f"% {note}" for note in table.notes), *lines])
+
+
+def _csv(table: Table) -> str:
+    """One line a cell, for other programs: unrounded."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    states = ("done", "stale", "failed", "missing")
+    writer.writerow(["row", "column", "value", "deviation", *states, "reported", "reported_deviation", "mark"])
+    for (row, column), cell in table.cells.items():
+        figure = cell.reported or {}
+        counts = [cell.states[state] for state in states]
+        reported_as = [figure.get("value"), figure.get("std"), figure.get("mark")]
+        writer.writerow([row, column, cell.value, cell.deviation, *counts, *reported_as])
+    return out.getvalue().rstrip("\n")
