@@ -129,7 +129,8 @@ def draw(spectra: dict[str, list[tuple[Tensor, Tensor]]], graphs: Sequence[int])
         ratios = [(len(q), float(qn[0] / q[0])) for q, qn in spectra[name]]
         column[-1].plot(*zip(*ratios, strict=True), "o", markersize=2.5, alpha=0.5, color="#009E73", markeredgewidth=0)
         column[-1].set(title=f"{label}, {len(ratios)} graphs", xlabel="nodes", ylim=(0, 1.08), xscale="log")
-        column[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        wide = max(ratios)[0] > 50 * min(ratios)[0]
+        column[-1].xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
         column[-1].xaxis.set_major_formatter("{x:g}")
         column[-1].xaxis.set_minor_formatter(NullFormatter())
     for ax in axes[:-1, 0]:
