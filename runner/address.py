@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from runner.compose import compose
+from runner.compose import compose_run
 
 DECIDES = ("method", "dataset", "model", "schedule", "stages", "seed")
 WHERE = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "tags")
@@ -50,11 +50,7 @@ class Run:
 
     @classmethod
     def compose(cls, overrides: list[str]) -> Run:
-        cfg = compose(overrides)
-        choices = dict(cfg.hydra.runtime.choices)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return cls(cfg, choices)
+        return cls(*compose_run(overrides))
 
     @cached_property
     def needs(self) -> dict[str, Run]:

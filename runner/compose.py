@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 VERSION_BASE = "1.3"
@@ -28,25 +28,47 @@ def _initialised() -> Iterator[None]:
 
 
 def compose(overrides: Iterable[str]) -> DictConfig:
-    """The config, Hydra's own node included, that `python -m runner <overrides>` composes.
+    """The config, Hydra's own node included, that `python -m runner <overrides>` composes."""
+    return _assemble(overrides, _compose_groups)
 
-    Groups are composed once per choice; plain values are then set on a copy, which is much faster in a sweep.
+
+def compose_run(overrides: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The config of a run without the nodes of Hydra and of tables and figures, and the chosen file of each group.
+
+    Groups are composed once per choice; plain values are then set on a small copy. It pays in a sweep.
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = [o for o in parsed if not (o.is_add() or o.is_delete()) and "." in o.key_or_group and not _is_group(o)]
-    groups = tuple(o.input_line for o in parsed if o not in values)
-    cfg = _compose_groups(groups).copy()
-    for override in values:
-        if override.key_or_group.startswith("hydra."):  # read-only after composing
-            return _compose_groups(tuple(o.input_line for o in parsed)).copy()
+    cfg = _assemble(overrides, lambda groups: _compose_run_groups(groups)[0])
+    return cfg, _compose_run_groups(_split(overrides)[0])[1]
+
+
+def _assemble(overrides: Iterable[str], compose_groups: Callable[[tuple[str, ...]], DictConfig]) -> DictConfig:
+    groups, values = _split(overrides)
+    cfg = compose_groups(groups).copy()
     for override in values:
         _set(cfg, override.key_or_group, override.value())
-    cfg.hydra.overrides.task = [o.input_line for o in parsed]
     return cfg
 
 
+def _split(overrides: Iterable[str]) -> tuple[tuple[str, ...], list[Override]]:
+    """What Hydra must compose, and the plain values that can be set afterwards."""
+    parsed = [parse(override) for override in overrides]
+    values = [o for o in parsed if not (o.is_add() or o.is_delete() or _is_group(o))]
+    values = [o for o in values if not o.key_or_group.startswith("hydra.")]
+    return tuple(o.input_line for o in parsed if o not in values), values
+
+
+@lru_cache(maxsize=4096)
+def parse(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
+
+
+@lru_cache(maxsize=1024)
+def _is_group_name(name: str) -> bool:
+    return (CONF / name).is_dir()
+
+
 def _is_group(override: Override) -> bool:
-    return override.package is not None or (CONF / override.key_or_group).is_dir()
+    return override.package is not None or _is_group_name(override.key_or_group)
 
 
 @lru_cache(maxsize=1024)
@@ -55,6 +77,16 @@ def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
     OmegaConf.set_readonly(cfg.hydra, False)
     return cfg
+
+
+@lru_cache(maxsize=1024)
+def _compose_run_groups(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
+    cfg = _compose_groups(overrides).copy()
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        for node in ("hydra", "table", "figure"):
+            cfg.pop(node, None)
+    return cfg, choices
 
 
 def _set(cfg: DictConfig, key: str, value: object) -> None:
@@ -75,5 +107,5 @@ def expand(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides(params + overrides)
+    parsed = [parse(override) for override in params + overrides]
     return [list(run) for run in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]

@@ -105,7 +105,9 @@ def checkpoint_of(run: Run) -> Path:
 
 def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     """Instantiates the DataModule, network, LightningModule and Trainer, runs the stages, records the result."""
-    import pytorch_lightning as pl  # heavy, and only now needed
+    from runner.imports import import_lightning
+
+    pl = import_lightning()  # heavy, and only now needed
     import torch
 
     from runner import lightning

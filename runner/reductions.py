@@ -44,7 +44,7 @@ def xu_cv(runs: list[Outcome], metric: str) -> tuple[float, float]:
 
 
 def fair_cv(runs: list[Outcome], metric: str) -> tuple[float, float]:
-    """Protocol of Errica et al. 2020: mean over the seeds of each fold, then mean and deviation (ddof 0) over the folds.
+    """Protocol of Errica et al. 2020: mean over each fold's seeds, then mean and deviation (ddof 0) over the folds.
 
     Every run has picked its own epoch on a part of its training data.
     """

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.address import Run, resolved
-from runner.compose import compose, expand
+from runner.compose import compose, expand, parse
 from runner.errors import UserError
 from runner.files import read_json
 from runner.record import is_stale, read_metrics, read_result
@@ -99,9 +99,7 @@ def _table_node(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
 
 
 def _sweeps(override: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return OverridesParser.create().parse_override(override).is_sweep_override()
+    return parse(override).is_sweep_override()
 
 
 def _keys(keys: str | list[str]) -> list[str]:

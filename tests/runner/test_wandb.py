@@ -1,0 +1,46 @@
+"""What Weights & Biases gets, read back from its own file by its own reader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.record import read_result
+
+pytestmark = pytest.mark.slow
+
+
+def inspect(folder: Path) -> dict:
+    """wandb's summary of an offline run."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def test_an_offline_run_holds_config_metrics_and_figures(spawn, tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overrides = [*(o for o in tiny if o != "logger=csv"), "experiment=graphnorm/demo", "schedule.max_epochs=2"]
+    process = spawn(*overrides, "tags=[mine]")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    (folder,) = tmp_path.glob("*/*/*/wandb/offline-run-*")
+    result = read_result(folder.parents[1])
+    summary = inspect(folder)
+    text = json.dumps(summary)
+    assert folder.name.endswith(result["id"])
+    assert summary["config"]["method"]["lr"] == 0.01
+    for name, value in result["metrics"].items():
+        assert f'"{name}"' in text
+        assert str(value)[:8] in text
+    assert "figures/curve_acc" in text
+    records = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for words in ("graphnorm/demo", "mine", "val/acc"):
+        assert words in records
