@@ -12,7 +12,7 @@ from datasets.download import CorruptData, missing
 from datasets.graphs.atlas import biconnected_atlas
 from datasets.graphs.splits import fair_split, published_split, xu_split
 from datasets.graphs.store import GraphLoader, GraphStore
-from datasets.graphs.tu import find_gin, find_tu, read_gin, read_tu
+from datasets.graphs.tu import find_gin, find_tu, gin_on_disk, read_gin, read_tu, tu_on_disk
 
 
 class CollectionDataModule(LightningDataModule):
@@ -156,18 +156,22 @@ class TUGraphs(GraphDataModule):
     """A collection of the TU benchmark; yields what `GraphDataModule` says.
 
     Args:
-        name: as the collection spells it (MUTAG, PROTEINS, ...). format: `tu` (raw), or `gin` (text of Xu et al.).
+        name: as the collection spells it (MUTAG, PROTEINS, ...).
+        format: `tu` (raw), `gin` (text of Xu et al.), or `any`: the text where only that is on disk, else raw.
         cleaned: without isomorphic duplicates (raw format only).
     """
 
-    def __init__(self, name: str, format: Literal["tu", "gin"] = "tu", cleaned: bool = False, **kwargs) -> None:
+    def __init__(self, name: str, format: Literal["tu", "gin", "any"] = "tu", cleaned: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
-        if format not in ("tu", "gin"):
-            raise ValueError(f"dataset.format must be tu or gin, got {format}")
+        if format not in ("tu", "gin", "any"):
+            raise ValueError(f"dataset.format must be tu, gin or any, got {format}")
         self.name, self.format, self.cleaned = name, format, cleaned
 
     def read(self) -> GraphStore:
-        if self.format == "gin":
+        as_text = self.format == "gin"
+        if self.format == "any":
+            as_text = not tu_on_disk(self.root, self.name, self.cleaned) and bool(gin_on_disk(self.root, self.name))
+        if as_text:
             return read_gin(find_gin(self.root, self.name))
         return read_tu(find_tu(self.root, self.name, self.cleaned), self.name)
 

@@ -18,18 +18,30 @@ from datasets.graphs.store import GraphStore
 
 TU_URL = "https://www.chrsmrrs.com/graphkerneldatasets/{name}.zip"
 CLEANED_URL = "https://raw.githubusercontent.com/nd7141/graph_datasets/master/datasets/{name}.zip"
+GIN_FOLDERS = ("dataset", "gin", "graphs/gin_txt")
 GIN_URL = "https://github.com/weihua916/powerful-gnns/raw/master/dataset.zip"
 
 
+def tu_on_disk(root: Path, name: str, cleaned: bool = False) -> Path | None:
+    """The folder of NAME_A.txt and its companions, as torch-geometric lays it out."""
+    found = first_existing(*(folder / f"{name}_A.txt" for folder in _tu_folders(root, name, cleaned)))
+    return found and found.parent
+
+
+def _tu_folders(root: Path, name: str, cleaned: bool) -> list[Path]:
+    raw = "raw_cleaned" if cleaned else "raw"
+    return [root / "TUDataset" / name / raw, root / name / raw]
+
+
 def find_tu(root: Path, name: str, cleaned: bool = False) -> Path:
-    """The folder of NAME_A.txt and its companions, as torch-geometric lays it out; downloaded where it is missing.
+    """As `tu_on_disk`, downloaded where it is missing.
 
     `cleaned` takes the variant without isomorphic duplicates (Ivanov et al. 2019). Raises MissingData, CorruptData.
     """
-    raw = "raw_cleaned" if cleaned else "raw"
-    folders = [root / "TUDataset" / name / raw, root / name / raw]
-    if found := first_existing(*(folder / f"{name}_A.txt" for folder in folders)):
-        return found.parent
+    if found := tu_on_disk(root, name, cleaned):
+        return found
+    folders = _tu_folders(root, name, cleaned)
+    raw = folders[0].name
     url = (CLEANED_URL if cleaned else TU_URL).format(name=name)
     try:
         unpacked = _unpacked(url, folders[0].parent / f"{name}-{raw}.zip", folders[0].with_name(f"{raw}-archive"))
@@ -41,13 +53,17 @@ def find_tu(root: Path, name: str, cleaned: bool = False) -> Path:
     raise CorruptData(f"{unpacked}, unpacked from {url}, holds no {name}_A.txt")
 
 
+def gin_on_disk(root: Path, name: str) -> Path | None:
+    """NAME/NAME.txt, or a zip file that holds it."""
+    files = (root / folder / file for folder in GIN_FOLDERS for file in (f"{name}/{name}.txt", f"{name}.zip"))
+    return first_existing(*files)
+
+
 def find_gin(root: Path, name: str) -> Path:
-    """NAME/NAME.txt, or a zip file that holds it. Raises MissingData, CorruptData."""
-    folders = [root / "dataset", root / "gin", root / "graphs" / "gin_txt"]
-    for folder in folders:
-        if found := first_existing(folder / name / f"{name}.txt", folder / f"{name}.zip"):
-            return found
-    wanted = [folder / name / f"{name}.txt" for folder in folders]
+    """As `gin_on_disk`, downloaded where it is missing. Raises MissingData, CorruptData."""
+    if found := gin_on_disk(root, name):
+        return found
+    wanted = [root / folder / name / f"{name}.txt" for folder in GIN_FOLDERS]
     try:
         unpacked = _unpacked(GIN_URL, root / "gin" / "dataset.zip", root / "gin" / "powerful-gnns")
     except OSError as error:
