@@ -71,6 +71,7 @@ def run_log(folder: Path) -> Iterator[None]:
     """Everything that is logged, warnings included, also goes to run.log."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     for known in (
         ".*does not have many workers.*",
         ".*The number of training batches.*",

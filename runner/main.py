@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """`python -m runner`. Exit codes: 0, 2 for a mistake of the user's, 1 for the rest."""
     if not any("=" in argument for argument in sys.argv[1:]):  # also for --help and --info
-        sys.argv.append("experiment=default")
+        sys.argv.insert(1, "experiment=default")
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us
     try:
