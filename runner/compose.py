@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 VERSION_BASE = "1.3"
+PRESENTATION = ("table", "figure")  # nodes of an experiment that say nothing about a run
 
 
 @contextmanager
@@ -37,6 +38,7 @@ def compose_run(overrides: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
 
     Groups are composed once per choice; plain values are then set on a small copy. It pays in a sweep.
     """
+    overrides = [o for o in overrides if (parse(o).key_or_group or "").partition(".")[0] not in PRESENTATION]
     cfg = _assemble(overrides, lambda groups: _compose_run_groups(groups)[0])
     return cfg, _compose_run_groups(_split(overrides)[0])[1]
 
@@ -54,7 +56,7 @@ def _split(overrides: Iterable[str]) -> tuple[tuple[str, ...], list[Override]]:
     parsed = [parse(override) for override in overrides]
     values = [o for o in parsed if not (o.is_add() or o.is_delete() or _is_group(o))]
     values = [o for o in values if not o.key_or_group.startswith("hydra.")]
-    return tuple(o.input_line for o in parsed if o not in values), values
+    return tuple(str(o.input_line) for o in parsed if o not in values), values
 
 
 @lru_cache(maxsize=4096)
@@ -84,7 +86,7 @@ def _compose_run_groups(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[st
     cfg = _compose_groups(overrides).copy()
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
-        for node in ("hydra", "table", "figure"):
+        for node in ("hydra", *PRESENTATION):
             cfg.pop(node, None)
     return cfg, choices
 

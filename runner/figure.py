@@ -26,11 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.address import Run, resolved
 from runner.compose import CONF, compose, expand
 from runner.errors import UserError
-from runner.files import read_json, write_whole
+from runner.files import write_whole
 from runner.help import choices
-from runner.loggers import wandb_key_is_set
+from runner.loggers import wandb_mode
 from runner.plotting import draw, save
 from runner.record import is_stale, read_metrics, read_result
+from runner.survey import STATES, state_of, value_of
 
 
 def names(value: str | list[str]) -> tuple[str, ...]:
@@ -177,21 +178,6 @@ def collect(spec: Spec, runs: Iterable[Run]) -> list[Line]:
     return list(lines.values())
 
 
-def value_of(run: Run, key: str) -> str:
-    """What a run chose for a config group, or its value of any other key. Raises UserError where it has none."""
-    value = run.choices.get(key) or OmegaConf.select(run.cfg, key)
-    if value is None:
-        raise UserError(f"the figure tells runs apart by '{key}', which is not in their config")
-    return str(value)
-
-
-def state_of(run: Run) -> str:
-    if read_result(run.folder) is not None:
-        return "finished"
-    state = read_json(run.folder / "state.json")
-    return "not started" if state is None else {"failed": "failed"}.get(state["state"], "unfinished")
-
-
 def curve(rows: list[dict[str, float]], x: str, metric: str) -> dict[int, tuple[float, float]]:
     """Epoch -> (x, metric), of the rows of metrics.csv that have both. Epochs on the x axis count from 1."""
     first = 1 if x == "epoch" else 0
@@ -209,7 +195,7 @@ def summary(spec: Spec, lines: Sequence[Line]) -> str:
             panel = line.panel
             text.append(f"\n{spec.label(panel)}")
         counts = line.states
-        rest = [f"{counts[s]} {s}" for s in ("failed", "unfinished", "not started", "stale") if counts[s]]
+        rest = [f"{counts[s]} {s}" for s in STATES[1:] if counts[s]]
         total = counts.total() - counts["stale"]
         finished = f"{counts['finished']} of {total} runs"
         text.append("  ".join([f"  {name:<{width}}", finished, *rest]))
@@ -237,8 +223,7 @@ def log_to_wandb(path: Path, experiment: str, spec: Spec, project: str, entity: 
     """Logs the PNG to a W&B run that belongs to this figure alone: drawn again, it goes to the same run."""
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
+    mode: Any = wandb_mode()
     tracked = wandb.init(
         project=project,
         entity=entity,

@@ -22,11 +22,11 @@ def import_lightning() -> ModuleType:
             else:
                 check(self)
 
-        RequirementCache._check_available = check_all_but_transformers
+        RequirementCache._check_available = check_all_but_transformers  # type: ignore[method-assign]
         try:
             import pytorch_lightning
         finally:
-            RequirementCache._check_available = check
+            RequirementCache._check_available = check  # type: ignore[method-assign]
     import pytorch_lightning
 
     return pytorch_lightning

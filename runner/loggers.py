@@ -23,16 +23,20 @@ def wandb_key_is_set() -> bool:
         return False
 
 
+def wandb_mode() -> str:
+    """WANDB_MODE where it is given, else `online` with a key and `offline` without. Also quietens W&B."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
+
+
 def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | None = None) -> Any:
     """A WandbLogger whose run id is the run's id, so that an interrupted run goes on in the same W&B run.
 
-    Online where a key is set, else offline; WANDB_MODE decides where it is given. Its group is the experiment, its job
-    type the paper.
+    Its group is the experiment, its job type the paper.
     """
     from pytorch_lightning.loggers import WandbLogger
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb_key_is_set() else "offline")
+    mode = wandb_mode()
     folder: Path = run.folder
     return WandbLogger(
         project=project,

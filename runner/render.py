@@ -7,6 +7,8 @@ import io
 import math
 from typing import TYPE_CHECKING
 
+from runner.survey import STATES
+
 if TYPE_CHECKING:
     from runner.table import Cell, Table
 
@@ -30,7 +32,7 @@ def measured(cell: Cell) -> str:
         return ""
     have = len(cell.outcomes)
     counts = [] if have == total and not cell.states["stale"] else [f"{have}/{total}"]
-    counts += [f"{n} {state}" for state, n in cell.states.items() if state in ("failed", "stale") and n]
+    counts += [f"{n} {state}" for state, n in cell.states.items() if state in ("failed", "stale", "unfinished") and n]
     return number(cell.value, cell.deviation) + (f" ({', '.join(counts)})" if counts else "")
 
 
@@ -91,11 +93,10 @@ def _csv(table: Table) -> str:
     """One line a cell, for other programs: unrounded."""
     out = io.StringIO()
     writer = csv.writer(out)
-    states = ("done", "stale", "failed", "missing")
-    writer.writerow(["row", "column", "value", "deviation", *states, "reported", "reported_deviation", "mark"])
+    writer.writerow(["row", "column", "value", "deviation", *STATES, "reported", "reported_deviation", "mark"])
     for (row, column), cell in table.cells.items():
         figure = cell.reported or {}
-        counts = [cell.states[state] for state in states]
+        counts = [cell.states[state] for state in STATES]
         reported_as = [figure.get("value"), figure.get("std"), figure.get("mark")]
         writer.writerow([row, column, cell.value, cell.deviation, *counts, *reported_as])
     return out.getvalue().rstrip("\n")

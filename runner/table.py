@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.address import Run, resolved
 from runner.compose import compose, expand, parse
 from runner.errors import UserError
-from runner.files import read_json
 from runner.record import is_stale, read_metrics, read_result
 from runner.reductions import NOTES, REDUCTIONS, Outcome
 from runner.render import FORMATS, render
+from runner.survey import state_of, value_of
 
 
 @dataclass
@@ -107,8 +107,8 @@ def _keys(keys: str | list[str]) -> list[str]:
 
 
 def _label(run: Run, keys: list[str], labels: dict[str, str]) -> str:
-    """What a row or column is called: the values of its keys (a group's choice, or a config value)."""
-    values = [str(run.choices[key]) if key in run.choices else str(OmegaConf.select(run.cfg, key)) for key in keys]
+    """What a row or column is called: the values of its keys."""
+    values = [value_of(run, key) for key in keys]
     return labels.get(" ".join(values)) or " ".join(labels.get(value, value) for value in values)
 
 
@@ -116,11 +116,10 @@ def _add(cell: Cell, run: Run) -> None:
     """Looks a run up by its address and enters it."""
     result = read_result(run.folder)
     if result is None:
-        state = read_json(run.folder / "state.json") or {}
-        cell.states["failed" if state.get("state") == "failed" else "missing"] += 1
-        return
-    cell.states["stale" if is_stale(result) else "done"] += 1
-    cell.outcomes.append(Outcome(result["metrics"], read_metrics(run.folder), run.identity))
+        cell.states[state_of(run)] += 1
+    else:
+        cell.states["stale" if is_stale(result) else "finished"] += 1
+        cell.outcomes.append(Outcome(result["metrics"], read_metrics(run.folder), run.identity))
 
 
 def _reduce(cell: Cell, node: dict[str, Any]) -> None:

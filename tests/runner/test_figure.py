@@ -11,6 +11,7 @@ from runner.errors import UserError
 from runner.figure import Line, Spec, curve, file_name
 from runner.files import write_json
 from runner.record import read_metrics
+from runner.survey import state_of
 
 SWEEP = ["experiment=graphnorm/figure4", "dataset=atlas", "dataset.fold=0,1", "schedule.max_epochs=2"]
 
@@ -142,12 +143,12 @@ def test_a_part_of_a_figure_is_a_file_of_its_own():
 
 def test_states_of_runs_that_are_not_finished(tmp_path):
     run = Run.compose([*SWEEP[:2], f"paths.outputs={tmp_path}"])
-    assert figure.state_of(run) == "not started"
+    assert state_of(run) == "not started"
     run.folder.mkdir(parents=True)
     write_json(run.folder / "state.json", {"state": "failed"})
-    assert figure.state_of(run) == "failed"
+    assert state_of(run) == "failed"
     write_json(run.folder / "state.json", {"state": "running"})
-    assert figure.state_of(run) == "unfinished"
+    assert state_of(run) == "unfinished"
 
 
 def test_figure4_shares_the_runs_of_table1_where_the_settings_are_equal():

@@ -50,7 +50,7 @@ def test_a_table_of_real_runs(call, tmp_path, capfd) -> None:
     assert code == 0, printed
     table = build([*EXPERIMENT, *SMALL, place])
     cell = table.cells["GIN + GraphNorm", "atlas"]
-    assert cell.states == {"done": 1, "missing": 1}
+    assert cell.states == {"finished": 1, "not started": 1}
     (folder,) = tmp_path.glob("graphnorm/graphnorm-atlas-gin/*")
     with open(folder / "metrics.csv") as file:
         best = max(float(row[METRIC]) for row in csv.DictReader(file))
@@ -67,7 +67,7 @@ def test_a_table_of_real_runs(call, tmp_path, capfd) -> None:
     capfd.readouterr()
     main([*EXPERIMENT, *SMALL, place, "format=csv"])
     rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
-    assert [row["missing"] for row in rows] == ["1", "1"]
+    assert [row["not started"] for row in rows] == ["1", "1"]
 
 
 def test_reported_figures_stand_beside_and_unverified_ones_are_marked(tmp_path, capsys) -> None:
