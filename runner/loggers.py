@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import netrc
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,18 @@ def make_logger(run: Run) -> Any:
     if not node.get("_target_"):
         return None
     return instantiate(node, _partial_=True)(run=run, config=resolved(run.cfg))
+
+
+@contextmanager
+def tracked_run_ends() -> Iterator[None]:
+    """A run that breaks off ends its W&B run too: the next one of a sweep must not go on in it."""
+    try:
+        yield
+    except BaseException:
+        wandb = sys.modules.get("wandb")
+        if wandb and wandb.run:
+            wandb.finish(exit_code=1)
+        raise
 
 
 def finish_logger(logger: Any, metrics: dict[str, float], figures: list[Path]) -> None:

@@ -69,7 +69,8 @@ def execute(run: Run) -> dict[str, Any]:
                 result = None
             if result is None:
                 return make(run)
-    log.info("%s\n  done already (rerun=true runs it again)", run.folder)
+    stale = ", by other code of its method than is here now" if record.is_stale(result) else ""
+    log.info("%s\n  done already%s (rerun=true runs it again)", run.folder, stale)
     record.show(run.folder, result)
     return result
 
@@ -113,12 +114,12 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     from runner import lightning
     from runner.contracts import check_tasks
     from runner.figures import save_figures
-    from runner.loggers import finish_logger, make_logger
+    from runner.loggers import finish_logger, make_logger, tracked_run_ends
 
     cfg, folder = run.cfg, run.folder
     started = time.time()
     torch.set_num_threads(cfg.threads)
-    with lightning.run_log(folder):
+    with lightning.run_log(folder), tracked_run_ends():
         with user_errors():
             check_tasks(cfg)
             record.write_config(run)

@@ -44,3 +44,15 @@ def test_an_offline_run_holds_config_metrics_and_figures(spawn, tiny, tmp_path, 
     ).stdout
     for words in ("graphnorm/demo", "mine", "val/acc"):
         assert words in records
+
+
+def test_after_a_failed_run_of_a_sweep_the_next_has_a_run_of_its_own(spawn, tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overrides = [o for o in tiny if o != "logger=csv"]
+    process = spawn("-m", *overrides, "method=graphnorm/none", "method.lr=1e30,0.01", "schedule.max_epochs=20")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, printed
+    (result,) = tmp_path.glob("*/*/*/result.json")
+    (folder,) = result.parent.glob("wandb/offline-run-*")
+    assert inspect(folder)["config"]["method"]["lr"] == 0.01
+    assert len(list(tmp_path.glob("*/*/*/wandb/offline-run-*"))) == 2
