@@ -62,7 +62,8 @@ class _GraphNorm(torch.autograd.Function):
 
 
 def _product(sparse: Tensor, dense: Tensor) -> Tensor:
-    return (sparse if sparse.dtype == dense.dtype else sparse.to(dense.dtype)) @ dense
+    with torch.autocast(dense.device.type, enabled=False):  # sums stay in float32 or better
+        return (sparse if sparse.dtype == dense.dtype else sparse.to(dense.dtype)) @ dense
 
 
 def _at_least_float32(h: Tensor) -> Tensor:

@@ -175,18 +175,7 @@ def test_two_processes_train_as_one(tmp_path):
             assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-5), key
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [
-        "64-true",
-        pytest.param(
-            "bf16-mixed",
-            marks=pytest.mark.xfail(
-                strict=True, raises=NotImplementedError, reason="autocast rounds the factors of sparse products"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_precisions_train_alike(precision):
     curves = []
     for p in ("32-true", precision):

@@ -184,7 +184,6 @@ def test_double_precision(random_graphs, kind):
     torch.testing.assert_close(single, double.float(), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.xfail(strict=True, raises=NotImplementedError, reason="autocast rounds the factors of sparse products")
 @pytest.mark.parametrize("norm", ["graph", "instance", "layer", "batch"])
 @pytest.mark.parametrize("kind", [GIN, GCN])
 def test_bfloat16_autocast_stays_near_float32(random_graphs, kind, norm):
