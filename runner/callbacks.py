@@ -123,7 +123,7 @@ class FiniteGuard(Callback):
                 raise Diverged(f"the training loss is {float(loss)} at step {step} (epoch {trainer.current_epoch})")
 
 
-class ProgressLines(Callback):
+class ProgressLines(Checkpoint):
     """A line every `every_seconds` for output that is not a terminal: epoch, metrics, time left."""
 
     def __init__(self, every_seconds: float = 30.0) -> None:
