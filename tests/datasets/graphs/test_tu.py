@@ -135,6 +135,7 @@ def test_gin_text_may_have_attributes_and_lie_in_a_zip(tmp_path):
         ("node_labels", TOY["node_labels"] + "1\n", "8 lines for 7 nodes"),
         ("node_labels", "", "1 numbers"),
     ],
+    ids=lambda value: repr(value)[-20:],
 )
 def test_a_damaged_tu_file_is_named(tmp_path, part, text, says):
     with pytest.raises(CorruptData) as error:
@@ -155,6 +156,7 @@ def test_gin_text_cut_short_is_named(tmp_path, length):
     [
         ("7 2 1 2", "7 2 1 3"),  # a node of the next graph
         ("7 2 1 2", "7 2 1 -1"),
+        ("7 2 1 2", "7 2 1"),
         ("9 1 1", "9 1 9"),
         ("7 2 1 2", "7 1 1"),  # one direction only
         ("3\n3 1", "2\n3 1"),  # one graph more than it says
