@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
@@ -27,7 +29,11 @@ class EpochSeed(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         seed = hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**32
-        pl.seed_everything(seed, verbose=False)
+        random.seed(seed)  # the generators in use only: seed_everything asks every kind of device, which takes longer
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
 
 
 class LastCheckpoint(Checkpoint):
@@ -56,6 +62,7 @@ class Recorder(Checkpoint):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: list[dict[str, float]] = []
+        self.names: list[str] = []
         self.before, self.started = 0.0, time.monotonic()
 
     @property
@@ -78,16 +85,16 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(self.seconds, 3)} | metrics
-        known = self.rows[-1].keys() if self.rows else None
         self.rows.append(row)
         if trainer.is_global_zero:
-            self._write(*(([row], "a") if row.keys() == known else (self.rows, "w")))
+            self._write(*(([row], "a") if list(row) == self.names else (self.rows, "w")))
 
     def _write(self, rows: list[dict[str, float]], mode: str) -> None:
-        names = dict.fromkeys(name for row in self.rows for name in row)
+        if mode == "w":
+            self.names = list(dict.fromkeys(name for row in rows for name in row))
         with open(self.folder / "metrics.csv", mode, newline="") as file:
-            writer = csv.DictWriter(file, names)
-            if mode == "w" and names:
+            writer = csv.DictWriter(file, self.names)
+            if mode == "w" and self.names:
                 writer.writeheader()
             writer.writerows(rows)
 

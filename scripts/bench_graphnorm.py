@@ -112,7 +112,10 @@ def compare_with_pyg(store: GraphStore, repeats: int) -> None:
     if abs(losses["ours"] - losses["PyG"]) > 1e-3 * abs(losses["PyG"]) or error > 1e-2:
         sys.exit("  the two networks are not the same: nothing to compare")
 
-    optimizers = {name: torch.optim.Adam(network.parameters(), lr=0.001) for name, network in networks.items()}
+    optimizers = {  # ours as in GraphClassifier
+        name: torch.optim.Adam(network.parameters(), lr=0.001, foreach=name == "ours")
+        for name, network in networks.items()
+    }
     seconds: dict[str, list[list[float]]] = {name: [] for name in networks}
     for repeat in range(repeats + 1):
         our_loader.set_epoch(repeat)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def csr(rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
-    """0/1 sparse matrix (len(rowptr) - 1, num_cols), float32, from compressed rows."""
+    """0/1 sparse matrix (len(rowptr) - 1, num_cols), float32, from compressed rows, with the indices that MKL takes."""
     ones = torch.ones(col.numel(), device=col.device)
     size = (rowptr.numel() - 1, num_cols)
-    return torch.sparse_csr_tensor(rowptr, col, ones, size=size, check_invariants=False)
+    return torch.sparse_csr_tensor(rowptr.int(), col.int(), ones, size=size, check_invariants=False)
 
 
 @dataclass

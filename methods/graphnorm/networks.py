@@ -29,7 +29,8 @@ class GINLayer(nn.Module):
         self.lin2 = nn.Linear(hidden, hidden)
 
     def forward(self, h: Tensor, graphs) -> Tensor:
-        h = neighbour_sum(graphs.adj, h) + (self.own_weight + self.eps) * h
+        summed = neighbour_sum(graphs.adj, h, self.own_weight)
+        h = summed + self.eps * h if self.eps.requires_grad else summed
         return self.lin2(relu(self.norm(self.lin1(h), graphs), inplace=True))
 
 

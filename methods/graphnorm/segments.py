@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class _SymmetricProduct(torch.autograd.Function):
-    """A h for symmetric sparse A: the backward pass is A g."""
+    """A h + own h for symmetric sparse A and a number own: the backward pass is A g + own g."""
 
     @staticmethod
-    def forward(ctx, adj: Tensor, h: Tensor) -> Tensor:
-        ctx.adj = adj
-        return _product(adj, h)
+    def forward(ctx, adj: Tensor, h: Tensor, own: float) -> Tensor:
+        ctx.adj, ctx.own = adj, own
+        return _product(adj, h, own)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
-        return None, _product(ctx.adj, grad.contiguous())
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
+        return None, _product(ctx.adj, grad.contiguous(), ctx.own), None
 
 
 class _SegmentSum(torch.autograd.Function):
@@ -61,18 +61,19 @@ class _GraphNorm(torch.autograd.Function):
         return grad_h, grad_scale, grad_weight, grad_bias, None, None, None, None
 
 
-def _product(sparse: Tensor, dense: Tensor) -> Tensor:
+def _product(sparse: Tensor, dense: Tensor, own: float = 0.0) -> Tensor:
     with torch.autocast(dense.device.type, enabled=False):  # sums stay in float32 or better
-        return (sparse if sparse.dtype == dense.dtype else sparse.to(dense.dtype)) @ dense
+        sparse = sparse if sparse.dtype == dense.dtype else sparse.to(dense.dtype)
+        return torch.addmm(dense, sparse, dense, beta=own) if own else sparse @ dense
 
 
 def _at_least_float32(h: Tensor) -> Tensor:
     return h if h.dtype == torch.float64 else h.float()
 
 
-def neighbour_sum(adj: Tensor, h: Tensor) -> Tensor:
-    """Sum over each node's neighbours: symmetric sparse (N, N), (N, d) -> (N, d)."""
-    return _SymmetricProduct.apply(adj, _at_least_float32(h))
+def neighbour_sum(adj: Tensor, h: Tensor, own: float = 0.0) -> Tensor:
+    """Sum over each node's neighbours, and `own` times itself: symmetric sparse (N, N), (N, d) -> (N, d)."""
+    return _SymmetricProduct.apply(adj, _at_least_float32(h), own)
 
 
 def segment_sum(pool: Tensor, batch: Tensor, h: Tensor) -> Tensor:
