@@ -131,6 +131,8 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             if cfg.compile:
                 network.compile()
             module = instantiate(cfg.method, _partial_=True)(network=network, **checkpoints)
+            if hasattr(module, "prepare"):  # a method may look at the data before hours are spent
+                module.prepare(data)
             logger = make_logger(run)
             trainer, recorder = lightning.make_trainer(run, module, logger)
 

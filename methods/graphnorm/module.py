@@ -52,7 +52,9 @@ class GraphClassifier(LightningModule):
         self.curve: list[float] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, foreach=True)
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, foreach=True
+        )
         epochs = max(self.trainer.max_epochs or 1, 1)
         scheduler = (self.scheduler or linear_decay(epochs))(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

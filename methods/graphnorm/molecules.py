@@ -178,7 +178,9 @@ class MoleculeClassifier(LightningModule):
         self.val_auc, self.test_auc = BinaryAUROC(), BinaryAUROC()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, foreach=True)
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, foreach=True
+        )
         return {"optimizer": optimizer, "lr_scheduler": linear_decay(max(self.trainer.max_epochs or 1, 1))(optimizer)}
 
     def forward(self, graphs) -> Tensor:

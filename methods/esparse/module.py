@@ -1,0 +1,140 @@
+"""One-shot pruning of a language model, then its evaluation: the whole run is the test stage."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import nn
+
+from methods.architectures.language import LanguageModel
+from methods.esparse import engine
+from methods.esparse.decoder import Decoder, architecture_of, columns_of
+from methods.esparse.patterns import make_pattern
+from methods.esparse.perplexity import perplexity
+from methods.esparse.progress import track
+from methods.esparse.shuffle import Permuter
+from methods.esparse.sparsegpt import OBS
+
+log = logging.getLogger(__name__)
+
+
+class OneShotPruning(LightningModule):
+    """Prunes every linear layer of the decoder's blocks, without training, and measures what is left.
+
+    Metrics: `test/ppl` (perplexity of the pruned model), `test/dense_ppl`; `test/<task>_acc`, `test/<task>_acc_norm`
+    and `test/zeroshot_acc` (their unweighted mean), fractions, and the same with `dense_`; `test/sparsity` (share of
+    zeros in the pruned matrices); `test/retained` (mean share of the score that is kept; N:M only);
+    `test/prune_seconds` and `test/<work>_seconds` (its parts); `test/eval_seconds` (of the pruned model);
+    `test/model_gib` (all weights as they are held), `test/peak_gib` (of the process).
+
+    Args:
+        network: where the model comes from.
+        remove, of: of every `of` columns `remove` are pruned; ratio: unstructured instead, within a `group` (row,
+            matrix, variant). tail: columns that fill no group may stay dense.
+        score: of the weights; None: as `update` chooses. shuffle: of the input channels (N:M only). update: of the
+            weights that stay.
+        dense: measure the dense model too.
+        keep_gib: inputs of a block up to this size are held in memory for their histograms.
+        tokens_at_once: in a batch of the forward passes.
+
+    `prepare` raises ValueError where sizes, architecture or texts do not fit, before anything is loaded.
+    """
+
+    tasks = ("language-modelling",)
+
+    def __init__(
+        self,
+        network: LanguageModel,
+        remove: int | None = 2,
+        of: int | None = 4,
+        ratio: float | None = None,
+        group: str = "row",
+        tail: bool = False,
+        score: engine.Score | None = None,
+        shuffle: Permuter | None = None,
+        update: OBS | None = None,
+        dense: bool = True,
+        keep_gib: float = 4.0,
+        tokens_at_once: int = 2048,
+    ) -> None:
+        super().__init__()
+        pattern = make_pattern(remove, of, ratio, group, tail)
+        self.recipe = engine.Recipe(pattern, score, shuffle, update, int(keep_gib * 2**30))
+        self.source, self.dense, self.tokens_at_once = network, dense, tokens_at_once
+        self.report: engine.Report | None = None
+        self.measured: dict[str, float] = {}
+        self.accuracies: dict[tuple[str, str], float] = {}
+        self.pruned: list[nn.Module] = []  # in a list: Lightning need not know its parameters
+
+    def prepare(self, data: Any) -> None:
+        """Looks whether everything fits, and makes the data's windows."""
+        architecture_of(self.source.config)
+        for name, columns in columns_of(self.source.config).items():
+            self.recipe.pattern.check(f"the input of {name} of {self.source.path}", columns)
+        data.tokenize(self.source.encode, self.source.longest)
+
+    def on_test_start(self) -> None:
+        if self.trainer.world_size > 1:
+            raise ValueError("one-shot pruning runs in one process: trainer=cpu or trainer=gpu")
+        data = self.trainer.datamodule
+        model = self.source.load().to(self.trainer.strategy.root_device)
+        self.pruned = [model]
+        decoder = Decoder(model)
+        if self.dense:
+            for evaluation in data.test_dataloader():
+                self.evaluate(decoder, evaluation, "dense_")
+        started = time.perf_counter()
+        self.report = engine.prune(decoder, data.calibration, self.recipe, track, self.tokens_at_once)
+        seconds = time.perf_counter() - started
+        log.info("pruned in %.0f s: %s", seconds, split_of(self.report.seconds))
+        parts = {f"test/{name}_seconds": value for name, value in self.report.seconds.items()}
+        self.measured |= parts | {
+            "test/prune_seconds": seconds,
+            "test/sparsity": self.report.sparsity,
+            "test/retained": self.report.kept,
+            "test/model_gib": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30,
+        }
+
+    def test_step(self, evaluation: dict[str, Any], index: int) -> None:
+        started = time.perf_counter()
+        self.evaluate(Decoder(self.pruned[0]), evaluation, "")
+        if "tokens" in evaluation:
+            self.measured["test/eval_seconds"] = time.perf_counter() - started
+
+    def on_test_epoch_end(self) -> None:
+        for kind in ("", "dense_"):
+            if accuracies := [value for (k, _), value in self.accuracies.items() if k == kind]:
+                self.measured[f"test/{kind}zeroshot_acc"] = sum(accuracies) / len(accuracies)
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.measured["test/peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in self.measured.items()})
+
+    def evaluate(self, decoder: Decoder, evaluation: dict[str, Any], kind: str) -> None:
+        """Perplexity of a text, or accuracy on a task. kind: `dense_` or empty."""
+        if "tokens" in evaluation:
+            value = perplexity(decoder, evaluation["tokens"], track, self.tokens_at_once)
+            self.measured[f"test/{kind}ppl"] = value
+            log.info("%s perplexity on %s: %.2f", "dense" if kind else "pruned", evaluation["name"], value)
+            return
+        from methods.esparse import zeroshot
+
+        found = zeroshot.evaluate(self.pruned[0], self.source.encode, evaluation["examples"], progress=track)
+        self.measured |= {f"test/{kind}{evaluation['name']}_{name}": value for name, value in found.items()}
+        self.accuracies[kind, evaluation["name"]] = found["acc"]
+
+    def figures(self) -> dict[str, Any]:
+        from methods.esparse.figures import figures_of
+
+        return figures_of(self.report) if self.report else {}
+
+
+def split_of(seconds: dict[str, float]) -> str:
+    """`calibration 71 %, shuffles 20 %, ...`"""
+    total = sum(seconds.values()) or 1.0
+    return ", ".join(f"{k} {100 * v / total:.0f} %" for k, v in sorted(seconds.items(), key=lambda item: -item[1]))
