@@ -118,7 +118,8 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
 
     cfg, folder = run.cfg, run.folder
     started = time.time()
-    torch.set_num_threads(cfg.threads)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
     with lightning.run_log(folder), tracked_run_ends():
         with user_errors():
             check_tasks(cfg)

@@ -19,13 +19,14 @@ def render(table: Table, form: str) -> str:
     return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[form](table)
 
 
-def number(value: float | None, deviation: float | None, plus_minus: str = " ± ") -> str:
+def number(value: float | None, deviation: float | None, digits: int = 1) -> str:
     if value is None:
         return "-"
-    return f"{value:.1f}" + ("" if deviation is None or math.isnan(deviation) else f"{plus_minus}{deviation:.1f}")
+    known = deviation is not None and not math.isnan(deviation)
+    return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if known else "")
 
 
-def measured(cell: Cell) -> str:
+def measured(cell: Cell, digits: int) -> str:
     """The number, how many runs it has of how many, and what ails the others."""
     total = sum(cell.states.values())
     if not total:
@@ -33,14 +34,14 @@ def measured(cell: Cell) -> str:
     have = len(cell.outcomes)
     counts = [] if have == total and not cell.states["stale"] else [f"{have}/{total}"]
     counts += [f"{n} {state}" for state, n in cell.states.items() if state in ("failed", "stale", "unfinished") and n]
-    return number(cell.value, cell.deviation) + (f" ({', '.join(counts)})" if counts else "")
+    return number(cell.value, cell.deviation, digits) + (f" ({', '.join(counts)})" if counts else "")
 
 
-def reported(cell: Cell, plus_minus: str = " ± ") -> str:
+def reported(cell: Cell, digits: int) -> str:
     figure = cell.reported
     if not figure:
         return ""
-    return number(figure["value"], figure.get("std"), plus_minus) + ("?" if figure.get("mark") == "recalled" else "")
+    return number(figure["value"], figure.get("std"), digits) + ("?" if figure.get("mark") == "recalled" else "")
 
 
 def _grid(table: Table) -> list[list[str]]:
@@ -49,7 +50,7 @@ def _grid(table: Table) -> list[list[str]]:
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in table.columns]
         for name, show in (("measured", measured), ("reported", reported)):
-            shown = [show(cell) if cell else "" for cell in cells]
+            shown = [show(cell, table.digits) if cell else "" for cell in cells]
             if any(shown):
                 lines.append([row if lines[-1][0] != row else "", name, *shown])
     return lines

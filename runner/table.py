@@ -41,6 +41,7 @@ class Table:
     columns: list[str]
     cells: dict[tuple[str, str], Cell]
     notes: list[str]
+    digits: int = 1  # after the point
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError("name the table: python -m runner.table experiment=<paper>/<table> [format=...]")
         print(render(build(overrides), form))
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(error, file=sys.stderr)
+        print(str(error) or error.__cause__ or type(error).__name__, file=sys.stderr)
         sys.exit(2)
 
 
@@ -86,7 +87,15 @@ def build(overrides: list[str]) -> Table:
         _reduce(cell, node)
     rows = list(dict.fromkeys([*reported_only, *(row for row, _ in cells)]))
     columns = list(dict.fromkeys(column for _, column in cells))
-    return Table(node.get("title", ""), node.get("source", ""), rows, columns, cells, _notes(node, cells))
+    return Table(
+        title=node.get("title", ""),
+        source=node.get("source", ""),
+        rows=rows,
+        columns=columns,
+        digits=node.get("digits", 1),
+        cells=cells,
+        notes=_notes(node, cells),
+    )
 
 
 def _table_node(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:

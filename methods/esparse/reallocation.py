@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.esparse.shuffle import swap_parts
+from methods.esparse.shuffle import sums_of_maxima, swap_parts
 
 
 class Reallocation:
@@ -44,7 +44,7 @@ def assign_places(scores: Tensor, permutation: Tensor, keep: int, of: int) -> Te
         bar, without, _ = swap_parts(grouped, keep, of, groups)
         newcomers = grouped[:, place::of].T.contiguous()  # (G, R)
         bars = bar[:, :, place].T.contiguous()
-        gained = (newcomers.sum(1)[None] - bars.sum(1)[:, None] + torch.cdist(bars, newcomers, p=1)) / 2
+        gained = sums_of_maxima(bars, newcomers) - bars.sum(1, keepdim=True)
         kept = gained + without[:, place][:, None]  # group t with newcomer s
         _, best = linear_sum_assignment(kept.cpu().numpy(), maximize=True)
         permutation[place::of] = permutation[place::of][torch.as_tensor(best, device=scores.device)]
