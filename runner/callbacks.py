@@ -30,7 +30,7 @@ class EpochSeed(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         seed = hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**32
         random.seed(seed)  # the generators in use only: seed_everything asks every kind of device, which takes longer
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)

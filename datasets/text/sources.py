@@ -29,13 +29,13 @@ def wikitext2(root: Path) -> Documents:
         return ["" if line == " " else line + "\n" for line in lines]
     name = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
     wanted = [root / "wikitext2" / "wiki.test.raw", root / name]
-    return _parquet_column(_from_hub("WikiText-2", "Salesforce/wikitext", name, root, wanted), "text")
+    return parquet_column(from_hub("WikiText-2", "Salesforce/wikitext", name, root, wanted), "text")
 
 
 def c4(root: Path) -> Documents:
     """The first training shard of English C4 (356,317 documents), which papers calibrate with."""
     name = "en/c4-train.00000-of-01024.json.gz"
-    path = _from_hub("C4's first training shard", "allenai/c4", name, root, [root / "c4" / name, root / name])
+    path = from_hub("C4's first training shard", "allenai/c4", name, root, [root / "c4" / name, root / name])
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line)["text"] for line in file]
@@ -45,7 +45,7 @@ def c4(root: Path) -> Documents:
 
 def c4_sample(root: Path) -> Documents:
     """584 web documents of C4, one a line, as quantisers calibrate with."""
-    return _lines(_local(root, "a sample of C4 (one document a line)", "c4_sample.txt"))
+    return lines_of(_local(root, "a sample of C4 (one document a line)", "c4_sample.txt"))
 
 
 def wikipedia_sample(root: Path) -> Documents:
@@ -83,8 +83,8 @@ def read(name: str, root: str | Path) -> Documents:
     if not path.is_file():
         raise ValueError(f"{name} is neither a file nor a text that is known here; known: {', '.join(SOURCES)}")
     if path.suffix == ".jsonl":
-        return [json.loads(line)["text"] for line in _lines(path)]
-    return _lines(path)
+        return [json.loads(line)["text"] for line in lines_of(path)]
+    return lines_of(path)
 
 
 def halves(documents: Documents) -> tuple[Documents, Documents]:
@@ -100,7 +100,7 @@ def _local(root: Path, what: str, name: str) -> Path:
     return found
 
 
-def _lines(path: Path) -> Documents:
+def lines_of(path: Path) -> Documents:
     return [line for line in _read(path).split("\n") if line.strip()]
 
 
@@ -111,7 +111,7 @@ def _read(path: Path) -> str:
         raise CorruptData(f"{path} is not UTF-8 text ({error})") from error
 
 
-def _from_hub(what: str, repository: str, name: str, root: Path, wanted: Iterable[Path]) -> Path:
+def from_hub(what: str, repository: str, name: str, root: Path, wanted: Iterable[Path]) -> Path:
     """A file of a hub data set: under the data folder, else from the hub's cache or its server."""
     wanted = list(wanted)
     if found := first_existing(*wanted):
@@ -125,7 +125,7 @@ def _from_hub(what: str, repository: str, name: str, root: Path, wanted: Iterabl
         raise missing(what, wanted, f"the hub, {repository}", root, str(error).splitlines()[0]) from error
 
 
-def _parquet_column(path: Path, column: str) -> list:
+def parquet_column(path: Path, column: str) -> list:
     try:
         import pyarrow.parquet
     except ImportError as error:

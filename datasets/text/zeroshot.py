@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.download import UNREADABLE_ZIP, CorruptData, fetch, first_existing, missing
-from datasets.text.sources import _from_hub, _lines, _parquet_column
+from datasets.text.sources import from_hub, lines_of, parquet_column
 
 PIQA_URL = "https://storage.googleapis.com/ai2-mosaic/public/physicaliqa/physicaliqa-train-dev.zip"
 PIQA_SHA256 = "54d32a04f59a7e354396f321723c8d7ec35cc6b08506563d8d1ffcc15ce98ddd"
@@ -93,6 +93,8 @@ def hellaswag(root: Path) -> list[Example]:
     with _reading(path):
         if path.suffix == ".bz2":
             lines = bz2.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
+            if len(lines) % 6:
+                raise ValueError(f"{len(lines)} lines, which is not six for each context")
             records = [lines[i : i + 6] for i in range(0, len(lines), 6)]
             return [
                 _example(_clean(context), [_clean(ending) for ending in endings], int(gold))
@@ -217,7 +219,7 @@ def read(name: str, root: str | Path) -> list[Example]:
 def _find(what: str, root: Path, repository: str, name: str, local: str, *others: Path) -> Path:
     """The file of a hub data set under root, a converted one in root/text/zeroshot, or the hub's, downloaded."""
     published = [root / repository / name, root / repository.partition("/")[2] / name]
-    return _from_hub(what, repository, name, root, [*published, *others, root / "text" / "zeroshot" / local])
+    return from_hub(what, repository, name, root, [*published, *others, root / "text" / "zeroshot" / local])
 
 
 @contextmanager
@@ -233,12 +235,12 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _lines(path)]
+    return [json.loads(line) for line in lines_of(path)]
 
 
 def _columns(path: Path, *names: str) -> Iterator[tuple]:
     """The rows of a parquet file, of each the values of these columns."""
-    return zip(*(_parquet_column(path, name) for name in names), strict=True)
+    return zip(*(parquet_column(path, name) for name in names), strict=True)
 
 
 def _example(context: str, choices: Sequence[str], gold: int) -> Example:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import sys
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +132,11 @@ class GGUFModel(LanguageModel):
         )
 
     def _ask(self, from_pretrained: Any, **settings: Any) -> Any:
-        import transformers
-
         if importlib.util.find_spec("gguf") is None:
             raise ImportError("reading GGUF files takes the gguf and accelerate packages: pip install .[llm]")
-        bars = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.utils.logging.disable_progress_bar()
-        try:
+        quiet = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())  # its bars, in a log
+        with quiet:
             return super()._ask(from_pretrained, gguf_file=self.file, **settings)
-        finally:
-            if bars:
-                transformers.utils.logging.enable_progress_bar()
 
     def load(self) -> nn.Module:
         model = super().load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,13 @@ class Llama2cModel(LanguageModel):
 
 
 def halves_from_pairs(weight: Tensor, head: int) -> Tensor:
-    """Rows of each head from interleaved rotary pairs (0, 1), (2, 3), ... to transformers' halves: (heads * head, d)."""
+    """Rows of each head from interleaved rotary pairs (0, 1), (2, 3), ... to transformers' halves."""
     rows, columns = weight.shape
     return weight.view(rows // head, head // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
 class Llama2cTokenizer:
-    """Byte-pair encoding by scores, as llama2.c has it. `file`: int32 longest, then (float32 score, int32 n, n bytes)."""
+    """llama2.c's byte-pair encoding by scores. `file`: int32 longest, then (float32 score, int32 n, n bytes)."""
 
     bos_token_id = BOS
 
@@ -160,9 +161,7 @@ class Llama2cTokenizer:
             raw = character.encode()
             tokens += [self.numbers[raw]] if raw in self.numbers else [byte + 3 for byte in raw]
         while True:
-            pairs = (
-                (self.pieces[a] + self.pieces[b], i) for i, (a, b) in enumerate(zip(tokens, tokens[1:], strict=False))
-            )
+            pairs = ((self.pieces[a] + self.pieces[b], i) for i, (a, b) in enumerate(pairwise(tokens)))
             known = [(self.scores[self.numbers[pair]], -i) for pair, i in pairs if pair in self.numbers]
             if not known:
                 return tokens

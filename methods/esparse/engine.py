@@ -175,10 +175,8 @@ def prune_set(
     pruned = 0
     for weight, score in zip(weights, scores, strict=True):
         mask = None if score is None else pattern.mask(score[:, order])
-        if update:
-            new = update(weight[:, order], hessian, pattern, mask)
-        else:
-            new = weight[:, order] * mask
+        before = weight[:, order]
+        new = update(before, hessian, pattern, mask) if update else before * mask
         weight[:, order] = new
         pruned += int((new == 0).sum())
     clock("updates" if update else "masks")

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import resource
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import nn
+from torch import Tensor
 
 from methods.architectures.language import LanguageModel
 from methods.esparse import engine
 from methods.esparse.decoder import Decoder, architecture_of, columns_of
-from methods.esparse.patterns import make_pattern
+from methods.esparse.export import check_free, save_compressed, save_model
+from methods.esparse.fold import fold
+from methods.esparse.patterns import NM, make_pattern
 from methods.esparse.perplexity import perplexity
 from methods.esparse.progress import track
 from methods.esparse.shuffle import Permuter
 from methods.esparse.sparsegpt import OBS
+from methods.esparse.stream import Shards, StreamedDecoder
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,13 @@ class OneShotPruning(LightningModule):
         score: of the weights; None: as `update` chooses. shuffle: of the input channels (N:M only). update: of the
             weights that stay.
         dense: measure the dense model too.
+        stream: read blocks from the model's shards one at a time, and write them pruned; zero-shot tasks need the whole
+            model and are refused.
+        export: a new folder for the pruned model in the transformers layout, for 2:4 with the compressed form beside it
+            (`<export>/compressed_2to4.safetensors`); with `stream` the default is `model` in the run's folder.
+        fold: permute the matrices themselves, with gathers where rows cannot be permuted, instead of leaving the zeros
+            in the model's own order.
+        sparse: `cutlass` or `cusparselt`: evaluate with the GPU's 2:4 kernels.
         keep_gib: inputs of a block up to this size are held in memory for their histograms.
         tokens_at_once: in a batch of the forward passes.
 
@@ -60,32 +73,56 @@ class OneShotPruning(LightningModule):
         shuffle: Permuter | None = None,
         update: OBS | None = None,
         dense: bool = True,
+        stream: bool = False,
+        export: str | None = None,
+        fold: bool = False,
+        sparse: str | None = None,
         keep_gib: float = 4.0,
         tokens_at_once: int = 2048,
     ) -> None:
         super().__init__()
         pattern = make_pattern(remove, of, ratio, group, tail)
         self.recipe = engine.Recipe(pattern, score, shuffle, update, int(keep_gib * 2**30))
+        if sparse not in (None, "cutlass", "cusparselt"):
+            raise ValueError(f"method.sparse must be null, cutlass or cusparselt, got {sparse}")
+        if sparse and (remove, of, ratio) != (2, 4, None):
+            raise ValueError("method.sparse goes with method.remove=2 method.of=4: GPUs compute no other pattern")
+        if stream and (fold or sparse):
+            raise ValueError("method.stream writes the model to a folder: fold or compute sparsely with that model")
+        if fold and (sparse or export):
+            raise ValueError("method.fold stands alone: method.sparse and method.export permute by themselves")
         self.source, self.dense, self.tokens_at_once = network, dense, tokens_at_once
+        self.stream, self.fold, self.sparse = stream, fold, sparse
+        self.export = Path(export) if export else None
         self.report: engine.Report | None = None
         self.measured: dict[str, float] = {}
         self.accuracies: dict[tuple[str, str], float] = {}
-        self.pruned: list[nn.Module] = []  # in a list: Lightning need not know its parameters
+        self.decoder: list[Decoder] = []  # in a list: Lightning need not know its parameters
 
     def prepare(self, data: Any) -> None:
         """Looks whether everything fits, and makes the data's windows."""
         architecture_of(self.source.config)
         for name, columns in columns_of(self.source.config).items():
             self.recipe.pattern.check(f"the input of {name} of {self.source.path}", columns)
+        if self.export:
+            check_free(self.export)
+        if self.stream:
+            if self.source.folder is None:
+                raise ValueError(
+                    f"method.stream reads safetensors from a folder, and {self.source.path} is none: "
+                    "give the folder with model.path=<folder>"
+                )
+            if data.tasks:
+                raise ValueError("method.stream never holds the whole model, which zero-shot tasks need")
+            Shards(self.source.folder)
         data.tokenize(self.source.encode, self.source.longest)
 
     def on_test_start(self) -> None:
         if self.trainer.world_size > 1:
             raise ValueError("one-shot pruning runs in one process: trainer=cpu or trainer=gpu")
         data = self.trainer.datamodule
-        model = self.source.load().to(self.trainer.strategy.root_device)
-        self.pruned = [model]
-        decoder = Decoder(model)
+        decoder = self.make_decoder()
+        self.decoder = [decoder]
         if self.dense:
             for evaluation in data.test_dataloader():
                 self.evaluate(decoder, evaluation, "dense_")
@@ -98,12 +135,61 @@ class OneShotPruning(LightningModule):
             "test/prune_seconds": seconds,
             "test/sparsity": self.report.sparsity,
             "test/retained": self.report.kept,
-            "test/model_gib": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30,
+            "test/model_gib": sum(p.numel() * p.element_size() for p in decoder.model.parameters()) / 2**30,
         }
+        self.finish(decoder)
+
+    def make_decoder(self) -> Decoder:
+        device = self.trainer.strategy.root_device
+        if not self.stream:
+            return Decoder(self.source.load().to(device))
+        out = self.export or Path(self.trainer.default_root_dir) / "model"
+        shutil.rmtree(part_of(out), ignore_errors=True)  # of a run that was interrupted
+        self.export = out
+        return StreamedDecoder(self.source.folder, self.source.config, self.source.dtype, device, part_of(out))
+
+    def finish(self, decoder: Decoder) -> None:
+        """Folds, writes and converts what was asked for."""
+        if self.fold:
+            fold(decoder.model, self.report)
+        if isinstance(decoder, StreamedDecoder):
+            decoder.finish()
+            part_of(self.export).rename(self.export)
+            self.decoder = [
+                StreamedDecoder(self.export, self.source.config, self.source.dtype, self.trainer.strategy.root_device)
+            ]
+            log.info("the pruned model lies in %s", self.export)
+        elif self.export:
+            part = part_of(self.export)
+            shutil.rmtree(part, ignore_errors=True)
+            save_model(decoder.model, self.source.tokenizer, part)
+            if isinstance(self.recipe.pattern, NM) and (self.recipe.pattern.remove, self.recipe.pattern.of) == (2, 4):
+                size = save_compressed(self.matrices(decoder), part)
+                self.measured["test/compressed_gib"] = size / 2**30
+            if self.export.exists():
+                self.export.rmdir()  # it was empty
+            part.rename(self.export)
+            log.info("the pruned model lies in %s", self.export)
+        if self.sparse:
+            from methods.esparse.semi_structured import sparsify
+
+            named = {name: permutation for name, _, permutation in self.matrices(decoder)}
+            permutations = {name: p for name, p in named.items() if p is not None}
+            converted = sparsify(decoder.model, list(named), permutations, self.sparse)
+            log.info("%d of %d matrices compute as 2:4 by %s", len(converted), len(named), self.sparse)
+
+    def matrices(self, decoder: Decoder) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """Name, weight and permutation of every pruned matrix of the model in memory."""
+        architecture = decoder.architecture
+        linears = {layers.name: layers.linears for layers in architecture.sets}
+        for entry in self.report.sets:
+            for linear in linears[entry.name]:
+                name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
+                yield name, decoder.model.get_submodule(name).weight, entry.permutation
 
     def test_step(self, evaluation: dict[str, Any], index: int) -> None:
         started = time.perf_counter()
-        self.evaluate(Decoder(self.pruned[0]), evaluation, "")
+        self.evaluate(self.decoder[0], evaluation, "")
         if "tokens" in evaluation:
             self.measured["test/eval_seconds"] = time.perf_counter() - started
 
@@ -124,7 +210,7 @@ class OneShotPruning(LightningModule):
             return
         from methods.esparse import zeroshot
 
-        found = zeroshot.evaluate(self.pruned[0], self.source.encode, evaluation["examples"], progress=track)
+        found = zeroshot.evaluate(decoder.model, self.source.encode, evaluation["examples"], progress=track)
         self.measured |= {f"test/{kind}{evaluation['name']}_{name}": value for name, value in found.items()}
         self.accuracies[kind, evaluation["name"]] = found["acc"]
 
@@ -132,6 +218,11 @@ class OneShotPruning(LightningModule):
         from methods.esparse.figures import figures_of
 
         return figures_of(self.report) if self.report else {}
+
+
+def part_of(folder: Path) -> Path:
+    """Where a folder grows until it is whole."""
+    return folder.with_name(folder.name + ".part")
 
 
 def split_of(seconds: dict[str, float]) -> str:

@@ -36,8 +36,8 @@ class NM:
         """Raises ValueError where the columns of matrix `name` do not fill whole groups."""
         if columns % self.of and not (self.tail and columns > self.of):
             raise ValueError(
-                f"{name} has {columns} columns, which groups of {self.of} do not divide: choose other method.remove and "
-                "method.of, or leave the last columns dense with method.tail=true"
+                f"{name} has {columns} columns, which is no multiple of {self.of}: "
+                "choose other method.remove and method.of, or leave the last columns dense with method.tail=true"
             )
 
     def mask(self, scores: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Perplexity as Wanda's and SparseGPT's code measure it: windows without overlap, the mean over windows, block by block."""
+"""Perplexity as Wanda's and SparseGPT's code measure it: windows without overlap, each of equal weight."""
 
 from __future__ import annotations
 

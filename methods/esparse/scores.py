@@ -25,7 +25,7 @@ class Magnitude:
 
 
 class Wanda:
-    """|w_ij| ||x_j||_2 (Sun et al. 2023), the norm over the tokens divided by the number of sequences, as their code."""
+    """|w_ij| ||x_j||_2 (Sun et al. 2023), the squared norm divided by the number of sequences, as in their code."""
 
     needs = Needs(frozenset({"norm"}))
 

@@ -1,4 +1,4 @@
-"""Zero-shot multiple choice, scored as EleutherAI's lm-evaluation-harness does: how likely is each choice after its context?
+"""Zero-shot multiple choice, scored as EleutherAI's lm-evaluation-harness does: the likeliest continuation wins.
 
 A context goes through the model once, with all of its continuations behind it in one row of tokens. Each of these sees
 the context and itself, not the others, and has the positions that it would have alone.
@@ -166,7 +166,7 @@ def batched(bundles: Iterable[Bundle], tokens: int) -> Iterator[list[Bundle]]:
 
 
 def score(model: nn.Module, batch: Sequence[Bundle]) -> tuple[Tensor, Tensor]:
-    """For the T tokens that a batch predicts: numbers of their requests (T,), log-probabilities (T,) float64, on the CPU."""
+    """Of the T tokens that a batch predicts: their requests' numbers, their log-probabilities (float64), on the CPU."""
     device, head = model.device, model.get_output_embeddings()
     tokens = padded([row.tokens for row in batch], 0).to(device)
     hidden = model.base_model(
