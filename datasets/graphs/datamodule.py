@@ -135,7 +135,7 @@ class GraphDataModule(CollectionDataModule):
             path = self.root / self.splits_file
             if not path.exists():
                 raise missing("the split file", [path], None, self.root)
-            return published_split(path, self.fold)
+            return published_split(path, self.fold, len(store))
         split = xu_split if self.protocol == "xu" else fair_split
         return split(store.y, self.fold, self.fold_seed)
 

@@ -1,13 +1,15 @@
-"""DataModules of collections: which files they read."""
+"""DataModules of collections: which files they read, and which they refuse."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 from hydra.utils import instantiate
 
-from datasets.download import MissingData
+from datasets.download import CorruptData, MissingData
 from datasets.graphs import tu
-from datasets.graphs.datamodule import TUGraphs
+from datasets.graphs.datamodule import AtlasGraphs, TUGraphs
 from runner.compose import compose
 from tests.datasets.graphs.test_tu import TOY, TOY_GIN, check_toy, write_gin, write_tu
 
@@ -29,3 +31,15 @@ def test_raw_files_do_not_stand_in_for_the_text(tmp_path, monkeypatch, dataset):
     write_tu(tmp_path / cfg.name / "raw", TOY, cfg.name)
     with pytest.raises(MissingData, match="GIN text format"):
         instantiate(cfg, root=tmp_path).setup()
+
+
+@pytest.mark.parametrize("graphs", [993, 995])
+def test_a_split_file_of_another_collection_is_named(tmp_path, graphs):
+    path = tmp_path / "splits.json"
+    path.write_text(
+        json.dumps([{"test": [0], "model_selection": [{"train": list(range(2, graphs)), "validation": [1]}]}])
+    )
+    with pytest.raises(CorruptData) as error:
+        AtlasGraphs(protocol="fair", splits_file=path.name, root=tmp_path).setup()
+    for part in (str(path), "994 graphs", f"largest index is {graphs - 1}"):
+        assert part in str(error.value)
