@@ -13,6 +13,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from runner.address import Run, resolved
+from runner.record import PROGRESS, read_metrics
 
 
 def wandb_key_is_set() -> bool:
@@ -77,11 +78,15 @@ def tracked_run_ends() -> Iterator[None]:
         raise
 
 
-def finish_logger(logger: Any, metrics: dict[str, float], figures: list[Path]) -> None:
-    """Hands over the final metrics and the figures, and ends the tracked run."""
+def finish_logger(logger: Any, folder: Path, metrics: dict[str, float], figures: list[Path]) -> None:
+    """Hands over the figures, and as summary the last epoch's metrics and the final ones; ends the tracked run.
+
+    Of a metric that a method logs by step Lightning passes only some values on, and the last epoch's may not be there.
+    """
     if logger is None:
         return
     for figure in figures:
         logger.log_image(f"figures/{figure.stem}", [str(figure)])
-    logger.experiment.summary.update(metrics)
+    last_epoch = {k: v for row in read_metrics(folder)[-1:] for k, v in row.items() if k not in PROGRESS}
+    logger.experiment.summary.update(last_epoch | metrics)
     logger.experiment.finish()

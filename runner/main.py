@@ -151,7 +151,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         result = record.describe(run, metrics, seconds, trainer.world_size, str(trainer.strategy.root_device))
         if trainer.is_global_zero:
             figures = save_figures(module, folder)
-            finish_logger(logger, metrics, figures)
+            finish_logger(logger, folder, metrics, figures)
             record.write_json(folder / "result.json", result)
             if not cfg.checkpoint.keep:
                 lightning.remove_checkpoints(folder)
