@@ -42,7 +42,7 @@ def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | N
 
     mode = wandb_mode()
     folder: Path = run.folder
-    return WandbLogger(
+    logger = WandbLogger(
         project=project,
         entity=entity,
         id=run.id,
@@ -56,6 +56,8 @@ def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | N
         mode=mode,
         log_model=False,
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it on unasked, and W&B warns of it
+    return logger
 
 
 def make_logger(run: Run) -> Any:

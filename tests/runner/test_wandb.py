@@ -26,6 +26,7 @@ def test_an_offline_run_holds_config_metrics_and_figures(spawn, tiny, tmp_path, 
     process = spawn(*overrides, "tags=[mine]")
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
+    assert "wandb:" not in printed
     (folder,) = tmp_path.glob("*/*/*/wandb/offline-run-*")
     result = read_result(folder.parents[1])
     summary = inspect(folder)
