@@ -22,7 +22,7 @@ import runner.help  # noqa: F401  (registers the help text's resolver)
 from runner import record
 from runner.address import Run
 from runner.compose import CONF, VERSION_BASE
-from runner.errors import UserError, user_errors
+from runner.errors import UserError, launch_errors, user_errors
 from runner.exclusive import exclusive
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ def main() -> None:
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us
     try:
-        job()
+        with launch_errors():
+            job()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if full_error:
             raise

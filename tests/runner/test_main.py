@@ -140,6 +140,15 @@ def test_a_sweep_goes_on_after_a_failed_run(call, tiny, tmp_path) -> None:
     assert len(list(tmp_path.glob(".sweeps/*/multirun.yaml"))) == 1
 
 
+def test_without_slurm_its_launcher_is_refused(call, tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, printed = call("-m", *tiny, "hydra/launcher=submitit_slurm", "seed=0,1")
+    assert code == 2
+    assert "no srun on this machine" in printed
+    assert "Traceback" not in printed
+    assert not list(tmp_path.rglob("state.json"))
+
+
 def test_an_unwritable_place_is_one_message(call, tiny, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     code, printed = call(*tiny[:-1], f"paths.outputs={tmp_path}/file/x")
