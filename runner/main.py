@@ -22,12 +22,14 @@ import runner.help  # noqa: F401  (registers the help text's resolver)
 from runner import record
 from runner.address import Run
 from runner.compose import CONF, VERSION_BASE
+from runner.console import reader_may_leave
 from runner.errors import UserError, launch_errors, user_errors
 from runner.exclusive import exclusive
 
 log = logging.getLogger(__name__)
 
 
+@reader_may_leave()
 def main() -> None:
     """`python -m runner`. Exit codes: 0, 2 for a mistake of the user's, 1 for the rest."""
     if not any("=" in argument for argument in sys.argv[1:]):  # also for --help and --info
