@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from runner.address import Run, resolved
+from runner.build import build
 from runner.record import PROGRESS, read_metrics
 
 
@@ -62,10 +61,9 @@ def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | N
 
 def make_logger(run: Run) -> Any:
     """The logger of conf/logger, or None."""
-    node = run.cfg.logger
-    if not node.get("_target_"):
+    if not run.cfg.logger.get("_target_"):
         return None
-    return instantiate(node, _partial_=True)(run=run, config=resolved(run.cfg))
+    return build(run.cfg, "logger", run=run, config=resolved(run.cfg))
 
 
 @contextmanager

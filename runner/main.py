@@ -14,7 +14,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -115,6 +114,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     import torch
 
     from runner import lightning
+    from runner.build import build
     from runner.contracts import check_tasks
     from runner.figures import save_figures
     from runner.loggers import finish_logger, make_logger, tracked_run_ends
@@ -127,13 +127,13 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             check_tasks(cfg)
             record.write_config(run)
             pl.seed_everything(cfg.seed, verbose=False)
-            data = instantiate(cfg.dataset, root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)
+            data = build(cfg, "dataset", root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)
             data.prepare_data()
             data.setup()
-            network = instantiate(cfg.model, **data.dims)
+            network = build(cfg, "model", **data.dims)
             if cfg.compile:
                 network.compile()
-            module = instantiate(cfg.method, _partial_=True)(network=network, **checkpoints)
+            module = build(cfg, "method", network=network, **checkpoints)
             logger = make_logger(run)
             trainer, recorder = lightning.make_trainer(run, module, logger)
 
