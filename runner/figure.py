@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.address import Run, resolved
 from runner.compose import CONF, compose, expand
+from runner.console import reader_may_leave
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.help import choices
@@ -113,6 +114,7 @@ class Line:
         return points
 
 
+@reader_may_leave()
 def main() -> None:
     """Exit codes: 0, 2 for a mistake of the user's or where no run is there."""
     try:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 
 from runner.address import Run, resolved
+from runner.build import build
 from runner.callbacks import EpochSeed, FiniteGuard, LastCheckpoint, ProgressLines, Recorder
 from runner.exclusive import rank
 
@@ -46,7 +46,7 @@ def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Record
     }
     settings |= resolved(cfg.schedule)
     settings = {key: value for key, value in settings.items() if key not in cfg.trainer}  # what is given wins
-    return instantiate(cfg.trainer, _partial_=True)(**settings), recorder
+    return build(cfg, "trainer", **settings), recorder
 
 
 def last_checkpoint(folder: Path) -> Path | None:

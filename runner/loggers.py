@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from runner.address import Run, resolved
+from runner.build import build
+from runner.record import PROGRESS, read_metrics
 
 
 def wandb_key_is_set() -> bool:
@@ -41,7 +41,7 @@ def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | N
 
     mode = wandb_mode()
     folder: Path = run.folder
-    return WandbLogger(
+    logger = WandbLogger(
         project=project,
         entity=entity,
         id=run.id,
@@ -55,14 +55,15 @@ def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | N
         mode=mode,
         log_model=False,
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it on unasked, and W&B warns of it
+    return logger
 
 
 def make_logger(run: Run) -> Any:
     """The logger of conf/logger, or None."""
-    node = run.cfg.logger
-    if not node.get("_target_"):
+    if not run.cfg.logger.get("_target_"):
         return None
-    return instantiate(node, _partial_=True)(run=run, config=resolved(run.cfg))
+    return build(run.cfg, "logger", run=run, config=resolved(run.cfg))
 
 
 @contextmanager
@@ -77,11 +78,15 @@ def tracked_run_ends() -> Iterator[None]:
         raise
 
 
-def finish_logger(logger: Any, metrics: dict[str, float], figures: list[Path]) -> None:
-    """Hands over the final metrics and the figures, and ends the tracked run."""
+def finish_logger(logger: Any, folder: Path, metrics: dict[str, float], figures: list[Path]) -> None:
+    """Hands over the figures, and as summary the last epoch's metrics and the final ones; ends the tracked run.
+
+    Of a metric that a method logs by step Lightning passes only some values on, and the last epoch's may not be there.
+    """
     if logger is None:
         return
     for figure in figures:
         logger.log_image(f"figures/{figure.stem}", [str(figure)])
-    logger.experiment.summary.update(metrics)
+    last_epoch = {k: v for row in read_metrics(folder)[-1:] for k, v in row.items() if k not in PROGRESS}
+    logger.experiment.summary.update(last_epoch | metrics)
     logger.experiment.finish()

@@ -14,7 +14,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,12 +21,14 @@ import runner.help  # noqa: F401  (registers the help text's resolver)
 from runner import record
 from runner.address import Run
 from runner.compose import CONF, VERSION_BASE
-from runner.errors import UserError, user_errors
+from runner.console import reader_may_leave
+from runner.errors import UserError, launch_errors, user_errors
 from runner.exclusive import exclusive
 
 log = logging.getLogger(__name__)
 
 
+@reader_may_leave()
 def main() -> None:
     """`python -m runner`. Exit codes: 0, 2 for a mistake of the user's, 1 for the rest."""
     if not any("=" in argument for argument in sys.argv[1:]):  # also for --help and --info
@@ -35,7 +36,8 @@ def main() -> None:
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us
     try:
-        job()
+        with launch_errors():
+            job()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if full_error:
             raise
@@ -112,6 +114,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     import torch
 
     from runner import lightning
+    from runner.build import build
     from runner.contracts import check_tasks
     from runner.figures import save_figures
     from runner.loggers import finish_logger, make_logger, tracked_run_ends
@@ -125,13 +128,13 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             check_tasks(cfg)
             record.write_config(run)
             pl.seed_everything(cfg.seed, verbose=False)
-            data = instantiate(cfg.dataset, root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)
+            data = build(cfg, "dataset", root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)
             data.prepare_data()
             data.setup()
-            network = instantiate(cfg.model, **data.dims)
+            network = build(cfg, "model", **data.dims)
             if cfg.compile:
                 network.compile()
-            module = instantiate(cfg.method, _partial_=True)(network=network, **checkpoints)
+            module = build(cfg, "method", network=network, **checkpoints)
             if hasattr(module, "prepare"):  # a method may look at the data before hours are spent
                 module.prepare(data)
             logger = make_logger(run)
@@ -154,7 +157,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         result = record.describe(run, metrics, seconds, trainer.world_size, str(trainer.strategy.root_device))
         if trainer.is_global_zero:
             figures = save_figures(module, folder)
-            finish_logger(logger, metrics, figures)
+            finish_logger(logger, folder, metrics, figures)
             record.write_json(folder / "result.json", result)
             if not cfg.checkpoint.keep:
                 lightning.remove_checkpoints(folder)

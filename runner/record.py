@@ -27,6 +27,7 @@ from runner.files import read_json, write_json, write_whole
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRESS = ("epoch", "step", "seconds")  # columns of metrics.csv that are no metrics
 VERSIONS = ("torch", "pytorch_lightning", "torch_geometric", "transformers", "wandb", "hydra", "numpy")
 
 

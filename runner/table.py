@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.address import Run, resolved
 from runner.compose import compose, expand, parse
+from runner.console import reader_may_leave
 from runner.errors import UserError
 from runner.record import is_stale, read_metrics, read_result
 from runner.reductions import NOTES, REDUCTIONS, Outcome
@@ -44,6 +45,7 @@ class Table:
     digits: int = 1  # after the point
 
 
+@reader_may_leave()
 def main(arguments: list[str] | None = None) -> None:
     """Exit codes: 0; 2 for a mistake of the user's."""
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -12,7 +12,7 @@ from datasets.download import CorruptData, missing
 from datasets.graphs.atlas import biconnected_atlas
 from datasets.graphs.splits import fair_split, published_split, xu_split
 from datasets.graphs.store import GraphLoader, GraphStore
-from datasets.graphs.tu import find_gin, find_tu, gin_on_disk, read_gin, read_tu, tu_on_disk
+from datasets.graphs.tu import find_gin, find_tu, read_gin, read_tu
 
 
 class CollectionDataModule(LightningDataModule):
@@ -135,7 +135,7 @@ class GraphDataModule(CollectionDataModule):
             path = self.root / self.splits_file
             if not path.exists():
                 raise missing("the split file", [path], None, self.root)
-            return published_split(path, self.fold)
+            return published_split(path, self.fold, len(store))
         split = xu_split if self.protocol == "xu" else fair_split
         return split(store.y, self.fold, self.fold_seed)
 
@@ -157,21 +157,18 @@ class TUGraphs(GraphDataModule):
 
     Args:
         name: as the collection spells it (MUTAG, PROTEINS, ...).
-        format: `tu` (raw), `gin` (text of Xu et al.), or `any`: the text where only that is on disk, else raw.
+        format: `tu` (raw) or `gin` (text of Xu et al.). Their order of graphs differs, hence their folds.
         cleaned: without isomorphic duplicates (raw format only).
     """
 
-    def __init__(self, name: str, format: Literal["tu", "gin", "any"] = "tu", cleaned: bool = False, **kwargs) -> None:
+    def __init__(self, name: str, format: Literal["tu", "gin"] = "tu", cleaned: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
-        if format not in ("tu", "gin", "any"):
-            raise ValueError(f"dataset.format must be tu, gin or any, got {format}")
+        if format not in ("tu", "gin"):
+            raise ValueError(f"dataset.format must be tu or gin, got {format}")
         self.name, self.format, self.cleaned = name, format, cleaned
 
     def read(self) -> GraphStore:
-        as_text = self.format == "gin"
-        if self.format == "any":
-            as_text = not tu_on_disk(self.root, self.name, self.cleaned) and bool(gin_on_disk(self.root, self.name))
-        if as_text:
+        if self.format == "gin":
             return read_gin(find_gin(self.root, self.name))
         return read_tu(find_tu(self.root, self.name, self.cleaned), self.name)
 

@@ -32,10 +32,10 @@ def fair_split(labels: Tensor, fold: int, seed: int) -> dict[str, Tensor]:
     return {"train": from_numpy(np.sort(train)), "val": from_numpy(np.sort(val)), "test": from_numpy(test)}
 
 
-def published_split(path: Path, fold: int) -> dict[str, Tensor]:
+def published_split(path: Path, fold: int, num_graphs: int) -> dict[str, Tensor]:
     """One outer fold of a split file of Errica et al. (JSON: a list of {test, model_selection: [{train, validation}]}).
 
-    Raises CorruptData where the file has another form, or a graph is in two parts.
+    Raises CorruptData where the file has another form, or does not have each graph of the collection in one part.
     """
     try:
         folds = json.loads(path.read_text())
@@ -44,9 +44,13 @@ def published_split(path: Path, fold: int) -> dict[str, Tensor]:
         index = {name: torch.tensor(part, dtype=torch.int64) for name, part in parts.items()}
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise CorruptData(f"{path} is no split file with a fold {fold}: {type(error).__name__}: {error}") from error
-    graphs = torch.cat(list(index.values()))
-    if graphs.unique().numel() != graphs.numel():
-        raise CorruptData(f"{path}: a graph is in two parts of fold {fold}")
+    graphs = torch.cat(list(index.values())).sort().values
+    if not torch.equal(graphs, torch.arange(num_graphs)):
+        largest = max(graphs.tolist(), default=None)
+        raise CorruptData(
+            f"{path} does not fit the collection: fold {fold} must have each of its {num_graphs} graphs in one part, "
+            f"from 0 to {num_graphs - 1}; it has {graphs.numel()}, and the largest index is {largest}"
+        )
     return index
 
 

@@ -27,7 +27,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     def call(*arguments: str) -> tuple[int, str]:
         from runner.main import main
 
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # undone after the test, though main sets it
         monkeypatch.setattr(sys, "argv", ["runner", *arguments])
         capfd.readouterr()
         try:

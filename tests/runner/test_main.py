@@ -124,6 +124,18 @@ def test_what_does_not_fit_together_is_refused_before_training(call, tiny) -> No
     assert "graphnorm" in printed.split("Methods that fit")[1]
 
 
+def test_a_key_of_the_method_that_the_model_does_not_take_is_named(call, tmp_path) -> None:
+    arguments = ["--config-dir", str(ROOT / "tests/runner/conf"), "method=graphnorm", "dataset=atlas", "logger=csv"]
+    arguments += ["model=toy/plain", "schedule.max_epochs=1", f"paths.outputs={tmp_path}"]
+    code, printed = call(*arguments)
+    assert code == 2
+    assert "model.norm is not an argument of tests.runner.toy.Plain; it takes: in_channels, out_chan" in printed
+    assert "Traceback" not in printed
+    assert "~model.norm" in printed
+    code, printed = call(*arguments, "~model.norm")
+    assert code == 0, printed
+
+
 def test_divergence_names_the_step_and_marks_the_run_failed(call, tiny, tmp_path) -> None:
     with pytest.raises(RuntimeError, match=r"loss is (nan|inf) at step \d+"):
         call(*tiny, "method=graphnorm/none", "method.lr=1e30", "schedule.max_epochs=20")
@@ -138,6 +150,15 @@ def test_a_sweep_goes_on_after_a_failed_run(call, tiny, tmp_path) -> None:
     assert "failed:" in printed
     assert len(list(tmp_path.glob("*/*/*/result.json"))) == 2
     assert len(list(tmp_path.glob(".sweeps/*/multirun.yaml"))) == 1
+
+
+def test_without_slurm_its_launcher_is_refused(call, tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, printed = call("-m", *tiny, "hydra/launcher=submitit_slurm", "seed=0,1")
+    assert code == 2
+    assert "no srun on this machine" in printed
+    assert "Traceback" not in printed
+    assert not list(tmp_path.rglob("state.json"))
 
 
 def test_an_unwritable_place_is_one_message(call, tiny, tmp_path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.record import read_result
+from runner.record import PROGRESS, read_metrics, read_result
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +26,7 @@ def test_an_offline_run_holds_config_metrics_and_figures(spawn, tiny, tmp_path, 
     process = spawn(*overrides, "tags=[mine]")
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
+    assert "wandb:" not in printed
     (folder,) = tmp_path.glob("*/*/*/wandb/offline-run-*")
     result = read_result(folder.parents[1])
     summary = inspect(folder)
@@ -35,6 +36,10 @@ def test_an_offline_run_holds_config_metrics_and_figures(spawn, tiny, tmp_path, 
     for name, value in result["metrics"].items():
         assert f'"{name}"' in text
         assert str(value)[:8] in text
+    last_epoch = read_metrics(folder.parents[1])[-1]
+    assert "train/grad_norm" in last_epoch  # logged by step
+    for name, value in last_epoch.items():
+        assert name in PROGRESS or summary["summary"][name] == value
     assert "figures/curve_acc" in text
     records = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],

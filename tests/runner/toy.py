@@ -1,10 +1,11 @@
-"""Small methods for the tests of the runner."""
+"""Small methods and models for the tests of the runner."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from methods.graphnorm.module import GraphClassifier
 
@@ -21,3 +22,16 @@ class Elsewhere(GraphClassifier):
     """For a kind of data that does not exist."""
 
     tasks = ("mind-reading",)
+
+
+class Plain(nn.Module):
+    """Knows the size of a graph alone."""
+
+    tasks = ("graph-classification",)
+
+    def __init__(self, in_channels: int, out_channels: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, hidden), nn.ReLU(), nn.Linear(hidden, out_channels))
+
+    def forward(self, graphs) -> Tensor:
+        return self.layers(graphs.sizes.float().unsqueeze(1))

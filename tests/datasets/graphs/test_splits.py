@@ -58,7 +58,7 @@ def test_a_fold_outside_is_refused(fold):
 def test_published_split(tmp_path):
     path = tmp_path / "splits.json"
     path.write_text(json.dumps([{"test": [0, 3], "model_selection": [{"train": [1, 4], "validation": [2]}]}]))
-    parts = {name: index.tolist() for name, index in published_split(path, 0).items()}
+    parts = {name: index.tolist() for name, index in published_split(path, 0, 5).items()}
     assert parts == {"train": [1, 4], "val": [2], "test": [0, 3]}
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_split_file_is_named(tmp_path, text):
     path = tmp_path / "splits.json"
     path.write_text(text)
     with pytest.raises(CorruptData, match=str(path)):
-        published_split(path, 0)
+        published_split(path, 0, 3)
 
 
 @pytest.mark.parametrize(("name", "graphs"), [("NCI1", 4110), ("IMDB-BINARY", 1000), ("PROTEINS_full", 1113)])
@@ -85,7 +85,7 @@ def test_published_files_partition_their_graphs(runner_data, name, graphs):
     path = runner_data / "graphs" / "splits_fair" / f"{name}_splits.json"
     if not path.exists():
         pytest.skip(f"{path} is not there")
-    folds = [published_split(path, fold) for fold in range(10)]
+    folds = [published_split(path, fold, graphs) for fold in range(10)]
     assert sorted(torch.cat([parts["test"] for parts in folds]).tolist()) == list(range(graphs))
     for parts in folds:
         assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(graphs))
