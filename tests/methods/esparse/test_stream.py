@@ -1,0 +1,83 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from methods.esparse.decoder import Decoder
+from methods.esparse.engine import Recipe, prune
+from methods.esparse.patterns import NM
+from methods.esparse.perplexity import perplexity
+from methods.esparse.progress import track
+from methods.esparse.scores import ESparse
+from methods.esparse.shuffle import Shuffle
+from methods.esparse.stream import INDEX, Shards, StreamedDecoder
+from tests.methods.esparse.models import tiny_llama, tiny_opt, tokens
+
+RECIPE = Recipe(NM(2, 4), ESparse(), Shuffle())
+
+
+def streamed(folder, model, out=None, dtype=torch.float32):
+    return StreamedDecoder(folder, model.config, dtype, torch.device("cpu"), out)
+
+
+@pytest.mark.parametrize(
+    "make", [tiny_llama, lambda: tiny_llama(tied=True), tiny_opt, lambda: tiny_opt(norm_first=False)]
+)
+@pytest.mark.parametrize("shard", ["1GB", "4KB"])
+def test_a_streamed_model_is_pruned_as_one_in_memory(make, shard, tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path / "dense", max_shard_size=shard)
+    decoder = streamed(tmp_path / "dense", model, tmp_path / "out")
+    dense = perplexity(decoder, tokens(seed=7), track)
+    assert dense == pytest.approx(perplexity(Decoder(model), tokens(seed=7), track), rel=1e-6)
+    prune(decoder, tokens(), RECIPE, track)
+    decoder.finish()
+
+    prune(Decoder(model), tokens(), RECIPE, track)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    for (name, ours), (_, theirs) in zip(loaded.state_dict().items(), model.state_dict().items(), strict=True):
+        assert torch.equal(ours, theirs), name
+    again = streamed(tmp_path / "out", model)
+    assert perplexity(again, tokens(seed=7), track) == pytest.approx(
+        perplexity(Decoder(model), tokens(seed=7), track), rel=1e-6
+    )
+
+
+def test_weights_keep_the_dtype_of_their_file_and_their_values(tmp_path):
+    model = tiny_llama().to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "dense")
+    decoder = streamed(tmp_path / "dense", model, tmp_path / "out")  # computes in float32
+    prune(decoder, tokens(), RECIPE, track)
+    decoder.finish()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    for (name, ours), (_, theirs) in zip(loaded.state_dict().items(), model.state_dict().items(), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert torch.equal(ours[ours != 0], theirs[ours != 0]), name
+    assert (loaded.model.layers[0].mlp.up_proj.weight == 0).float().mean() == 0.5
+
+
+def test_missing_shards_are_named(tmp_path):
+    model = tiny_llama()
+    model.save_pretrained(tmp_path, max_shard_size="4KB")
+    gone = sorted(set(json.loads((tmp_path / INDEX).read_text())["weight_map"].values()))[1]
+    (tmp_path / gone).unlink()
+    with pytest.raises(FileNotFoundError, match=gone):
+        Shards(tmp_path)
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="safetensors only"):
+        Shards(tmp_path)
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = tiny_llama()
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.norm\.weight"):
+        streamed(tmp_path, model)
