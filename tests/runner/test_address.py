@@ -35,11 +35,11 @@ def address(*overrides: str) -> str:
         "rerun=true",
         "wait=false",
         "tags=[x]",
-        "experiment=default",
+        "experiment=graphnorm/demo",
     ],
 )
 def test_where_it_runs_changes_no_id(override: str) -> None:
-    extra = ["schedule.max_epochs=60"]  # what experiment=default sets
+    extra = ["schedule.max_epochs=60"]  # what the demo sets
     assert address(override, *extra) == address(*extra)
 
 

@@ -1,0 +1,145 @@
+"""Masks, against loops over groups, rows and thresholds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from methods.esparse.patterns import NM, Unstructured, make_pattern
+from tests.methods.esparse.reference import nm_by_hand
+
+PATTERNS = [(2, 4), (4, 8), (1, 4), (3, 4), (2, 8), (3, 5), (1, 2), (15, 16), (9, 17), (16, 32), (100, 200)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    pattern=st.sampled_from(PATTERNS),
+    rows=st.integers(1, 4),
+    groups=st.integers(1, 4),
+    values=st.sampled_from([1, 3, 1000]),  # many ties, or few
+    seed=st.integers(0, 99),
+)
+def test_nm_mask_is_that_of_a_loop_over_groups(pattern, rows, groups, values, seed):
+    remove, of = pattern
+    draw = np.random.default_rng(seed)
+    tail = draw.integers(of)
+    scores = draw.integers(values, size=(rows, groups * of + tail)).astype(np.float32)
+    mask = NM(remove, of, tail=True).mask(torch.from_numpy(scores)).numpy()
+    assert (mask == nm_by_hand(scores, remove, of)).all()
+    assert (mask[:, : groups * of].reshape(-1, of).sum(1) == of - remove).all()
+    assert mask[:, groups * of :].all()
+
+
+def test_of_equal_scores_the_leftmost_goes_first():
+    assert NM(2, 4).mask(torch.tensor([[5.0, 5, 5, 5, 1, 0, 0, 1]])).tolist() == [
+        [False, False, True, True, True, False, False, True]
+    ]
+    assert NM(1, 20).mask(torch.ones(1, 20)).tolist() == [[False] + [True] * 19]
+    assert Unstructured(0.5).mask(torch.ones(1, 4)).tolist() == [[False, False, True, True]]
+
+
+def test_nm_says_how_much_it_keeps():
+    assert (NM(3, 4).keep, NM(3, 4).ratio) == (1, 0.75)
+    assert (NM(2, 8).keep, NM(2, 8).ratio) == (6, 0.25)
+
+
+@pytest.mark.parametrize(("remove", "of"), [(4, 4), (5, 4), (0, 4), (-1, 4)])
+def test_impossible_nm_is_refused(remove, of):
+    with pytest.raises(ValueError, match=r"method\.remove must lie between"):
+        NM(remove, of)
+
+
+def test_columns_that_fill_no_group_are_refused_unless_a_tail_may_stay():
+    NM(4, 8).check("w", 176)
+    with pytest.raises(ValueError, match=r"down has 172 columns.*method\.tail=true"):
+        NM(4, 8).check("down", 172)
+    NM(4, 8, tail=True).check("down", 172)
+    with pytest.raises(ValueError, match="has 6 columns"):
+        NM(4, 8, tail=True).check("small", 6)
+    Unstructured(0.5).check("any", 7)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    ratio=st.floats(0, 0.99),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 30),
+    values=st.sampled_from([2, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_rows_lose_their_smallest(ratio, rows, columns, values, seed):
+    scores = np.random.default_rng(seed).integers(values, size=(rows, columns)).astype(np.float32)
+    mask = Unstructured(ratio, "row").mask(torch.from_numpy(scores)).numpy()
+    for kept, row in zip(mask, scores, strict=True):
+        going = sorted(range(columns), key=lambda j, row=row: (row[j], j))[: int(columns * ratio)]
+        assert np.flatnonzero(~kept).tolist() == sorted(going)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    ratio=st.floats(0.001, 0.99),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 30),
+    values=st.sampled_from([2, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_a_matrix_loses_all_up_to_its_threshold(ratio, rows, columns, values, seed):
+    scores = np.random.default_rng(seed).integers(values, size=(rows, columns)).astype(np.float32)
+    threshold = np.sort(scores.flatten())[int(scores.size * ratio)]
+    mask = Unstructured(ratio, "matrix").mask(torch.from_numpy(scores)).numpy()
+    assert (mask == (scores > threshold)).all()
+
+
+@pytest.mark.parametrize("group", ["row", "matrix"])
+def test_ratio_zero_prunes_nothing(group):
+    assert Unstructured(0.0, group).mask(torch.rand(3, 5)).all()
+
+
+def published_variant(scores: np.ndarray, ratio: float) -> np.ndarray:
+    """Wanda's use_variant by its text: bisect the share of each row's sum whose smallest entries go."""
+    ordered = np.sort(scores, axis=1)
+    low, share, high = 0.0, 0.4, 0.8
+    while True:
+        counts = (np.cumsum(ordered, axis=1) <= share * scores.sum(1, keepdims=True)).sum(1)
+        mask = np.ones(scores.shape, dtype=bool)
+        for r, count in enumerate(counts):
+            mask[r, np.argsort(scores[r], kind="stable")[:count]] = False
+        if abs((~mask).mean() - ratio) <= 0.001:
+            return mask
+        low, high = (low, share) if (~mask).mean() > ratio else (share, high)
+        share = (low + high) / 2
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_the_variant_prunes_by_the_rows_cumulative_scores(ratio):
+    draw = np.random.default_rng(1)
+    scores = np.abs(draw.normal(size=(61, 103))) * draw.uniform(0.1, 3, size=(61, 1)) * draw.uniform(0.1, 3, size=103)
+    mask = Unstructured(ratio, "variant").mask(torch.from_numpy(scores)).numpy()
+    assert abs((~mask).mean() - ratio) <= 0.001
+    assert len(set((~mask).sum(1))) > 5  # rows differ
+    assert (mask != published_variant(scores, ratio)).mean() <= 0.001
+    for kept, row in zip(mask, scores, strict=True):
+        assert row[~kept].max() <= row[kept].min()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, 4, None), "give method.remove and method.of"),
+        ((2, None, None), "give method.remove and method.of"),
+        ((2, 4, 1.0), r"method\.ratio must lie in \[0, 1\)"),
+        ((2, 4, -0.1), r"method\.ratio must lie in \[0, 1\)"),
+        ((None, None, 0.5, "column"), "method.group must be row, matrix or variant"),
+    ],
+)
+def test_bad_patterns_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_pattern(*arguments)
+
+
+def test_a_ratio_goes_before_nm():
+    assert make_pattern(2, 4, 0.3) == Unstructured(0.3)
+    assert make_pattern(2, 4, None, tail=True) == NM(2, 4, tail=True)
