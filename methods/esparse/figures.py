@@ -34,7 +34,7 @@ def retained(report: Report) -> Any:
     """Kept share of the score against the block, one line a set; dashed without the shuffle."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(WIDTH, 2.6))
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.6), layout="constrained")
     for i, name in enumerate(dict.fromkeys(entry.name for entry in report.sets)):
         entries = [entry for entry in report.sets if entry.name == name]
         blocks = [entry.block for entry in entries]
@@ -42,20 +42,26 @@ def retained(report: Report) -> Any:
         if entries[0].permutation is not None:
             axes.plot(blocks, [e.kept for e in entries], color=f"C{i}", linestyle=":", linewidth=1)
     axes.set(xlabel="block", ylabel="kept share of the score")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if report.sets[0].permutation is not None:
         axes.plot([], [], color="grey", linestyle=":", label="without shuffle")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(fontsize=7, ncols=5, loc="outside upper center")
     return figure
 
 
 def entropy_norm(grid: list[list[SetReport]]) -> Any:
     """Entropy of each channel against its root mean square; rows are blocks, columns sets of layers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = _panels(grid)
     for row, entries in zip(axes, grid, strict=True):
         for ax, entry in zip(row, entries, strict=True):
             ax.scatter(entry.norm, entry.entropy, s=2, alpha=0.5, linewidths=0, rasterized=True)
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.grid(alpha=0.3)
     _label(axes, grid, "root mean square", "entropy (nats)")
     return figure

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+ROWS_AT_ONCE = 256  # of a large matrix, so that what is computed from them stays in a CPU's cache
+
 
 @dataclass(frozen=True)
 class NM:
@@ -45,7 +47,8 @@ class NM:
         rows, columns = scores.shape
         whole = columns - columns % self.of
         kept = torch.ones(rows, columns, dtype=torch.bool, device=scores.device)
-        kept[:, :whole] = self._groups(scores[:, :whole].reshape(-1, self.of)).reshape(rows, whole)
+        for part, scored in zip(kept.split(ROWS_AT_ONCE), scores.split(ROWS_AT_ONCE), strict=True):
+            part[:, :whole] = self._groups(scored[:, :whole].reshape(-1, self.of)).reshape(-1, whole)
         return kept
 
     def _groups(self, scores: Tensor) -> Tensor:

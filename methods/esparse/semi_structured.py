@@ -128,7 +128,7 @@ class Converter:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise Unsupported(f"torch says: {str(error).strip().partition(chr(10))[0]}") from error
+            raise Unsupported(f"torch says: {first_line(error)}") from error
         if not all(error <= TOLERANCE for error in errors):
             raise Unsupported(f"the outputs of {self.backend} are not those of the masked dense layer")
         return sparse
@@ -191,6 +191,11 @@ def random_input(tokens: int, weight: Tensor) -> Tensor:
     """(tokens, C), normal, for a weight (R, C); leaves torch's own generators alone."""
     generator = torch.Generator(weight.device).manual_seed(0)
     return torch.randn(tokens, weight.shape[1], generator=generator, device=weight.device, dtype=weight.dtype)
+
+
+def first_line(error: Exception) -> str:
+    """Of torch's messages the rest is where in its source they come from."""
+    return str(error).strip().partition("\n")[0]
 
 
 def relative_error(output: Tensor, expected: Tensor) -> float:

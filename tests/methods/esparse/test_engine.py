@@ -1,0 +1,289 @@
+"""One-shot pruning of whole models, against plain hooks on transformers' own forward pass."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from methods.esparse.decoder import Decoder
+from methods.esparse.engine import Recipe, Report, prune
+from methods.esparse.patterns import NM, Unstructured
+from methods.esparse.reallocation import Reallocation
+from methods.esparse.scores import RIA, ESparse, Magnitude, Wanda
+from methods.esparse.shuffle import Shuffle
+from methods.esparse.sparsegpt import OBS
+from tests.methods.esparse.reference import (
+    KINDS,
+    kept_by_hand,
+    linears,
+    nm_by_hand,
+    random_tokens,
+    silent,
+    sparsegpt_by_hand,
+    tiny_model,
+)
+
+CALIBRATION = random_tokens(5, 12, seed=1)
+MODELS = ["llama", "llama, wide heads", "opt", "opt, norm after"]
+
+
+def pruned(kind: str, recipe: Recipe, **settings) -> tuple[nn.Module, Report]:
+    model = tiny_model(kind)
+    return model, prune(Decoder(model), CALIBRATION, recipe, silent, **settings)
+
+
+def inputs_of_block(model: nn.Module, number: int) -> dict[str, np.ndarray]:
+    """Inputs (tokens, C) of the linear layers of a block when the whole model reads the calibration windows."""
+    seen: dict[str, np.ndarray] = {}
+    handles = []
+    for name, layer in linears(model).items():
+        if f".layers.{number}." in name:
+
+            def look(_, args, name=name) -> None:
+                seen[name] = args[0].reshape(-1, args[0].shape[-1]).double().numpy()
+
+            handles.append(layer.register_forward_pre_hook(look))
+    with torch.no_grad():
+        model(CALIBRATION)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def esparse_score(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    norm = np.sqrt(2048 * (x**2).mean(0))
+    entropy = []
+    for column in x.T:
+        share = np.histogram(column, bins=100)[0] / len(column)
+        share = share[share > 0]
+        entropy.append(-(share * np.log(share)).sum())
+    return np.abs(weight) * (np.array(entropy) + norm)
+
+
+def wanda_score(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.abs(weight) * np.sqrt((x**2).sum(0))
+
+
+def ria_score(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    size = np.abs(weight)
+    return (size / size.sum(0) + size / size.sum(1, keepdims=True)) * (x**2).sum(0) ** 0.25
+
+
+@torch.no_grad()
+def prune_by_hand(kind: str, change) -> nn.Module:
+    """Block after block of the whole model; change(weight, inputs) -> the new weight."""
+    model = tiny_model(kind)
+    for number in range(3):
+        for name, x in inputs_of_block(model, number).items():
+            layer = linears(model)[name]
+            layer.weight.copy_(torch.from_numpy(change(layer.weight.double().numpy(), x)))
+    return model
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    ("score", "by_hand"), [(Wanda(), wanda_score), (ESparse(), esparse_score), (RIA(), ria_score)]
+)
+def test_masks_are_those_of_plain_hooks_on_the_model_pruned_so_far(kind, score, by_hand):
+    wanted = prune_by_hand(kind, lambda w, x: w * nm_by_hand(by_hand(w, x), 2, 4))
+    model, report = pruned(kind, Recipe(NM(2, 4), score), tokens_at_once=30)
+    for name, layer in linears(model).items():
+        torch.testing.assert_close(layer.weight, linears(wanted)[name].weight, rtol=0, atol=0, msg=name)
+    assert report.sparsity == 0.5
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_sparsegpt_is_that_of_plain_hooks_on_the_model_pruned_so_far(kind):
+    def change(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return sparsegpt_by_hand(weight, x.T @ x * (2 / len(CALIBRATION)), 2, 4, damping=0.01)
+
+    wanted = prune_by_hand(kind, change)
+    model, report = pruned(kind, Recipe(NM(2, 4), None, update=OBS(block=8)))
+    for name, layer in linears(model).items():
+        torch.testing.assert_close(layer.weight, linears(wanted)[name].weight, rtol=1e-3, atol=1e-4, msg=name)
+    assert report.sparsity == 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("remove", "of"), [(2, 4), (4, 8), (1, 2), (3, 4)])
+@pytest.mark.parametrize("permuter", [None, Shuffle(), Shuffle(lbs=False), Reallocation()])
+def test_every_matrix_has_the_pattern_in_its_permuted_order(kind, remove, of, permuter):
+    if kind == "llama, wide heads" or permuter is None or kind in ("llama", "opt"):
+        dense = linears(tiny_model(kind))
+        model, report = pruned(kind, Recipe(NM(remove, of), Wanda(), permuter))
+        found, seen = linears(model), set()
+        for part in report.sets:
+            names = [
+                f"{prefix}layers.{part.block}.{name}"
+                for prefix in ("model.", "model.decoder.")
+                for s in Decoder(model).architecture.sets
+                if s.name == part.name
+                for name in s.linears
+                if f"{prefix}layers.{part.block}.{name}" in found
+            ]
+            order = torch.arange(found[names[0]].in_features) if part.permutation is None else part.permutation
+            assert (part.permutation is None) == (permuter is None)
+            assert sorted(order.tolist()) == list(range(len(order)))
+            for name in names:
+                seen.add(name)
+                weight = found[name].weight
+                kept = weight != 0
+                assert (kept[:, order].view(weight.shape[0], -1, of).sum(2) == of - remove).all()
+                assert torch.equal(weight[kept], dense[name].weight[kept])
+            assert part.size == sum(found[name].weight.numel() for name in names)
+            assert part.pruned == sum(int((found[name].weight == 0).sum()) for name in names)
+        assert seen == set(found)
+        assert report.sparsity == remove / of
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_nothing_but_the_blocks_matrices_changes(kind):
+    dense, (model, _) = tiny_model(kind), pruned(kind, Recipe(NM(2, 4), ESparse(), Shuffle(), OBS(block=8)))
+    matrices = {f"{name}.weight" for name in linears(model)}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, dense.state_dict()[name]) == (name not in matrices), name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("range", ["channel", "layer"])
+def test_two_passes_give_the_weights_of_one(kind, range):
+    recipes = [Recipe(NM(2, 4), ESparse(range=range), Shuffle(), keep_bytes=size) for size in (1 << 30, 0)]
+    (one, first), (two, second) = (pruned(kind, recipe, tokens_at_once=24) for recipe in recipes)
+    for name, layer in linears(one).items():
+        assert torch.equal(layer.weight, linears(two)[name].weight), name
+    for a, b in zip(first.sets, second.sets, strict=True):
+        torch.testing.assert_close(a.entropy, b.entropy)
+        torch.testing.assert_close(a.norm, b.norm)
+
+
+def test_quantiles_need_the_inputs_in_memory():
+    recipe = Recipe(NM(2, 4), ESparse(range="quantile"), keep_bytes=0)
+    with pytest.raises(ValueError, match=r"method\.score\.range=quantile.*raise method\.keep_gib"):
+        pruned("llama", recipe)
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+@pytest.mark.parametrize("recipe", [Recipe(NM(2, 4), ESparse(), Shuffle()), Recipe(NM(2, 4), Wanda())])
+def test_how_the_windows_are_batched_does_not_matter(kind, recipe):
+    models = [pruned(kind, recipe, tokens_at_once=size)[0] for size in (1, 24, 10**6)]
+    for a, b in itertools.pairwise(models):
+        for name, layer in linears(a).items():
+            assert torch.equal(layer.weight == 0, linears(b)[name].weight == 0), name
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_the_report_says_what_share_of_the_score_is_kept(kind):
+    model, report = pruned(kind, Recipe(NM(2, 4), Magnitude(), Shuffle()))
+    dense = linears(tiny_model(kind))
+    for part in report.sets:
+        layers = next(s for s in Decoder(model).architecture.sets if s.name == part.name)
+        names = [n for n in dense for own in layers.linears if n.endswith(f"layers.{part.block}.{own}")]
+        scores = np.concatenate([dense[n].weight.abs().numpy() for n in names])
+        total = scores.astype(float).sum()
+        assert part.kept == pytest.approx(kept_by_hand(scores, 2, 4) / total, rel=1e-6)
+        assert part.kept_shuffled == pytest.approx(kept_by_hand(scores[:, part.permutation], 2, 4) / total, rel=1e-6)
+        left = sum(linears(model)[n].weight.double().abs().sum().item() for n in names)
+        assert part.kept_shuffled == pytest.approx(left / total, rel=1e-6)
+    assert report.kept == pytest.approx(np.mean([part.kept_shuffled for part in report.sets]))
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_channels_entropy_and_norm_are_reported_in_the_models_order(kind):
+    model, report = pruned(kind, Recipe(NM(2, 4), ESparse(), Shuffle()))
+    inputs = inputs_of_block(tiny_model(kind), 0)
+    for part in report.sets[:4]:
+        layers = next(s for s in Decoder(model).architecture.sets if s.name == part.name)
+        x = next(x for name, x in inputs.items() if name.endswith(layers.linears[0]))
+        np.testing.assert_allclose(part.norm, np.sqrt((x**2).mean(0)), rtol=1e-4)
+        unit = esparse_score(np.ones((1, x.shape[1])), x)[0] - np.sqrt(2048 * (x**2).mean(0))
+        np.testing.assert_allclose(part.entropy, unit, atol=1e-4)
+
+
+def test_without_needs_no_window_is_read():
+    model = tiny_model("llama")
+    model.model.embed_tokens.register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
+    report = prune(Decoder(model), CALIBRATION, Recipe(NM(2, 4), Magnitude()), silent)
+    assert report.sparsity == 0.5
+    for name, layer in linears(tiny_model("llama")).items():
+        wanted = layer.weight * torch.from_numpy(nm_by_hand(layer.weight.abs().numpy(), 2, 4))
+        assert torch.equal(linears(model)[name].weight, wanted)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(Unstructured(0.0), Magnitude()), Recipe(Unstructured(0.0), None, None, OBS())])
+def test_ratio_zero_changes_nothing(recipe):
+    model, report = pruned("opt", recipe)
+    for name, value in tiny_model("opt").state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert report.sparsity == 0
+
+
+@pytest.mark.parametrize("group", ["row", "matrix", "variant"])
+def test_unstructured_sparsity(group):
+    model, report = pruned("llama", Recipe(Unstructured(0.5, group), Wanda()))
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)
+    dense = linears(tiny_model("llama"))
+    for name, layer in linears(model).items():
+        kept = layer.weight != 0
+        assert torch.equal(layer.weight[kept], dense[name].weight[kept])
+
+
+@pytest.mark.parametrize("update", [None, OBS(block=20)])
+@pytest.mark.parametrize("permuter", [None, Shuffle()])
+def test_a_tail_stays_dense_and_where_it_is(permuter, update):
+    model, report = pruned("llama", Recipe(NM(5, 10, tail=True), Wanda(), permuter, update))
+    for part in report.sets:
+        names = [n for n in linears(model) if f".layers.{part.block}." in n]
+        columns = {"mlp_out": 24}.get(part.name, 16)
+        whole = columns - columns % 10
+        order = torch.arange(columns) if part.permutation is None else part.permutation
+        assert order[whole:].tolist() == list(range(whole, columns))
+        layers = next(s for s in Decoder(model).architecture.sets if s.name == part.name)
+        for name in (n for n in names if n.endswith(layers.linears)):
+            zeros = linears(model)[name].weight[:, order] == 0
+            assert (zeros[:, :whole].view(zeros.shape[0], -1, 10).sum(2) == 5).all()
+            assert not zeros[:, whole:].any()
+
+
+def test_columns_that_do_not_fit_name_the_layer():
+    with pytest.raises(ValueError, match=r"self_attn\.q_proj of block 0 has 16 columns"):
+        pruned("llama", Recipe(NM(3, 6), Wanda()))
+
+
+def test_a_given_mask_is_what_the_update_keeps_to():
+    """E-Sparse's mask with SparseGPT's update: the first block's zeros are those without the update."""
+    plain, _ = pruned("llama", Recipe(NM(2, 4), ESparse(), Shuffle()))
+    model, report = pruned("llama", Recipe(NM(2, 4), ESparse(), Shuffle(), OBS(block=8)))
+    for name, layer in linears(model).items():
+        if ".layers.0." in name:
+            assert torch.equal(layer.weight == 0, linears(plain)[name].weight == 0)
+            assert not torch.equal(layer.weight, linears(plain)[name].weight)
+    assert report.sparsity == 0.5
+
+
+def test_updates_lower_the_error_of_the_first_blocks_outputs():
+    dense, errors = tiny_model("llama"), []
+    for update in (None, OBS(block=8)):
+        model, _ = pruned("llama", Recipe(NM(2, 4), Wanda(), None, update))
+        inputs = inputs_of_block(dense, 0)
+        name = "model.layers.0.self_attn.q_proj"
+        x = torch.from_numpy(inputs[name]).float()
+        errors.append((linears(dense)[name](x) - linears(model)[name](x)).square().mean().item())
+    assert errors[1] < errors[0]
+
+
+def test_nothing_that_says_which_weights_go_is_refused():
+    with pytest.raises(ValueError, match=r"method\.score and method\.update are both null"):
+        Recipe(NM(2, 4), None)
+
+
+def test_pruning_a_pruned_model_again_changes_nothing():
+    model, _ = pruned("llama", Recipe(NM(2, 4), Wanda()))
+    before = copy.deepcopy(model.state_dict())
+    prune(Decoder(model), CALIBRATION, Recipe(NM(2, 4), Wanda()), silent)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
