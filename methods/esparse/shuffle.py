@@ -55,11 +55,11 @@ def swap_parts(scores: Tensor, keep: int, of: int, groups: Tensor) -> tuple[Tens
 
 
 def ranks(members: Tensor) -> Tensor:
-    """(of, ...) scores -> int8 ranks along the first axis, 0 the largest; of equal ones the first goes before.
+    """(of, ...) scores -> ranks along the first axis, 0 the largest; of equal ones the first goes before.
 
     By comparing all pairs: a few passes over long vectors, where sorting many short lists is slow.
     """
-    rank = torch.zeros_like(members, dtype=torch.int8)
+    rank = torch.zeros_like(members, dtype=torch.int8 if len(members) < 128 else torch.int32)
     for i in range(members.shape[0]):
         for j in range(i + 1, members.shape[0]):
             behind = members[i] >= members[j]
@@ -94,9 +94,9 @@ class SwapGains:
 
     def __init__(self, scores: Tensor, keep: int, of: int) -> None:
         """scores: (R, m) of one block, in its present order."""
-        self.scores, self.keep, self.of = scores.contiguous(), keep, of
+        self.scores, self.keep, self.of = scores.clone(), keep, of
         m = scores.shape[1]
-        self.columns = self.scores.T.contiguous()  # (m, R)
+        self.columns = self.scores.T.clone(memory_format=torch.contiguous_format)  # (m, R)
         self.D = scores.new_zeros(m, m)
         self.A = scores.new_zeros(m)
         self.base = scores.new_zeros(m)
