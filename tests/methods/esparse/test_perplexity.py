@@ -71,6 +71,8 @@ def test_every_block_is_visited_once_for_all_windows():
     assert visited == [(0, False), (1, False), (2, False)]
 
 
-@pytest.mark.parametrize(("length", "tokens", "windows"), [(256, 2048, 8), (2048, 2048, 1), (4096, 2048, 1), (3, 10, 3)])
+@pytest.mark.parametrize(
+    ("length", "tokens", "windows"), [(256, 2048, 8), (2048, 2048, 1), (4096, 2048, 1), (3, 10, 3)]
+)
 def test_windows_in_a_batch(length, tokens, windows):
     assert windows_at_once(length, tokens) == windows

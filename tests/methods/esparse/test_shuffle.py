@@ -63,9 +63,7 @@ def test_gns_gives_group_g_the_ranks_g_and_every_further_number_of_groups(of, gr
     ranked = sorted(range(groups * of), key=lambda j: (-scores[:, j].mean().item(), j))
     strided = [ranked[g + turn * groups] for g in range(groups) for turn in range(of)]
     assert global_naive_shuffle(scores, of).tolist() == strided
-    snake = [
-        ranked[turn * groups + (groups - 1 - g if turn % 2 else g)] for g in range(groups) for turn in range(of)
-    ]
+    snake = [ranked[turn * groups + (groups - 1 - g if turn % 2 else g)] for g in range(groups) for turn in range(of)]
     assert global_naive_shuffle(scores, of, "snake").tolist() == snake
 
 
@@ -172,9 +170,7 @@ def test_lbs_goes_on_until_no_swap_helps(pattern, rows, groups, seed):
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed)
     block = 2 * of
-    end = local_block_shuffle(
-        scores, torch.arange(groups * of), keep, of, block=block, max_sweeps=50, tolerance=0.0
-    )
+    end = local_block_shuffle(scores, torch.arange(groups * of), keep, of, block=block, max_sweeps=50, tolerance=0.0)
     assert best_gain(scores.numpy(), end.numpy(), keep, of, block) <= 0
 
 

@@ -51,7 +51,10 @@ def test_the_hessian_is_sparsegpts_running_mean():
     order = torch.tensor([3, 0, 5, 1, 2, 4])
     permuted = [x[..., order] for x in batches()]
     torch.testing.assert_close(
-        found.permuted_hessian(order), gathered({"hessian"}, permuted).permuted_hessian(torch.arange(6)), rtol=1e-5, atol=1e-5
+        found.permuted_hessian(order),
+        gathered({"hessian"}, permuted).permuted_hessian(torch.arange(6)),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
