@@ -3,7 +3,7 @@
     python -m scripts.bench_esparse [--columns 256] [--rows 576] [--model smollm2_135m] [--samples 16] [--length 256]
                                     [--repeats 2] [--threads 1]
 
-(a) One block of columns, the same greedy policy, kept scores printed. (b) All blocks of a real model, without evaluation;
+(a) One block of columns, the same greedy policy, kept scores printed. (b) All blocks of a real model, not evaluated;
 contestants take turns, medians of the ratios are printed, and where each run spends its time.
 """
 

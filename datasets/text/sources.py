@@ -122,7 +122,8 @@ def from_hub(what: str, repository: str, name: str, root: Path, wanted: Iterable
     try:
         return Path(hf_hub_download(repository, name, repo_type="dataset"))
     except Exception as error:  # the hub's errors have no common class of their own
-        raise missing(what, wanted, f"{repository} of the Hugging Face hub", root, str(error).splitlines()[0]) from error
+        reason = str(error).splitlines()[0]
+        raise missing(what, wanted, f"{repository} of the Hugging Face hub", root, reason) from error
 
 
 def parquet_column(path: Path, column: str) -> list:

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-
 ROWS_AT_ONCE = 256  # of a large matrix, so that what is computed from them stays in a CPU's cache
 
 

@@ -14,7 +14,7 @@ from methods.architectures.llama2c import Llama2cModel
 from runner.record import read_result
 from tests.methods.architectures.test_llama2c import write_model
 
-WORDS = "a ab abab b ba c cab cabbac ac bab".split()
+WORDS = ["a", "ab", "abab", "b", "ba", "c", "cab", "cabbac", "ac", "bab"]
 MODEL = ["model=stories260k", "model.path=tiny", "model.file=model.bin", "model.vocabulary=vocabulary.bin"]
 SIZES = ["dataset.window=16", "dataset.limit=5", "dataset.calibration.samples=6", "dataset.calibration.length=16"]
 
