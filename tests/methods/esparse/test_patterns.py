@@ -33,6 +33,11 @@ def test_nm_mask_is_that_of_a_loop_over_groups(pattern, rows, groups, values, se
     assert mask[:, groups * of :].all()
 
 
+def test_nm_mask_of_many_rows():
+    scores = np.random.default_rng(0).random((600, 14)).astype(np.float32)
+    assert (NM(2, 4, tail=True).mask(torch.from_numpy(scores)).numpy() == nm_by_hand(scores, 2, 4)).all()
+
+
 def test_of_equal_scores_the_leftmost_goes_first():
     assert NM(2, 4).mask(torch.tensor([[5.0, 5, 5, 5, 1, 0, 0, 1]])).tolist() == [
         [False, False, True, True, True, False, False, True]
