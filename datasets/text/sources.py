@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def c4(root: Path) -> Documents:
     path = from_hub("C4's first training shard", "allenai/c4", name, root, [root / "c4" / name, root / name])
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line)["text"] for line in file]
-    except (OSError, EOFError, ValueError, KeyError) as error:
+            return [_text_of(line) for line in file]
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise CorruptData(f"{path} is not a whole shard of C4 ({error}); remove it to get it anew") from error
 
 
@@ -82,14 +83,24 @@ def read(name: str, root: str | Path) -> Documents:
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"{name} is neither a file nor a text that is known here; known: {', '.join(SOURCES)}")
-    if path.suffix == ".jsonl":
-        return [json.loads(line)["text"] for line in lines_of(path)]
-    return lines_of(path)
+    if path.suffix != ".jsonl":
+        return lines_of(path)
+    try:
+        return [_text_of(line) for line in lines_of(path)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptData(f"{path} is not JSON lines with a text each ({error!r})") from error
 
 
 def halves(documents: Documents) -> tuple[Documents, Documents]:
     """The documents dealt out in two: those of even and of odd rank."""
     return documents[::2], documents[1::2]
+
+
+def _text_of(line: str) -> str:
+    text = json.loads(line)["text"]
+    if not isinstance(text, str):
+        raise TypeError(f"text is {text!r}")
+    return text
 
 
 def _local(root: Path, what: str, name: str) -> Path:
@@ -122,7 +133,7 @@ def from_hub(what: str, repository: str, name: str, root: Path, wanted: Iterable
     try:
         return Path(hf_hub_download(repository, name, repo_type="dataset"))
     except Exception as error:  # the hub's errors have no common class of their own
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise missing(what, wanted, f"{repository} of the Hugging Face hub", root, reason) from error
 
 

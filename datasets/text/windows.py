@@ -18,6 +18,8 @@ def document_windows(documents: Sequence[str], encode: Encode, samples: int, len
     Python's own random numbers, seeded with `seed`: with C4's first shard these are the papers' samples.
     Raises ValueError where no document is long enough.
     """
+    if not documents:
+        raise ValueError("there is no calibration document")
     draw = random.Random(seed)
     windows, short = [], set()
     while len(windows) < samples:
