@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import struct
 import sys
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
@@ -91,10 +92,12 @@ class LanguageModel:
         return self._ask(AutoModelForCausalLM.from_pretrained, dtype=self.dtype)
 
     def _ask(self, from_pretrained: Any, **settings: Any) -> Any:
+        from safetensors import SafetensorError
+
         try:
             return from_pretrained(self.place, **settings)
-        except OSError as error:
-            reason = str(error).splitlines()[0]
+        except (OSError, RuntimeError, SafetensorError, struct.error) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FileNotFoundError(
                 f"the model {self.path} could not be read: {reason}\n"
                 "Give its folder (config.json, tokenizer files, *.safetensors) with model.path=<folder>; "

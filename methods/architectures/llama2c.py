@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from methods.architectures.language import LanguageModel
 
 BOS = 1
+HEADER = 28  # bytes, seven int32
 
 
 class Llama2cModel(LanguageModel):
@@ -46,6 +47,8 @@ class Llama2cModel(LanguageModel):
         from transformers import LlamaConfig
 
         path = Path(self.place) / self.file
+        if path.stat().st_size < HEADER:
+            raise ValueError(f"{path} is shorter than the header of a llama2.c model")
         dim, hidden, layers, heads, kv_heads, vocab, longest = np.fromfile(path, dtype="<i4", count=7).tolist()
         self.tied = vocab > 0
         config = LlamaConfig(
@@ -78,7 +81,7 @@ class Llama2cModel(LanguageModel):
     def _state(self) -> dict[str, Tensor]:
         c = self.config
         path = Path(self.place) / self.file
-        numbers = torch.from_numpy(np.fromfile(path, dtype="<f4", offset=28))
+        numbers = torch.from_numpy(np.fromfile(path, dtype="<f4", offset=HEADER))
         dim, layers, hidden, kv = c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.num_key_value_heads
         head = dim // c.num_attention_heads
         rope = c.max_position_embeddings * (head // 2)
@@ -130,10 +133,10 @@ class Llama2cTokenizer:
         self.pieces: list[bytes] = []
         at = 4
         while len(self.pieces) < size:
-            if at + 8 > len(data):
+            count = int(np.frombuffer(data, "<i4", 1, at + 4)[0]) if at + 8 <= len(data) else 0
+            if at + 8 + count > len(data):
                 raise ValueError(f"{file} holds {len(self.pieces)} tokens, the model has {size}")
             self.scores.append(float(np.frombuffer(data, "<f4", 1, at)[0]))
-            count = int(np.frombuffer(data, "<i4", 1, at + 4)[0])
             self.pieces.append(data[at + 8 : at + 8 + count])
             at += 8 + count
         self.numbers = {piece: i for i, piece in enumerate(self.pieces)}

@@ -37,6 +37,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.score is None and self.update is None:
             raise ValueError("method.score and method.update are both null: nothing says which weights go")
+        if self.update and isinstance(self.pattern, NM) and self.update.block % self.pattern.of:
+            raise ValueError(
+                f"method.update.block={self.update.block} is not a multiple of method.of={self.pattern.of}"
+            )
 
     @property
     def needs(self) -> Needs:

@@ -26,11 +26,11 @@ def add_counts(counts: Tensor, x: Tensor, low: Tensor, high: Tensor) -> None:
     Values beyond the range count in its first or last bin, those of a constant channel (low = high) in the first.
     """
     channels, bins = counts.shape
-    scale = torch.where(high > low, bins / (high - low), 0.0)
+    width = torch.where(high > low, high - low, torch.inf)
     for start in range(0, channels, CHANNELS_AT_ONCE):
         part = slice(start, min(start + CHANNELS_AT_ONCE, channels))
-        columns = x[:, part].T.float()
-        index = columns.sub_(low[part, None]).mul_(scale[part, None]).clamp_(0, bins - 1).int()
+        columns = x[:, part].T.float() - low[part, None]
+        index = columns.div_(width[part, None]).mul_(bins).clamp_(0, bins - 1).int()
         index += torch.arange(0, index.shape[0] * bins, bins, dtype=torch.int32, device=x.device)[:, None]
         found = torch.bincount(index.flatten(), minlength=index.shape[0] * bins)
         counts[part] += found.view(-1, bins)

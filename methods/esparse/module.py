@@ -134,9 +134,10 @@ class OneShotPruning(LightningModule):
         self.measured |= parts | {
             "test/prune_seconds": seconds,
             "test/sparsity": self.report.sparsity,
-            "test/retained": self.report.kept,
             "test/model_gib": sum(p.numel() * p.element_size() for p in decoder.model.parameters()) / 2**30,
         }
+        if isinstance(self.recipe.pattern, NM):
+            self.measured["test/retained"] = self.report.kept
         self.finish(decoder)
 
     def make_decoder(self) -> Decoder:

@@ -79,7 +79,9 @@ class ESparse:
         if bins < 2:
             raise ValueError(f"method.score.bins must be at least 2, got {bins}")
         self.alpha, self.entropy_weight = alpha, entropy_weight
-        self.unit = 1.0 if base == "e" else math.log(float(base))
+        if base != "e" and not (isinstance(base, int | float) and 1 < base < math.inf):
+            raise ValueError(f"method.score.base must be e or a number above 1, got {base}")
+        self.unit = 1.0 if base == "e" else math.log(base)
         self.norm_scale, self.combine = norm_scale, combine
         self.needs = Needs(frozenset({"norm", "entropy"} if entropy_weight else {"norm"}), bins, range)
 

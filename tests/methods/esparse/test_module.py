@@ -40,10 +40,9 @@ def tiny(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_figures(request, monkeypatch) -> None:
+def no_figures(monkeypatch) -> None:
     """Drawing takes longer than these runs do."""
-    if request.node.name != "test_a_run_records_perplexities_sparsity_and_times":
-        monkeypatch.setattr("runner.figures.save_figures", lambda *_: [])
+    monkeypatch.setattr("runner.figures.save_figures", lambda *_: [])
 
 
 def metrics_of(outputs: Path) -> dict[str, float]:
