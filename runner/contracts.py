@@ -1,4 +1,4 @@
-"""Do a method, a data set and a model fit together? Told before anything is read or trained."""
+"""Do a method, a data set, a model and a trainer fit together? Told before anything is read or trained."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def check_tasks(cfg: DictConfig) -> None:
                 f"Data sets that fit the {group}: {fitting}\n"
                 f"{group.capitalize()}s that fit the data set: {others}"
             )
+
+
+def check_processes(module: Any, trainer: Any) -> None:
+    """Raises UserError where several processes are asked of a method whose `distributed` is False."""
+    if trainer.world_size > 1 and not getattr(module, "distributed", True):
+        raise UserError(f"this method runs in one process, not in {trainer.world_size}: trainer=cpu or trainer=gpu")
 
 
 def _datasets_for(tasks: tuple[str, ...]) -> list[str]:

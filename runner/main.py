@@ -115,7 +115,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
 
     from runner import lightning
     from runner.build import build
-    from runner.contracts import check_tasks
+    from runner.contracts import check_processes, check_tasks
     from runner.figures import save_figures
     from runner.loggers import finish_logger, make_logger, tracked_run_ends
 
@@ -139,6 +139,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
                 module.prepare(data)
             logger = make_logger(run)
             trainer, recorder = lightning.make_trainer(run, module, logger)
+            check_processes(module, trainer)
 
         log.info("%s on %s: %s", run.name, trainer.strategy.root_device, folder)
         metrics: dict[str, float] = {}

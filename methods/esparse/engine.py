@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.esparse.decoder import Decoder, InputSet, States
+from methods.esparse.decoder import Decoder, InputSet, States, columns_of
 from methods.esparse.patterns import NM, Unstructured
 from methods.esparse.perplexity import Track, windows_at_once
 from methods.esparse.shuffle import Permuter, retained
@@ -102,6 +102,7 @@ def prune(decoder: Decoder, calibration: Tensor, recipe: Recipe, track: Track, t
 
     The statistics of a block come from its dense weights, on inputs that went through the pruned blocks before it.
     """
+    check_memory(recipe, decoder.model.config, calibration.numel() * decoder.model.dtype.itemsize)
     report, needed = Report(), bool(recipe.needs.kinds)
     clock = Clock(report.seconds)
     states = decoder.embed(calibration, windows_at_once(calibration.shape[1], tokens_at_once)) if needed else States()
@@ -119,19 +120,23 @@ def prune(decoder: Decoder, calibration: Tensor, recipe: Recipe, track: Track, t
     return report
 
 
+def check_memory(recipe: Recipe, config: Any, row: int) -> None:
+    """Raises ValueError where quantiles are asked of inputs that are not kept. row: bytes of one channel's values."""
+    size = sum(columns_of(config).values()) * row
+    if recipe.needs.range == "quantile" and size > recipe.keep_bytes:
+        raise ValueError(
+            f"method.score.range=quantile needs a block's inputs in memory, {size / 2**30:.2g} GiB here; "
+            "raise method.keep_gib or calibrate with fewer tokens"
+        )
+
+
 def gather(
     decoder: Decoder, block: nn.Module, states: States, recipe: Recipe, clock: Callable[[str], None]
 ) -> dict[str, InputStatistics]:
     """Statistics of the input of each set of layers of the block."""
-    tokens = sum(batch.shape[0] * batch.shape[1] for batch in states.batches)
     sets = [(s, block.get_submodule(s.linears[0])) for s in decoder.architecture.sets]
-    size = sum(linear.in_features for _, linear in sets) * tokens * states.batches[0].element_size()
-    keep = size <= recipe.keep_bytes
-    if not keep and recipe.needs.range == "quantile":
-        raise ValueError(
-            f"method.score.range=quantile needs a block's inputs in memory, {size / 2**30:.1f} GiB here; "
-            "raise method.keep_gib or calibrate with fewer tokens"
-        )
+    row = sum(batch.shape[0] * batch.shape[1] for batch in states.batches) * states.batches[0].element_size()
+    keep = sum(linear.in_features for _, linear in sets) * row <= recipe.keep_bytes
     statistics = {s.name: InputStatistics(recipe.needs, keep) for s, _ in sets}
     unfinished = sets
     while unfinished:

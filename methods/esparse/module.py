@@ -56,10 +56,12 @@ class OneShotPruning(LightningModule):
         keep_gib: inputs of a block up to this size are held in memory for their histograms.
         tokens_at_once: in a batch of the forward passes.
 
-    `prepare` raises ValueError where sizes, architecture or texts do not fit, before anything is loaded.
+    `prepare` raises ValueError where sizes, architecture or texts do not fit, FileNotFoundError where weights are
+    missing or damaged: before the run starts.
     """
 
     tasks = ("language-modelling",)
+    distributed = False
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class OneShotPruning(LightningModule):
         self.decoder: list[Decoder] = []  # in a list: Lightning need not know its parameters
 
     def prepare(self, data: Any) -> None:
-        """Looks whether everything fits, and makes the data's windows."""
+        """Looks whether everything fits, makes the data's windows, reads the model unless it is streamed."""
         architecture_of(self.source.config)
         for name, columns in columns_of(self.source.config).items():
             self.recipe.pattern.check(f"the input of {name} of {self.source.path}", columns)
@@ -116,13 +118,17 @@ class OneShotPruning(LightningModule):
                 raise ValueError("method.stream never holds the whole model, which zero-shot tasks need")
             Shards(self.source.folder)
         data.tokenize(self.source.encode, self.source.longest)
+        engine.check_memory(self.recipe, self.source.config, data.calibration.numel() * self.source.dtype.itemsize)
+        if not self.stream:
+            self.decoder = [Decoder(self.source.load())]
 
     def on_test_start(self) -> None:
-        if self.trainer.world_size > 1:
-            raise ValueError("one-shot pruning runs in one process: trainer=cpu or trainer=gpu")
-        data = self.trainer.datamodule
-        decoder = self.make_decoder()
-        self.decoder = [decoder]
+        data, device = self.trainer.datamodule, self.trainer.strategy.root_device
+        if self.stream:
+            self.decoder = [self.stream_to_folder(device)]
+        else:
+            self.decoder[0].model.to(device)
+        decoder = self.decoder[0]
         if self.dense:
             for evaluation in data.test_dataloader():
                 self.evaluate(decoder, evaluation, "dense_")
@@ -140,10 +146,7 @@ class OneShotPruning(LightningModule):
             self.measured["test/retained"] = self.report.kept
         self.finish(decoder)
 
-    def make_decoder(self) -> Decoder:
-        device = self.trainer.strategy.root_device
-        if not self.stream:
-            return Decoder(self.source.load().to(device))
+    def stream_to_folder(self, device: torch.device) -> Decoder:
         out = self.export or Path(self.trainer.default_root_dir) / "model"
         shutil.rmtree(part_of(out), ignore_errors=True)  # of a run that was interrupted
         self.export = out
