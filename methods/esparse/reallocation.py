@@ -40,12 +40,11 @@ def assign_places(scores: Tensor, permutation: Tensor, keep: int, of: int) -> Te
     permutation = permutation.clone()
     groups = torch.arange(permutation.numel() // of, device=scores.device)
     for place in range(of):
-        grouped = scores[:, permutation]
-        bar, without, _ = swap_parts(grouped, keep, of, groups)
-        newcomers = grouped[:, place::of].T.contiguous()  # (G, R)
-        bars = bar[:, :, place].T.contiguous()
-        gained = sums_of_maxima(bars, newcomers) - bars.sum(1, keepdim=True)
-        kept = gained + without[:, place][:, None]  # group t with newcomer s
+        columns = scores[:, permutation].T.contiguous()
+        bars, without, _ = swap_parts(columns, keep, of, groups)
+        bars = bars[place::of]  # (G, R)
+        gained = sums_of_maxima(bars, columns[place::of]) - bars.sum(1, keepdim=True)
+        kept = gained + without[place::of, None]  # group t with newcomer s
         _, best = linear_sum_assignment(kept.cpu().numpy(), maximize=True)
         permutation[place::of] = permutation[place::of][torch.as_tensor(best, device=scores.device)]
     return permutation

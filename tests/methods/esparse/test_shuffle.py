@@ -122,7 +122,7 @@ def test_after_swaps_the_state_is_that_of_a_fresh_one(pattern, rows, groups, see
         state.swap(p, q)
         order[torch.cat([p, q])] = order[torch.cat([q, p])]
         fresh = SwapGains(scores[:, order].clone(), keep, of)
-        assert torch.equal(state.scores, scores[:, order])
+        assert torch.equal(state.columns, scores[:, order].T)
         assert torch.equal(state.gains(), fresh.gains())
         assert torch.equal(state.base, fresh.base)
 
@@ -200,17 +200,12 @@ def test_lbs_on_some_rows_does_not_lower_their_kept_score(rows):
     assert kept_by_hand(some[:, end], 2, 4) > kept_by_hand(some, 2, 4)
 
 
-@given(
-    n=st.integers(1, 5),
-    m=st.integers(1, 5),
-    length=st.integers(1, 20),
-    rows=st.integers(1, 25),
-    seed=st.integers(0, 99),
-)
-def test_sums_of_maxima(n, m, length, rows, seed):
+@settings(deadline=None)
+@given(n=st.integers(1, 5), m=st.integers(1, 5), length=st.integers(1, 20), seed=st.integers(0, 99))
+def test_sums_of_maxima(n, m, length, seed):
     draw = np.random.default_rng(seed)
     a, b = (draw.integers(-9, 9, size=(k, length)).astype(np.float32) for k in (n, m))
-    found = sums_of_maxima(torch.from_numpy(a), torch.from_numpy(b), rows)
+    found = sums_of_maxima(torch.from_numpy(a), torch.from_numpy(b))
     assert found.tolist() == np.maximum(a[:, None], b[None]).sum(2).tolist()
 
 
