@@ -93,6 +93,9 @@ class TextData(LightningDataModule):
         tasks = [{"name": name, "examples": examples} for name, examples in self.examples.items()]
         return DataLoader([text, *tasks], batch_size=None)
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        return batch  # a method moves the windows of an evaluation itself, a batch at a time
+
 
 class CalibrationPlan:
     """Which windows to calibrate with. Arguments as `TextData` has them."""

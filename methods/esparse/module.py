@@ -191,9 +191,6 @@ class OneShotPruning(LightningModule):
                 name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
                 yield name, decoder.model.get_submodule(name).weight, entry.permutation
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # an evaluation moves its windows itself, a batch at a time
-
     def test_step(self, evaluation: dict[str, Any], index: int) -> None:
         started = time.perf_counter()
         self.evaluate(self.decoder[0], evaluation, "")
