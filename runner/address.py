@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runner.compose import compose_run
+from runner.files import is_whole_checkpoint
 
 DECIDES = ("method", "dataset", "model", "schedule", "stages", "seed")
 WHERE = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "tags")
@@ -96,4 +97,4 @@ class Run:
     def checkpoint(self) -> Path | None:
         """What a run that needs this one takes: the best weights where the method picks some, else the last."""
         files = (self.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-        return next((file for file in files if file.exists()), None)
+        return next((file for file in files if is_whole_checkpoint(file)), None)

@@ -45,11 +45,16 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         due = time.monotonic() - self.saved >= self.every_seconds
         if trainer.strategy.broadcast(due) or trainer.current_epoch + 1 == trainer.max_epochs:
-            temporary = self.path.with_suffix(".part")
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                os.replace(temporary, self.path)
-            self.saved = time.monotonic()
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        temporary = self.path.with_suffix(".part")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # on the disk before it takes the place of the one before
+            os.replace(temporary, self.path)
+        self.saved = time.monotonic()
 
 
 class Recorder(Checkpoint):

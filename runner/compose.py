@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+import omegaconf.base
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -17,6 +19,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 CONF = Path(__file__).resolve().parents[1] / "conf"
 VERSION_BASE = "1.3"
 PRESENTATION = ("table", "figure")  # nodes of an experiment that say nothing about a run
+
+# OmegaConf parses an interpolation anew each time that it is read, which is most of what addressing a run takes.
+omegaconf.base.parse = lru_cache(maxsize=4096)(omegaconf.base.parse)  # type: ignore[assignment]
 
 
 @contextmanager
@@ -40,12 +45,12 @@ def compose_run(overrides: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
     """
     overrides = [o for o in overrides if (parse(o).key_or_group or "").partition(".")[0] not in PRESENTATION]
     cfg = _assemble(overrides, lambda groups: _compose_run_groups(groups)[0])
-    return cfg, _compose_run_groups(_split(overrides)[0])[1]
+    return cfg, dict(_compose_run_groups(_split(overrides)[0])[1])
 
 
-def _assemble(overrides: Iterable[str], compose_groups: Callable[[tuple[str, ...]], DictConfig]) -> DictConfig:
+def _assemble(overrides: Iterable[str], compose_groups: Callable[[tuple[str, ...]], bytes]) -> DictConfig:
     groups, values = _split(overrides)
-    cfg = compose_groups(groups).copy()
+    cfg: DictConfig = pickle.loads(compose_groups(groups))
     for override in values:
         _set(cfg, override.key_or_group, override.value())
     return cfg
@@ -74,21 +79,22 @@ def _is_group(override: Override) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
+def _compose_groups(overrides: tuple[str, ...]) -> bytes:
+    """The config, pickled: that is twenty times faster to copy than a config."""
     with _initialised():
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
     OmegaConf.set_readonly(cfg.hydra, False)
-    return cfg
+    return pickle.dumps(cfg)
 
 
 @lru_cache(maxsize=1024)
-def _compose_run_groups(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
-    cfg = _compose_groups(overrides).copy()
+def _compose_run_groups(overrides: tuple[str, ...]) -> tuple[bytes, dict[str, str]]:
+    cfg = pickle.loads(_compose_groups(overrides))
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         for node in ("hydra", *PRESENTATION):
             cfg.pop(node, None)
-    return cfg, choices
+    return pickle.dumps(cfg), choices
 
 
 def _set(cfg: DictConfig, key: str, value: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +13,14 @@ class UserError(Exception):
 
 class Diverged(RuntimeError):
     """A loss or metric that is no longer finite. Exit code 1, the run is marked failed."""
+
+
+class Preempted(SystemExit):
+    """SLURM ends this process's job; its run goes on in another. job: to be requeued, if any."""
+
+    def __init__(self, message: str, job: str | None) -> None:
+        super().__init__(message)
+        self.code, self.job = 128 + signal.SIGTERM, job
 
 
 @contextmanager
@@ -27,17 +35,3 @@ def user_errors() -> Iterator[None]:
         raise UserError(f"{cause}\n({str(error).splitlines()[-1]})" if cause is not error else str(error)) from error
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(str(error)) from error
-
-
-@contextmanager
-def launch_errors() -> Iterator[None]:
-    """Turns what the SLURM launcher raises where there is no SLURM into UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if 'Could not detect "srun"' not in str(error) or shutil.which("srun"):
-            raise
-        raise UserError(
-            "hydra/launcher=submitit_slurm needs SLURM, and there is no srun on this machine.\n"
-            "Start the sweep on a node of a cluster, or leave the launcher out: then it runs here."
-        ) from error

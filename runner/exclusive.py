@@ -35,10 +35,7 @@ def exclusive(folder: Path, wait: bool) -> Iterator[bool]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error}\nName another place with paths.outputs=<folder>") from error
-    lock = FileLock(folder / ".lock")
-    try:
+        lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
         waited = False
     except Timeout:
@@ -49,7 +46,22 @@ def exclusive(folder: Path, wait: bool) -> Iterator[bool]:
         log.info("%s\n  is under way in %s: waiting for it", folder, holder)
         lock.acquire(poll_interval=0.5)
         waited = True
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}\nName another place with paths.outputs=<folder>") from error
     try:
         yield waited
     finally:
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Does a process work on the folder at this moment?"""
+    if not (folder / ".lock").exists():
+        return False
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -12,11 +12,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from runner import slurm
 from runner.address import Run, resolved
 from runner.build import build
 from runner.callbacks import EpochSeed, FiniteGuard, LastCheckpoint, ProgressLines, Recorder
+from runner.errors import UserError
 from runner.exclusive import rank
+from runner.files import is_whole_checkpoint
+from runner.preemption import Preemption
+
+log = logging.getLogger(__name__)
 
 
 def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Recorder]:
@@ -27,13 +34,12 @@ def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Record
     callbacks: list[Callback] = [EpochSeed(cfg.seed), FiniteGuard(), recorder]
     if "fit" in cfg.stages:
         checkpoints.mkdir(exist_ok=True)
-        callbacks.append(LastCheckpoint(checkpoints / "last.ckpt", cfg.checkpoint.every_seconds))
         if monitor := getattr(module, "monitor", None):
-            callbacks.append(
-                ModelCheckpoint(
-                    checkpoints, "best", monitor=monitor, mode=module.monitor_mode, enable_version_counter=False
-                )
-            )
+            best = {"monitor": monitor, "mode": module.monitor_mode, "enable_version_counter": False}
+            callbacks.append(ModelCheckpoint(checkpoints, "best", **best))
+        # After it: the last checkpoint also holds which epoch was the best.
+        last = LastCheckpoint(checkpoints / "last.ckpt", cfg.checkpoint.every_seconds)
+        callbacks += [last, Preemption(last)] if slurm.job_id() else [last]
     interactive = sys.stdout.isatty()
     callbacks.append(RichProgressBar(leave=False) if interactive else ProgressLines())
     settings = {
@@ -44,6 +50,8 @@ def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Record
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
+    if SLURMEnvironment.detect():
+        settings["plugins"] = SLURMEnvironment(auto_requeue=False)  # Preemption does it at the end of an epoch
     settings |= resolved(cfg.schedule)
     settings = {key: value for key, value in settings.items() if key not in cfg.trainer}  # what is given wins
     return build(cfg, "trainer", **settings), recorder
@@ -52,12 +60,17 @@ def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Record
 def last_checkpoint(folder: Path) -> Path | None:
     """Where an interrupted run goes on."""
     path = folder / "checkpoints" / "last.ckpt"
+    if path.exists() and not is_whole_checkpoint(path):
+        log.warning("%s is cut short: the run starts anew", path)
+        return None
     return path if path.exists() else None
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """What is tested where the method picks a checkpoint."""
+    """What is tested where the method picks a checkpoint. Raises UserError where it is cut short."""
     path = folder / "checkpoints" / "best.ckpt"
+    if path.exists() and not is_whole_checkpoint(path):
+        raise UserError(f"{path} is cut short: rerun=true makes the run anew")
     return path if path.exists() else None
 
 

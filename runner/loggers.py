@@ -6,7 +6,7 @@ import netrc
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,15 @@ def wandb_mode() -> str:
 
 
 def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | None = None) -> Any:
-    """A WandbLogger whose run id is the run's id, so that an interrupted run goes on in the same W&B run.
+    """A logger whose run id is the run's id, so that an interrupted run goes on in the same W&B run.
 
     Its group is the experiment, its job type the paper.
     """
-    from pytorch_lightning.loggers import WandbLogger
+    from runner.tracking import PatientWandbLogger
 
     mode = wandb_mode()
     folder: Path = run.folder
-    logger = WandbLogger(
+    logger = PatientWandbLogger(
         project=project,
         entity=entity,
         id=run.id,
@@ -74,7 +74,8 @@ def tracked_run_ends() -> Iterator[None]:
     except BaseException:
         wandb = sys.modules.get("wandb")
         if wandb and wandb.run:
-            wandb.finish(exit_code=1)
+            with suppress(Exception):  # its process may have been ended before this one
+                wandb.finish(exit_code=1)
         raise
 
 
@@ -85,8 +86,5 @@ def finish_logger(logger: Any, folder: Path, metrics: dict[str, float], figures:
     """
     if logger is None:
         return
-    for figure in figures:
-        logger.log_image(f"figures/{figure.stem}", [str(figure)])
     last_epoch = {k: v for row in read_metrics(folder)[-1:] for k, v in row.items() if k not in PROGRESS}
-    logger.experiment.summary.update(last_epoch | metrics)
-    logger.experiment.finish()
+    logger.end(last_epoch | metrics, figures)

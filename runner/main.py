@@ -13,17 +13,17 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import runner.help  # noqa: F401  (registers the help text's resolver)
-from runner import record
+from runner import record, slurm
 from runner.address import Run
 from runner.compose import CONF, VERSION_BASE
 from runner.console import reader_may_leave
-from runner.errors import UserError, launch_errors, user_errors
+from runner.errors import Preempted, UserError, user_errors
 from runner.exclusive import exclusive
+from runner.files import disk_is_full
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,11 @@ def main() -> None:
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on to us
     try:
-        with launch_errors():
-            job()
+        if {"-m", "--multirun"} & set(sys.argv[1:]):
+            from runner.sweep import sweep
+
+            sys.exit(sweep(sys.argv[1:]))
+        job()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if full_error:
             raise
@@ -51,13 +54,7 @@ def main() -> None:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)
 def job(cfg: DictConfig) -> dict[str, float]:
-    hydra_cfg = HydraConfig.get()
-    try:
-        return execute(Run(cfg, dict(hydra_cfg.runtime.choices)))["metrics"]
-    except Exception as error:
-        if hydra_cfg.mode == RunMode.MULTIRUN:  # the sweep goes on, and ends with the first error
-            log.error("failed: %s", error)
-        raise
+    return execute(Run(cfg, dict(HydraConfig.get().runtime.choices)))["metrics"]
 
 
 def execute(run: Run) -> dict[str, Any]:
@@ -84,8 +81,13 @@ def make(run: Run) -> dict[str, Any]:
     try:
         result = train(run, checkpoints)
     except BaseException as error:
+        if disk_is_full(error, run.folder):
+            raise UserError(f"no space is left for {run.folder}\nMake some; the same command goes on") from error
         state = "failed" if isinstance(error, Exception) else "interrupted"
-        record.write_state(run.folder, state, error=f"{type(error).__name__}: {error}")
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        record.write_state(run.folder, state, error=told, mistake=isinstance(error, UserError))
+        if isinstance(error, Preempted) and error.job:
+            slurm.requeue(error.job)
         raise
     record.remove_state(run.folder)
     record.show(run.folder, result)

@@ -20,6 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from runner import slurm
 from runner.address import Run, resolved
 from runner.exclusive import rank
 from runner.files import read_json, write_json, write_whole
@@ -40,7 +41,7 @@ def write_state(folder: Path, state: str, **more: Any) -> None:
     """state: `running`, `interrupted` or `failed`."""
     if rank() > 0:
         return
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "time": now()}
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "job": slurm.job_id(), "time": now()}
     write_json(folder / "state.json", {"state": state} | here | more)
 
 

@@ -2,6 +2,7 @@
 # A SLURM of this machine alone, to try sweeps on: munged, slurmctld and slurmd, run by you, all files in one folder.
 #   eval "$(scripts/slurm_cluster.sh up [folder])"    starts it, and lets this shell's sbatch, squeue and scontrol find it
 #   scripts/slurm_cluster.sh down [folder]            ends its jobs and its daemons
+# Jobs of its partition `urgent` preempt those of `main`, the default, which are requeued.
 # Takes Debian's packages: apt-get install slurm-wlm munge. No accounting: sacct knows nothing.
 # CPUS=<n> pretends to have more or fewer cores than there are.
 set -euo pipefail
@@ -40,11 +41,14 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 JobAcctGatherType=jobacct_gather/none
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MinJobAge=300
 KillWait=15
 ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PreemptMode=OFF GraceTime=0
+PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=15
+PartitionName=urgent Nodes=$host MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
 CONF
 }
 
@@ -70,7 +74,7 @@ up() {
             [[ $(sinfo -h -o %T 2>/dev/null) == idle ]] && break
             sleep 0.2
         done
-        [[ $(sinfo -h -o %T 2>/dev/null) == idle ]] || { tail -n 5 "$folder"/*.log >&2; down; exit 1; }
+        [[ $(sinfo -h -o %T 2>/dev/null) == idle ]] || { tail -n 5 "$folder"/slurm*.log >&2; down; exit 1; }
     fi
     echo "export SLURM_CONF=$folder/slurm.conf PATH=\$PATH:/usr/sbin"
 }
@@ -96,5 +100,5 @@ down() {
 
 case $command in
 up | down) "$command" ;;
-*) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

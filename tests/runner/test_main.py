@@ -144,23 +144,6 @@ def test_divergence_names_the_step_and_marks_the_run_failed(call, tiny, tmp_path
     assert not list(tmp_path.rglob("result.json"))
 
 
-def test_a_sweep_goes_on_after_a_failed_run(call, tiny, tmp_path) -> None:
-    code, printed = call("-m", *tiny, "model.norm=graph,nonsense,batch")
-    assert code == 2
-    assert "failed:" in printed
-    assert len(list(tmp_path.glob("*/*/*/result.json"))) == 2
-    assert len(list(tmp_path.glob(".sweeps/*/multirun.yaml"))) == 1
-
-
-def test_without_slurm_its_launcher_is_refused(call, tiny, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    code, printed = call("-m", *tiny, "hydra/launcher=submitit_slurm", "seed=0,1")
-    assert code == 2
-    assert "no srun on this machine" in printed
-    assert "Traceback" not in printed
-    assert not list(tmp_path.rglob("state.json"))
-
-
 def test_an_unwritable_place_is_one_message(call, tiny, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     code, printed = call(*tiny[:-1], f"paths.outputs={tmp_path}/file/x")

@@ -1,0 +1,73 @@
+"""Runs of a sweep as one array of SLURM jobs, by submitit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner import slurm
+from runner.errors import UserError
+from runner.files import write_json
+from runner.launchers.task import Task, work
+
+log = logging.getLogger(__name__)
+SHARED = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name")
+
+
+class Slurm:
+    """One array, a job a run. Arguments: those of hydra-submitit-launcher's submitit_slurm.
+
+    `max_num_timeout` is how often a job that meets its time limit goes on in a new one.
+    """
+
+    def __init__(self, submitit_folder: str, max_num_timeout: int, **parameters: Any) -> None:
+        self.restarts, self.parameters = max_num_timeout, parameters
+
+    def launch(self, tasks: Sequence[Task], place: Path) -> Iterable[Task]:
+        """Submits the tasks; job.json in each run's folder says which job it is.
+
+        Raises UserError where there is no SLURM, or where it refuses the array.
+        """
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise UserError(
+                "hydra/launcher=slurm needs SLURM, and there is no sbatch and srun on this machine.\n"
+                "Start the sweep on a node of a cluster; scripts/slurm_cluster.sh makes one of this machine;\n"
+                "hydra/launcher=local runs several at a time here."
+            )
+        import submitit
+
+        executor = submitit.AutoExecutor(folder=place / "%j", cluster="slurm", slurm_max_num_timeout=self.restarts)
+        given = {k: v for k, v in self.parameters.items() if v is not None}
+        executor.update_parameters(**{k if k in SHARED else f"slurm_{k}": v for k, v in given.items()})
+        try:
+            jobs = executor.map_array(Job(self.restarts), [task.overrides for task in tasks])
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            raise UserError(f"SLURM refuses the jobs: {error}") from error
+        for task, job in zip(tasks, jobs, strict=True):
+            task.run.folder.mkdir(parents=True, exist_ok=True)
+            write_json(task.run.folder / "job.json", {"job": job.job_id, "log": str(job.paths.stdout)})
+        array = jobs[0].job_id.partition("_")[0]
+        log.info("submitted as job %s (scancel %s ends it)", array, array)
+        return ()
+
+
+class Job:
+    """What a SLURM job calls with the overrides of its run. limit: of restarts by the time limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def __call__(self, overrides: list[str]) -> None:
+        # Not submitit's way of going on: the run saves itself and requeues its job (runner/preemption.py).
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ["RUNNER_RESTARTS"] = str(self.limit)
+        again = ["rerun=false"] if slurm.restarts() else []
+        if code := work([*overrides, "wait=true", *again]):
+            sys.exit(code)

@@ -1,0 +1,75 @@
+"""What a run of a large sweep costs where it is finished already: `python -m scripts.bench_sweep [runs=1000]`.
+
+Composes, addresses and looks up every run of a sweep of which nine in ten are finished (results of realistic size in a
+temporary folder), in this process; then asks for the finished ones as a user would, by `python -m runner -m`. The
+baseline is what Hydra's own sweeper does for each run before it starts: composing its config.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from runner.compose import compose
+from runner.files import write_json
+from runner.survey import survey
+from runner.sweep import plan
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = {
+    "metrics": {f"test/metric_{i}": i / 7 for i in range(12)},
+    "choices": {},
+    "seconds": {"setup": 1.0, "fit": 100.0, "test": 1.0},
+    "code": {f"methods/part_{i}.py": "0123456789ab" for i in range(20)},
+    "versions": {f"package_{i}": "1.2.3" for i in range(8)},
+    "identity": {f"key_{i}": {f"inner_{j}": j for j in range(10)} for i in range(10)},
+}
+
+
+def main() -> None:
+    count = int(dict(argument.split("=") for argument in sys.argv[1:]).get("runs", 1000))
+    with tempfile.TemporaryDirectory() as outputs:
+        common = ["experiment=graphnorm/table1", "dataset=mutag", "method=graphnorm", f"paths.outputs={outputs}"]
+        overrides = [*common, "dataset.fold=range(10)", f"seed=range({count // 10})"]
+
+        started = time.perf_counter()
+        _, tasks = plan(overrides)
+        composed = time.perf_counter() - started
+        finished = len(tasks) * 9 // 10
+        for task in tasks[:finished]:
+            task.run.folder.mkdir(parents=True)
+            write_json(task.run.folder / "result.json", RESULT)
+        started = time.perf_counter()
+        standings = survey([task.run for task in tasks])
+        looked_up = time.perf_counter() - started
+        assert sum(standing.state == "finished" for standing in standings) == finished
+
+        started = time.perf_counter()
+        few = tasks[:10]
+        for task in few:
+            compose([*task.overrides, f"hydra.job.name={task.run.id}"])  # a value that is composed by Hydra
+        baseline = (time.perf_counter() - started) / len(few)
+
+        for task in tasks[finished:]:
+            task.run.folder.mkdir(parents=True)
+            write_json(task.run.folder / "result.json", RESULT)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "runner", "-m", *overrides], cwd=ROOT, check=True, capture_output=True)
+        process = time.perf_counter() - started
+
+    ours = (composed + looked_up) / len(tasks)
+    print(f"{len(tasks)} runs, {finished} of them finished")
+    print(f"compose and address   {1e3 * composed / len(tasks):7.2f} ms a run")
+    print(f"look up               {1e3 * looked_up / len(tasks):7.2f} ms a run")
+    print(
+        f"both                  {1e3 * ours:7.2f} ms a run, {baseline / ours:.0f} times faster than to compose by Hydra"
+    )
+    print(f"Hydra's composition   {1e3 * baseline:7.2f} ms a run")
+    print(f"the whole command     {1e3 * process / len(tasks):7.2f} ms a run, all of them finished")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What goes wrong on real machines, with real files and processes: nothing finished is lost, nothing half-written counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runner.files import read_json
+from runner.record import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def only_run(outputs: Path) -> Path:
+    (folder,) = (path.parent for path in outputs.glob("*/*/*/.lock"))
+    return folder
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    return read_json(folder / "result.json")["metrics"]
+
+
+def wait_for(true, seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("content", ["", '{"metrics": {"test/acc"', "\0" * 100, "[]"])
+def test_an_unreadable_result_does_not_count(call, tiny, tmp_path, content) -> None:
+    call(*tiny)
+    folder = only_run(tmp_path)
+    metrics = metrics_of(folder)
+    (folder / "result.json").write_text(content)
+    code, printed = call(*tiny)  # tests the last epoch's weights anew
+    assert code == 0, printed
+    assert "done already" not in printed
+    assert metrics_of(folder) == metrics
+
+
+def test_a_checkpoint_that_is_cut_short_starts_the_run_anew(call, tiny, tmp_path) -> None:
+    call(*tiny)
+    folder = only_run(tmp_path)
+    metrics = metrics_of(folder)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    (folder / "result.json").unlink()
+    code, printed = call(*tiny)
+    assert code == 0, printed
+    assert "last.ckpt is cut short: the run starts anew" in printed
+    assert metrics_of(folder) == metrics
+    assert len(read_metrics(folder)) == 2
+
+
+def test_a_needed_checkpoint_that_is_cut_short_is_made_anew(call, tiny, tmp_path) -> None:
+    arguments = ["--config-dir", str(ROOT / "tests/runner/conf"), *tiny[1:], "method=toy/student"]
+    assert call(*arguments)[0] == 0
+    (checkpoint,) = (tmp_path / "graphnorm").glob("*/*/checkpoints/last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    code, printed = call(*arguments, "seed=1")
+    assert code == 0, printed
+    assert "first, a run that this one needs" in printed
+
+
+@pytest.mark.slow
+def test_outputs_of_another_machine_go_on_here(spawn, call, tiny, tmp_path) -> None:
+    here, moved = tmp_path / "here", tmp_path / "moved"
+    long = [*tiny[:-2], "schedule.max_epochs=40", "checkpoint.every_seconds=0"]
+    call(*long, f"paths.outputs={tmp_path / 'whole'}")
+    process = spawn(*long, f"paths.outputs={here}")
+    wait_for(lambda: any(len(read_metrics(path.parent)) > 5 for path in here.glob("*/*/*/metrics.csv")))
+    process.kill()
+    process.wait()
+    here.rename(moved)
+    folder = only_run(moved)
+    state = read_json(folder / "state.json") | {"host": "elsewhere", "time": "2099-01-01 00:00:00+0000"}
+    (folder / "state.json").write_text(json.dumps(state))
+    for path in folder.rglob("*"):  # written by a clock that is ahead
+        os.utime(path, (4e9, 4e9))
+    code, printed = call(*long, f"paths.outputs={moved}")
+    assert code == 0, printed
+    assert metrics_of(folder) == metrics_of(only_run(tmp_path / "whole"))
+    assert "done already" in call(*long, f"paths.outputs={moved}")[1]
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_user_is_read_and_not_written(call, tiny, tmp_path) -> None:
+    if os.getuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root may write everywhere, and there is no setpriv to give that up")
+    call(*tiny)
+    theirs = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    for path in theirs:
+        path.chmod(0o555)
+    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    command = [*without, sys.executable, "-m", "runner", *tiny]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        other = subprocess.run([*command, "seed=1"], cwd=ROOT, capture_output=True, text=True)
+        print(other.stderr)
+    finally:
+        for path in theirs:
+            path.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert "done already" in done.stdout
+    assert other.returncode == 2
+    assert "Permission denied" in other.stderr
+    assert "paths.outputs=<folder>" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small file system: {mount.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_nothing_half_written_counts(spawn, tiny, small_disk) -> None:
+    arguments = [*tiny[:-1], f"paths.outputs={small_disk}"]
+    filling = small_disk / "filling"
+    filling.write_bytes(b"0" * (1000 * 1024))
+    process = spawn(*arguments)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, printed
+    assert f"no space is left for {small_disk}" in printed
+    assert not list(small_disk.rglob("result.json"))
+    filling.unlink()
+    process = spawn(*arguments)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, printed
+
+
+@pytest.mark.slow
+def test_a_tracker_that_dies_does_not_end_the_run(spawn, call, tiny, tmp_path, monkeypatch) -> None:
+    long = [*tiny[:-2], "schedule.max_epochs=40"]
+    call(*long, f"paths.outputs={tmp_path / 'whole'}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    process = spawn(*(o for o in long if o != "logger=csv"), f"paths.outputs={tmp_path / 'tracked'}")
+    wait_for(lambda: any(read_metrics(path.parent) for path in tmp_path.glob("tracked/*/*/*/metrics.csv")))
+    trackers = [p for p in psutil.Process(process.pid).children(recursive=True) if "wandb-core" in p.name()]
+    assert trackers
+    for tracker in trackers:
+        tracker.send_signal(signal.SIGKILL)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    assert "W&B does not answer, the run goes on without it" in printed
+    assert metrics_of(only_run(tmp_path / "tracked")) == metrics_of(only_run(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_needed_by_several_a_run_is_made_by_one_of_them_and_taken_over_when_it_is_killed(spawn, tiny, tmp_path) -> None:
+    conf = ["--config-dir", str(ROOT / "tests/runner/conf")]
+    needs = (
+        "needs.teacher=['method=graphnorm','dataset=atlas','model.hidden=8','model.layers=2','schedule.max_epochs=60']"
+    )
+    students = [
+        spawn(*conf, *tiny[1:], "method=toy/student", needs, f"seed={seed}", "checkpoint.every_seconds=0")
+        for seed in range(3)
+    ]
+
+    def teacher() -> Path | None:
+        return next((path.parent for path in tmp_path.glob("graphnorm/*/*/metrics.csv")), None)
+
+    wait_for(lambda: teacher() and len(read_metrics(teacher())) > 5)
+    holder = read_json(teacher() / "state.json")["pid"]
+    os.kill(holder, signal.SIGKILL)
+    killed = [student for student in students if student.pid == holder]
+    assert len(killed) == 1
+    for student in students:
+        printed, _ = student.communicate(timeout=300)
+        assert (student.returncode == 0) == (student not in killed), printed
+    assert len(read_metrics(teacher())) == 60
+    assert len(list(tmp_path.glob("graphnorm/*/*/result.json"))) == 1
+    assert len(list(tmp_path.glob("toy/*/*/result.json"))) == 2
