@@ -58,25 +58,26 @@ class Record:
 
 def collect(outputs: Path) -> list[Record]:
     """A record of every run that finished, failed or is under way, the newest first."""
-    folders = {path.parent for name in ("result", "state") for path in outputs.glob(f"[!.]*/*/*/{name}.json")}
-    records = [read(folder) for folder in sorted(folders)]
+    records = [record for folder in outputs.glob("[!.]*/*/[!.]*") if (record := read(folder))]
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.group].append(record)
     for group in groups.values():
         _tell_apart(group)
-    return sorted(records, key=lambda record: record.when.timestamp() if record.when else 0.0, reverse=True)
+    return sorted(records, key=lambda r: (-r.when.timestamp() if r.when else 0.0, str(r.folder)))
 
 
-def read(folder: Path) -> Record:
-    """The record of a run's folder; of files that are damaged it says so."""
+def read(folder: Path) -> Record | None:
+    """The record of a run's folder; of files that are damaged it says so. None where there is no run."""
     record = Record(folder, *_names(folder))
     try:
         result = _load(folder / "result.json")
-        if result is None:
-            _read_unfinished(record, _load(folder / "state.json") or {})
-        else:
+        if result is not None:
             _read_finished(record, result)
+        elif (state := _load(folder / "state.json")) is not None:
+            _read_unfinished(record, state)
+        else:
+            return None
     except UNREADABLE as error:
         record.state, record.error = "unreadable", f"{type(error).__name__}: {error}"
     return record
@@ -113,7 +114,7 @@ def _load(path: Path) -> dict[str, Any] | None:
     """The JSON object, None where there is no file. Raises ValueError where it is not a whole one."""
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise ValueError(f"{path.name} is damaged: {error}") from error
@@ -149,20 +150,22 @@ def _read_unfinished(record: Record, state: dict[str, Any]) -> None:
 
 def _tell_apart(group: list[Record]) -> None:
     """Sets the settings of runs of one method, dataset and model: what not all of them share."""
-    flat = [dict(_flatten({key: record.identity.get(key) for key in DECIDES if key != "seed"})) for record in group]
-    values: dict[str, set[str]] = defaultdict(set)
-    for settings in flat:
-        for key, value in settings.items():
-            values[key].add(value)
-    differing = {key for key, seen in values.items() if len(seen) > 1}
-    for record, settings in zip(group, flat, strict=True):
-        shown = {key: value for key, value in settings.items() if key in differing}
-        record.settings = {k: v for k, v in shown.items() if not (k.endswith(".seed") and v == str(record.seed))}
+    identities = [{key: record.identity.get(key) for key in DECIDES if key != "seed"} for record in group]
+    for key, values in _differing(identities):
+        for record, value in zip(group, values, strict=True):
+            follows_seed = key.endswith(".seed") and value == record.seed
+            if value is not None and not follows_seed:
+                record.settings[key] = str(value)
 
 
-def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", str(value)
+def _differing(nodes: list[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Each key of nested nodes that has several values, and every node's value, None where it has none."""
+    for key in dict.fromkeys(key for node in nodes for key in node):
+        values = [node.get(key) for node in nodes]
+        known = [value for value in values if value is not None]
+        if all(value == known[0] for value in known):
+            continue
+        if all(isinstance(value, dict) for value in known):
+            yield from _differing([value or {} for value in values], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", values
