@@ -1,4 +1,4 @@
-"""A table as text, Markdown, LaTeX or CSV."""
+"""A table as text, Markdown, LaTeX, CSV or HTML."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from runner.survey import STATES
 if TYPE_CHECKING:
     from runner.table import Cell, Table
 
-FORMATS = ("text", "markdown", "latex", "csv")
+FORMATS = ("text", "markdown", "latex", "csv", "html")
 
 
 def render(table: Table, form: str) -> str:
-    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[form](table)
+    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}[form](table)
 
 
 def number(value: float | None, deviation: float | None, digits: int = 1) -> str:
@@ -101,3 +101,9 @@ def _csv(table: Table) -> str:
         reported_as = [figure.get("value"), figure.get("std"), figure.get("mark")]
         writer.writerow([row, column, cell.value, cell.deviation, *counts, *reported_as])
     return out.getvalue().rstrip("\n")
+
+
+def _html(table: Table) -> str:
+    from runner.html import page  # which shows numbers as this module does
+
+    return page(table)

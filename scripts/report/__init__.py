@@ -1,0 +1,1 @@
+"""One self-contained HTML page over all runs: `python -m scripts.report`."""
