@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import netrc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ from runner.address import Run, resolved
 from runner.build import build
 from runner.record import PROGRESS, read_metrics
 
+WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # the same server: `wandb login` writes the one or the other
+
 
 def wandb_key_is_set() -> bool:
     """Is there a key for Weights & Biases, in the environment or from `wandb login`?"""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    url = os.environ.get("WANDB_BASE_URL")
+    hosts = (url.split("://")[-1].split("/")[0],) if url else WANDB_HOSTS
     try:
-        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        keys = netrc.netrc(os.environ.get("NETRC"))
+        return any(keys.authenticators(host) for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False
 
@@ -90,3 +95,29 @@ def finish_logger(logger: Any, folder: Path, metrics: dict[str, float], figures:
     last_epoch = {k: v for row in read_metrics(folder)[-1:] for k, v in row.items() if k not in PROGRESS}
     logger.experiment.summary.update(last_epoch | metrics)
     logger.experiment.finish()
+
+
+def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: Any) -> None:
+    """Logs the PNG to a W&B run that belongs to this figure alone: drawn again, it goes to the same run.
+
+    node: the choice of conf/logger; where it has no project, nothing is logged.
+    """
+    if not node.get("project"):
+        return
+    import wandb
+
+    mode: Any = wandb_mode()
+    tracked = wandb.init(
+        project=node["project"],
+        entity=node["entity"],
+        id=hashlib.sha256(f"{experiment}/{path.stem}".encode()).hexdigest()[:12],
+        name=f"{experiment}/{path.stem}",
+        group=experiment,
+        job_type="figure",
+        dir=path.parent,
+        resume="allow",
+        mode=mode,
+        config={"experiment": experiment} | config,
+    )
+    tracked.log({f"figures/{path.stem}": wandb.Image(str(path))})
+    tracked.finish()
