@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import netrc
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,20 +14,15 @@ from runner.address import Run, resolved
 from runner.build import build
 from runner.record import PROGRESS, read_metrics
 
-WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # the same server: `wandb login` writes the one or the other
-
 
 def wandb_key_is_set() -> bool:
     """Is there a key for Weights & Biases, in the environment or from `wandb login`?"""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    url = os.environ.get("WANDB_BASE_URL")
-    hosts = (url.split("://")[-1].split("/")[0],) if url else WANDB_HOSTS
-    try:
-        keys = netrc.netrc(os.environ.get("NETRC"))
-        return any(keys.authenticators(host) for host in hosts)
-    except (OSError, netrc.NetrcParseError):
-        return False
+    import wandb
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
 
 
 def wandb_mode() -> str:

@@ -45,11 +45,11 @@ def on_wandb(project: str, runs: Sequence[Run], curve: str | None) -> list[Found
     """From W&B's public API, where a run has the id that it has here: final metrics from its summary, epochs from its
     history. (Tried against a server that answers as the client expects, never yet against W&B's own.)
     """
+    wandb_mode()  # quietens it, also while it is imported
     if not wandb_key_is_set():
         raise UserError(
             "source=wandb needs a key: `wandb login`, or WANDB_API_KEY. Without source= the outputs are read."
         )
-    wandb_mode()  # quietens it, also while it is imported
     import wandb
     from wandb.errors import Error
 

@@ -203,16 +203,20 @@ def _measured(
     """The cells in the order of the sweep, with their runs' states and outcomes."""
     cells: dict[tuple[str, str], Cell] = {}
     for run, (state, outcome) in zip(runs, found, strict=True):
-        row, column = (_label([value_of(run, key) for key in keys], labels) for keys in (row_keys, column_keys))
-        cell = cells.setdefault((row, column), Cell())
+        place = label_of(run, row_keys, labels), label_of(run, column_keys, labels)
+        cell = cells.setdefault(place, Cell())
         cell.states[state] += 1
         if outcome:
             cell.outcomes.append(outcome)
     return cells
 
 
-def _label(values: list[str], labels: dict[str, str]) -> str:
+def label_of(run: Run, keys: list[str], labels: dict[str, str]) -> str:
     """What a row or column is called: the values of its keys."""
+    return _label([value_of(run, key) for key in keys], labels)
+
+
+def _label(values: list[str], labels: dict[str, str]) -> str:
     return labels.get(" ".join(values)) or " ".join(labels.get(value, value) for value in values)
 
 
