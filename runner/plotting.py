@@ -195,11 +195,11 @@ def _scale_values(ax: Any, cells: Sequence[Cell], room: float) -> None:
         ax.set_xscale("log", nonpositive="clip")
         ax.set_xlim(min(values) / 1.5, largest * (max(values) / min(values)) ** (room - 1))
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if largest / min(values) < 300 else (1,)))
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
     else:
         ax.set_xlim(min(0, *values), largest * room)
         ax.locator_params(axis="x", nbins=5)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Sequence[str]) -> Path:
