@@ -7,10 +7,8 @@ Overrides are those of the runner: dataset=D draws a part, paths.outputs=DIR say
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -29,8 +27,8 @@ from runner.console import reader_may_leave
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.help import choices
-from runner.loggers import wandb_mode
-from runner.plotting import draw, save
+from runner.loggers import log_figure
+from runner.plotting import draw, figure_path, save
 from runner.record import is_stale, read_metrics, read_result
 from runner.survey import STATES, state_of, value_of
 
@@ -93,7 +91,7 @@ class Spec:
 
 @dataclass
 class Line:
-    """The runs of one line of one panel. states: how many of them are finished, failed, unfinished, not started."""
+    """The runs of one line of one panel. states: how many of them are in each of survey.STATES."""
 
     panel: str
     name: tuple[str, ...]
@@ -143,14 +141,11 @@ def make(overrides: list[str]) -> Path:
             f"No run of it is finished below {Path(cfg.paths.outputs).absolute()}.\n"
             f"This makes them: python -m runner -m {' '.join(overrides)}"
         )
-    name = file_name(spec, {o.key_or_group: line for o, line in zip(parsed, overrides, strict=True)})
-    path = Path(cfg.paths.outputs).absolute() / "figures" / experiment / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = figure_path(cfg.paths.outputs, experiment, spec.metric, overrides)
     write_whole(path.with_suffix(".csv"), table(spec, lines))
     save(draw(spec, lines), path)
     print(f"\n{path}\n{path.with_suffix('.csv')}")
-    if cfg.logger.get("project"):
-        log_to_wandb(path, experiment, spec, cfg.logger.project, cfg.logger.entity)
+    log_figure(cfg.logger, path, experiment, figure=spec.metric, source=spec.source)
     return path
 
 
@@ -212,34 +207,6 @@ def table(spec: Spec, lines: Sequence[Line]) -> str:
     for line in lines:
         writer.writerows([line.panel, *line.name, len(line.curves), *point] for point in line.average())
     return text.getvalue()
-
-
-def file_name(spec: Spec, overrides: dict[str, str]) -> str:
-    """The metric, and what the overrides change of the experiment: a part of a figure is a file of its own."""
-    where = re.compile(r"experiment|(logger|paths|hydra)\b.*")
-    changed = [line for key, line in overrides.items() if not where.fullmatch(key)]
-    return re.sub(r"[^\w=.,+-]", "_", "-".join([spec.metric, *changed]))
-
-
-def log_to_wandb(path: Path, experiment: str, spec: Spec, project: str, entity: str | None) -> None:
-    """Logs the PNG to a W&B run that belongs to this figure alone: drawn again, it goes to the same run."""
-    import wandb
-
-    mode: Any = wandb_mode()
-    tracked = wandb.init(
-        project=project,
-        entity=entity,
-        id=hashlib.sha256(f"{experiment}/{path.stem}".encode()).hexdigest()[:12],
-        name=f"{experiment}/{path.stem}",
-        group=experiment,
-        job_type="figure",
-        dir=path.parent,
-        resume="allow",
-        mode=mode,
-        config={"experiment": experiment, "figure": spec.metric, "source": spec.source},
-    )
-    tracked.log({f"figures/{path.stem}": wandb.Image(str(path))})
-    tracked.finish()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.render import number, reported
+from runner.significance import mark
 
 if TYPE_CHECKING:
     from runner.table import Cell, Table
@@ -52,6 +53,7 @@ def fragment(table: Table, id: str = "table") -> Markup:
         "number": lambda value: number(value, None, table.digits),
         "reported": lambda cell: reported(cell, table.digits),
         "difference": lambda cell: difference(cell, table.digits),
+        "mark": mark,
         "runs": runs,
         "ails": ails,
     }
@@ -72,5 +74,5 @@ def runs(cell: Cell) -> str:
 
 
 def ails(cell: Cell) -> dict[str, int]:
-    """How many of its runs failed, are stale or unfinished."""
-    return {state: n for state, n in cell.states.items() if n and state not in ("finished", "not started")}
+    """How many of its runs failed, are stale, interrupted or under way."""
+    return {state: n for state, n in cell.states.items() if n and state not in ("finished", "missing")}

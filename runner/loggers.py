@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import netrc
+import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ def wandb_key_is_set() -> bool:
     """Is there a key for Weights & Biases, in the environment or from `wandb login`?"""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    try:
-        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    import wandb
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
 
 
 def wandb_mode() -> str:
@@ -88,3 +87,29 @@ def finish_logger(logger: Any, folder: Path, metrics: dict[str, float], figures:
         return
     last_epoch = {k: v for row in read_metrics(folder)[-1:] for k, v in row.items() if k not in PROGRESS}
     logger.end(last_epoch | metrics, figures)
+
+
+def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: Any) -> None:
+    """Logs the PNG to a W&B run that belongs to this figure alone: drawn again, it goes to the same run.
+
+    node: the choice of conf/logger; where it has no project, nothing is logged.
+    """
+    if not node.get("project"):
+        return
+    import wandb
+
+    mode: Any = wandb_mode()
+    tracked = wandb.init(
+        project=node["project"],
+        entity=node["entity"],
+        id=hashlib.sha256(f"{experiment}/{path.stem}".encode()).hexdigest()[:12],
+        name=f"{experiment}/{path.stem}",
+        group=experiment,
+        job_type="figure",
+        dir=path.parent,
+        resume="allow",
+        mode=mode,
+        config={"experiment": experiment} | config,
+    )
+    tracked.log({f"figures/{path.stem}": wandb.Image(str(path))})
+    tracked.finish()

@@ -1,15 +1,20 @@
-"""How figures look, and the drawing of a paper's figure."""
+"""How figures look, and the drawing of a paper's figure and table."""
 
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.compose import parse
+from runner.significance import LEGEND, mark
+
 if TYPE_CHECKING:
     from runner.figure import Line, Spec
+    from runner.table import Cell, Table
 
 WIDTH = 3.4  # inches: a column of a two-column paper
 STYLE: dict[Any, Any] = {
@@ -73,11 +78,17 @@ def draw(spec: Spec, lines: Sequence[Line]) -> Any:
             handles["reported"] = plt.Line2D([], [], linestyle="", marker=MARKERS[0], color="grey", **POINT)
         legend_columns = 3 if max(map(len, handles)) <= 14 else 2
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=legend_columns)
-        runs = sorted({len(line.curves) for line in drawn})
-        counts = f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else runs[0]
-        averaged = [f"mean and standard deviation of {counts} runs"] if runs[-1] > 1 else []
-        figure.suptitle("\n".join([*textwrap.wrap(spec.title, 56), *averaged]), fontsize=7.5)
+        _head(figure, spec.title, [len(line.curves) for line in drawn])
     return figure
+
+
+def _head(figure: Any, title: str, counts: Sequence[int], of: str = "runs", more: Sequence[str] = ()) -> None:
+    """The title, in lines of like length, of how many runs or folds the means are, and more lines."""
+    low, high = min(counts), max(counts)
+    averaged = [f"mean and standard deviation of {low if low == high else f'{low} to {high}'} {of}"] if high > 1 else []
+    fewest = len(textwrap.wrap(title, 56))
+    broken = next(lines for n in range(20, 57) if len(lines := textwrap.wrap(title, n)) == fewest)
+    figure.suptitle("\n".join([*broken, *averaged, *more]), fontsize=7.5)
 
 
 POINT: dict[str, Any] = {"markersize": 3.5, "markeredgewidth": 0.8, "markerfacecolor": "white"}
@@ -99,6 +110,109 @@ def draw_line(ax: Any, spec: Spec, line: Line, colour: str, variant: int) -> Any
     for point in spec.reported_for(line):
         ax.plot(point["x"], point["y"], MARKERS[variant], color=colour, zorder=3, **POINT)
     return handle
+
+
+LOG_FROM = 20  # the largest of the values over the smallest
+
+
+def draw_table(table: Table) -> Any:
+    """A matplotlib figure one column wide: a panel for each column, in it a bar for each row, deviations as error bars.
+
+    Reported figures are markers. All panels share the value axis, which is logarithmic from a spread of LOG_FROM on.
+    Left out are columns without any measured value, and rows without any value.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [c for c in table.columns if any(cell.n for (_, column), cell in table.cells.items() if column == c)]
+    shown = {at: cell for at, cell in table.cells.items() if at[1] in panels and (cell.n or cell.reported)}
+    names = [row for row in table.rows if any((row, panel) in shown for panel in panels)]
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    bar = 0.17 if any(cell.reported for cell in shown.values()) else 0.14  # inches
+    handles: dict[str, Any] = {}
+    with plt.rc_context(STYLE):
+        size = (WIDTH, (bar * len(names) + 0.25) * rows + 0.75)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+        for index, ax in enumerate(axes.flat):
+            if index >= len(panels):
+                ax.set_axis_off()
+                continue
+            ax.set_title(panels[index])
+            ax.grid(axis="x", alpha=0.3)
+            ax.set_axisbelow(True)
+            ax.tick_params(axis="y", length=0)
+            if index + columns >= len(panels):
+                ax.set_xlabel(table.metric)
+                ax.tick_params(labelbottom=True)
+            for place, name in enumerate(names):
+                if cell := shown.get((name, panels[index])):
+                    handles |= draw_cell(ax, place, cell, COLOURS[0 if name == table.main else 1])
+        axes[0, 0].set_yticks(range(len(names)), names)
+        axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
+        _scale_values(axes[0, 0], list(shown.values()), room=1.18 if table.main else 1.05)
+        if handles:
+            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+        tests = [f"against {table.main}: {LEGEND}"] if table.main else []
+        _head(figure, table.title, [cell.n for cell in shown.values() if cell.n], table.sample, tests)
+    return figure
+
+
+def draw_cell(ax: Any, place: int, cell: Cell, colour: str) -> dict[str, Any]:
+    """The bar and the reported figure of one cell, at its place on the y axis; returns the latter's handle by name."""
+    if cell.value is not None:
+        height, at = (0.44, place - 0.18) if cell.reported else (0.7, place)
+        error = cell.deviation if cell.n > 1 else None
+        ax.barh(at, cell.value, height, color=colour, xerr=error or None, error_kw={"linewidth": 0.7, "capsize": 1.5})
+        end = (cell.value + (error or 0), at)
+        ax.annotate(mark(cell.p), end, (2, -1.5), textcoords="offset points", va="center", fontsize=6)
+    if not cell.reported:
+        return {}
+    checked = cell.reported.get("mark") != "recalled"
+    handle = ax.errorbar(
+        cell.reported["value"],
+        place + (0.22 if cell.value is not None else 0),
+        xerr=cell.reported.get("std"),
+        fmt=MARKERS[0 if checked else 3],
+        color="black",
+        elinewidth=0.6,
+        **POINT | {"markersize": 3},
+    )
+    return {"reported" if checked else "reported, not checked": handle}
+
+
+def _scale_values(ax: Any, cells: Sequence[Cell], room: float) -> None:
+    """The x axis: from 0, or logarithmic from below the smallest value. room: right of the largest, as a factor."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ends = [(cell.value, cell.deviation) for cell in cells if cell.value is not None]
+    ends += [(cell.reported["value"], cell.reported.get("std")) for cell in cells if cell.reported]
+    values = [value for value, _ in ends]
+    largest = max(value + (deviation if deviation and deviation > 0 else 0) for value, deviation in ends)
+    if min(values) > 0 and max(values) / min(values) > LOG_FROM:
+        ax.set_xscale("log", nonpositive="clip")
+        ax.set_xlim(min(values) / 1.5, largest * (max(values) / min(values)) ** (room - 1))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if largest / min(values) < 300 else (1,)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        ax.set_xlim(min(0, *values), largest * room)
+        ax.locator_params(axis="x", nbins=5)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Sequence[str]) -> Path:
+    """Where a figure of an experiment is saved; its folder is made.
+
+    Its name is the metric, and what the overrides change of the experiment: a part of a figure is a file of its own.
+    """
+    where = re.compile(r"experiment|(table|figure)\.metric|(logger|paths|hydra)\b.*")
+    changed = [o for o in overrides if not where.fullmatch(parse(o).key_or_group or "")]
+    name = re.sub(r"[^\w=.,+-]", "_", "-".join([metric, *changed]))
+    path = Path(outputs).absolute() / "figures" / experiment / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def save(figure: Any, path: Path) -> None:

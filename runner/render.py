@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from typing import TYPE_CHECKING
 
+from runner.significance import mark
 from runner.survey import STATES
 
 if TYPE_CHECKING:
     from runner.table import Cell, Table
 
-FORMATS = ("text", "markdown", "latex", "csv", "html")
-
 
 def render(table: Table, form: str) -> str:
-    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}[form](table)
+    """form: of FORMATS."""
+    return FORMATS[form](table)
 
 
 def number(value: float | None, deviation: float | None, digits: int = 1) -> str:
@@ -26,15 +27,19 @@ def number(value: float | None, deviation: float | None, digits: int = 1) -> str
     return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if known else "")
 
 
-def measured(cell: Cell, digits: int) -> str:
-    """The number, how many runs it has of how many, and what ails the others."""
+def measured(cell: Cell, digits: int, tested: bool = False) -> str:
+    """The number, how many runs it has of how many, and what ails the others.
+
+    tested: in a table with tests: also the mark of the cell's, and of how many values the mean is.
+    """
     total = sum(cell.states.values())
     if not total:
         return ""
     have = len(cell.outcomes)
-    counts = [] if have == total and not cell.states["stale"] else [f"{have}/{total}"]
-    counts += [f"{n} {state}" for state, n in cell.states.items() if state in ("failed", "stale", "unfinished") and n]
-    return number(cell.value, cell.deviation, digits) + (f" ({', '.join(counts)})" if counts else "")
+    counts = [f"n={cell.n}"] if tested and cell.n else []
+    counts += [] if have == total and not cell.states["stale"] else [f"{have}/{total}"]
+    counts += [f"{n} {state}" for state, n in cell.states.items() if n and state not in ("finished", "missing")]
+    return number(cell.value, cell.deviation, digits) + mark(cell.p) + (f" ({', '.join(counts)})" if counts else "")
 
 
 def reported(cell: Cell, digits: int) -> str:
@@ -49,8 +54,10 @@ def _grid(table: Table) -> list[list[str]]:
     lines = [["", "", *table.columns]]
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in table.columns]
-        for name, show in (("measured", measured), ("reported", reported)):
-            shown = [show(cell, table.digits) if cell else "" for cell in cells]
+        for name, shown in (
+            ("measured", [measured(cell, table.digits, table.main is not None) if cell else "" for cell in cells]),
+            ("reported", [reported(cell, table.digits) if cell else "" for cell in cells]),
+        ):
             if any(shown):
                 lines.append([row if lines[-1][0] != row else "", name, *shown])
     return lines
@@ -69,14 +76,14 @@ def _markdown(table: Table) -> str:
     lines = [header, ["---"] * len(header), *body]
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     notes = [f"- {note}" for note in [f"reported: {table.source}", *table.notes]]
-    return "\n".join([f"**{table.title}**", "", *rows, "", *notes])
+    return "\n".join([f"**{table.title}**", "", *(line.replace("*", r"\*") for line in [*rows, "", *notes])])
 
 
 def _latex(table: Table) -> str:
     def escape(text: str) -> str:
         for character in "&%_#$":
             text = text.replace(character, f"\\{character}")
-        return text.replace(" ± ", r" $\pm$ ")
+        return re.sub(r"\*+", r"$^{\g<0>}$", text.replace(" ± ", r" $\pm$ "))
 
     header, *body = [[escape(value) for value in row] for row in _grid(table)]
     lines = [
@@ -94,12 +101,14 @@ def _csv(table: Table) -> str:
     """One line a cell, for other programs: unrounded."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["row", "column", "value", "deviation", *STATES, "reported", "reported_deviation", "mark"])
+    writer.writerow(
+        ["row", "column", "value", "deviation", "n", "p", *STATES, "reported", "reported_deviation", "mark"]
+    )
     for (row, column), cell in table.cells.items():
         figure = cell.reported or {}
         counts = [cell.states[state] for state in STATES]
         reported_as = [figure.get("value"), figure.get("std"), figure.get("mark")]
-        writer.writerow([row, column, cell.value, cell.deviation, *counts, *reported_as])
+        writer.writerow([row, column, cell.value, cell.deviation, cell.n, cell.p, *counts, *reported_as])
     return out.getvalue().rstrip("\n")
 
 
@@ -107,3 +116,6 @@ def _html(table: Table) -> str:
     from runner.html import page  # which shows numbers as this module does
 
     return page(table)
+
+
+FORMATS = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}

@@ -1,10 +1,22 @@
-"""`python -m runner.table experiment=E`: a paper's table, measured beside reported, from the runs of its sweep."""
+"""`python -m runner.table experiment=E [options] [overrides]`: a paper's table, measured beside reported.
+
+The experiment file holds the sweep (`hydra.sweeper.params`) and a node `table`. Overrides are those of the runner, also
+of that node: dataset=D shows a part, table.metric=test/seconds fills the cells with another metric. Options:
+
+format: text, markdown, latex or csv; png draws the table as a bar chart, below <outputs>/figures/<experiment>/.
+significance: Welch's t-test of every row against the named one (its label, or the value of its config key), column by
+    column, and how many values each cell has; `true` takes the row that `table.main` names.
+source: where the runs are read: `outputs`, or `wandb:<entity>/<project>`.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -15,26 +27,45 @@ from runner.address import Run, resolved
 from runner.compose import compose, expand, parse
 from runner.console import reader_may_leave
 from runner.errors import UserError
-from runner.record import is_stale, read_metrics, read_result
-from runner.reductions import NOTES, REDUCTIONS, Outcome
+from runner.files import write_whole
+from runner.loggers import log_figure
+from runner.plotting import draw_table, figure_path, save
+from runner.reductions import REDUCTIONS, Outcome, Reduction
 from runner.render import FORMATS, render
-from runner.survey import state_of, value_of
+from runner.significance import LEGEND, welch
+from runner.sources import Found, look_up
+from runner.survey import value_of
+
+OPTIONS = {"format": "text", "significance": "", "source": "outputs"}
 
 
 @dataclass
 class Cell:
-    """One cell: its runs' states, what was measured, what is reported. Values are already scaled."""
+    """One cell: its runs' states, what was measured, what is reported. Values are already scaled.
+
+    values: what the mean and deviation are of, a run's or a fold's each. p: that its mean is the main row's.
+    """
 
     states: Counter[str] = field(default_factory=Counter)
     outcomes: list[Outcome] = field(default_factory=list)
     value: float | None = None
     deviation: float | None = None
     reported: dict[str, Any] | None = None
+    values: list[float] = field(default_factory=list)
+    p: float | None = None
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
 
 
 @dataclass
 class Table:
-    """rows, columns: labels in order; cells: by (row, column); notes: what a reader must know."""
+    """rows, columns: labels in order; cells: by (row, column); notes: what a reader must know.
+
+    metric: what the cells show, with its unit. main: the row that the others are tested against, if they are.
+    sample: what each of a cell's values is of.
+    """
 
     title: str
     source: str
@@ -43,6 +74,9 @@ class Table:
     cells: dict[tuple[str, str], Cell]
     notes: list[str]
     digits: int = 1  # after the point
+    metric: str = ""
+    main: str | None = None
+    sample: str = "runs"
 
 
 @reader_may_leave()
@@ -50,62 +84,108 @@ def main(arguments: list[str] | None = None) -> None:
     """Exit codes: 0; 2 for a mistake of the user's."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        form = next((a.removeprefix("format=") for a in arguments if a.startswith("format=")), "text")
-        if form not in FORMATS:
-            raise UserError(f"format={form} is unknown; choose from {', '.join(FORMATS)}")
-        overrides = [a for a in arguments if not a.startswith("format=")]
-        if not any(o.startswith("experiment=") for o in overrides):
-            raise UserError("name the table: python -m runner.table experiment=<paper>/<table> [format=...]")
-        print(render(build(overrides), form))
+        make(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
         print(str(error) or error.__cause__ or type(error).__name__, file=sys.stderr)
         sys.exit(2)
 
 
-def build(overrides: list[str]) -> Table:
-    """The table of the experiment that the overrides name, from the runs that are on disk.
+def make(arguments: list[str]) -> None:
+    """Prints the table that the arguments name, or draws it."""
+    given = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OPTIONS}
+    overrides = [a for a in arguments if a.partition("=")[0] not in OPTIONS]
+    form, significance, source = (OPTIONS | given).values()
+    if form not in (*FORMATS, "png"):
+        raise UserError(f"format={form} is unknown; choose from {', '.join((*FORMATS, 'png'))}")
+    if not any(o.startswith("experiment=") for o in overrides):
+        raise UserError("name the table: python -m runner.table experiment=<paper>/<table> [format=...]")
+    table = build(overrides, significance, source)
+    print(render(table, "text" if form == "png" else form))
+    if form == "png":
+        draw_chart(table, overrides)
 
-    Raises UserError where the experiment has no table, or its node names an unknown reduction.
-    """
+
+def draw_chart(table: Table, overrides: list[str]) -> Path:
+    """Draws the table as a bar chart, and writes its cells beside it as CSV. Raises UserError where no run is there."""
     cfg = compose([o for o in overrides if not _sweeps(o)])
-    node = _table_node(cfg, overrides)
-    runs = expand(cfg, overrides)
-    row_keys, column_keys = _keys(node["rows"]), _keys(node["columns"])
+    if not any(cell.n for cell in table.cells.values()):
+        raise UserError(
+            f"\nThere is nothing to draw: no run of it is finished.\n"
+            f"This makes them: python -m runner -m {' '.join(o for o in overrides if not o.startswith('table.'))}"
+        )
+    experiment = str(cfg.hydra.runtime.choices.experiment)
+    path = figure_path(cfg.paths.outputs, experiment, f"table-{cfg.table.metric}", overrides)
+    write_whole(path.with_suffix(".csv"), render(table, "csv") + "\n")
+    save(draw_table(table), path)
+    print(f"\n{path}\n{path.with_suffix('.csv')}")
+    log_figure(cfg.logger, path, experiment, table=cfg.table.metric, source=table.source)
+    return path
+
+
+def build(overrides: list[str], significance: str = "", source: str = OPTIONS["source"]) -> Table:
+    """The table of the experiment that the overrides name, from the runs that the source has.
+
+    significance: as in the module's docstring; empty: no tests. Raises UserError where the experiment has no table, its
+    node names an unknown reduction, no finished run has the metric, or there is no such row or source.
+    """
+    node = _table_node(overrides)
+    reduction = REDUCTIONS[node["reduce"]]
     labels = {str(key): value for key, value in node.get("labels", {}).items()}
-    cells: dict[tuple[str, str], Cell] = {}
-    for override in runs:
-        run = Run.compose(override)
-        place = (_label(run, row_keys, labels), _label(run, column_keys, labels))
-        _add(cells.setdefault(place, Cell()), run)
-    reported_only = []
-    for figure in node.get("reported", []):
-        place = (figure["row"], figure["column"])
-        if place in cells:
-            cells[place].reported = figure
-        elif place[1] in {column for _, column in cells}:
-            cells[place] = Cell(reported=figure)
-            reported_only.append(place[0])
-    for cell in cells.values():
-        _reduce(cell, node)
+    runs = [Run.compose(override) for override in expand(_compose(overrides), overrides)]
+    found = look_up(source, runs, node["metric"] if reduction.per_epoch else None)
+    cells = _measured(runs, found, _keys(node["rows"]), _keys(node["columns"]), labels)
+    recorded = {name for _, outcome in found if outcome for row in [outcome.metrics, *outcome.rows] for name in row}
+    lacking = [row for (row, _), cell in cells.items() if not _reduce(cell, reduction, node)]
+    if lacking and not any(cell.n for cell in cells.values()):
+        raise UserError(
+            f"no finished run has {node['metric']} to reduce by {node['reduce']}; they have recorded: "
+            f"{', '.join(sorted(recorded))}"
+        )
+    reported_only = _enter_reported(cells, node.get("reported", []))
     rows = list(dict.fromkeys([*reported_only, *(row for row, _ in cells)]))
-    columns = list(dict.fromkeys(column for _, column in cells))
+    main_row = _main_row(significance, node, rows, labels)
+    if main_row:
+        for (row, column), cell in cells.items():
+            if row != main_row and (main_row, column) in cells:
+                cell.p = welch(cell.values, cells[main_row, column].values)
     return Table(
         title=node.get("title", ""),
         source=node.get("source", ""),
         rows=rows,
-        columns=columns,
-        digits=node.get("digits", 1),
+        columns=list(dict.fromkeys(column for _, column in cells)),
         cells=cells,
-        notes=_notes(node, cells),
+        notes=_notes(node, reduction, cells, list(dict.fromkeys(lacking)), main_row, source),
+        digits=node.get("digits") or _digits(cells),
+        metric=labels.get(node["metric"], node["metric"]) + _unit(node),
+        main=main_row,
+        sample=reduction.sample,
     )
 
 
-def _table_node(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+def _compose(overrides: list[str]) -> DictConfig:
+    return compose([o for o in overrides if not _sweeps(o)])
+
+
+def _table_node(overrides: list[str]) -> dict[str, Any]:
+    """The node `table`. With another metric than the experiment's own it loses what holds for that one alone."""
+    cfg = _compose(overrides)
     if "table" not in cfg:
         raise UserError(f"{' '.join(o for o in overrides if o.startswith('experiment='))} has no table: node")
     node = resolved(cfg.table)
     if node["reduce"] not in REDUCTIONS:
         raise UserError(f"table.reduce={node['reduce']} is unknown; choose from {', '.join(REDUCTIONS)}")
+    keys = {o: parse(o).key_or_group or "" for o in overrides}
+    of_table = {key: o for o, key in keys.items() if key.startswith("table.")}
+    own = resolved(_compose([o for o in overrides if o not in of_table.values()]).table)
+    if node["metric"] != own["metric"]:
+        other: dict[str, Any] = {
+            "title": f"{cfg.hydra.runtime.choices.experiment}: {node['metric']}",
+            "digits": None,
+            "reported": [],
+        }
+        node |= {key: value for key, value in other.items() if f"table.{key}" not in of_table}
     return node
 
 
@@ -117,38 +197,104 @@ def _keys(keys: str | list[str]) -> list[str]:
     return [keys] if isinstance(keys, str) else list(keys)
 
 
-def _label(run: Run, keys: list[str], labels: dict[str, str]) -> str:
+def _measured(
+    runs: list[Run], found: list[Found], row_keys: list[str], column_keys: list[str], labels: dict[str, str]
+) -> dict[tuple[str, str], Cell]:
+    """The cells in the order of the sweep, with their runs' states and outcomes."""
+    cells: dict[tuple[str, str], Cell] = {}
+    for run, (state, outcome) in zip(runs, found, strict=True):
+        place = label_of(run, row_keys, labels), label_of(run, column_keys, labels)
+        cell = cells.setdefault(place, Cell())
+        cell.states[state] += 1
+        if outcome:
+            cell.outcomes.append(outcome)
+    return cells
+
+
+def label_of(run: Run, keys: list[str], labels: dict[str, str]) -> str:
     """What a row or column is called: the values of its keys."""
-    values = [value_of(run, key) for key in keys]
+    return _label([value_of(run, key) for key in keys], labels)
+
+
+def _label(values: list[str], labels: dict[str, str]) -> str:
     return labels.get(" ".join(values)) or " ".join(labels.get(value, value) for value in values)
 
 
-def _add(cell: Cell, run: Run) -> None:
-    """Looks a run up by its address and enters it."""
-    result = read_result(run.folder)
-    if result is None:
-        cell.states[state_of(run)] += 1
-    else:
-        cell.states["stale" if is_stale(result) else "finished"] += 1
-        cell.outcomes.append(Outcome(result["metrics"], read_metrics(run.folder), run.identity))
+def _enter_reported(cells: dict[tuple[str, str], Cell], reported: list[dict[str, Any]]) -> list[str]:
+    """Enters the reported figures of the columns that are there; returns the rows that nothing here measures."""
+    reported_only = []
+    columns = {column for _, column in cells}
+    for figure in reported:
+        place = (figure["row"], figure["column"])
+        if place in cells:
+            cells[place].reported = figure
+        elif place[1] in columns:
+            cells[place] = Cell(reported=figure)
+            reported_only.append(place[0])
+    return reported_only
 
 
-def _reduce(cell: Cell, node: dict[str, Any]) -> None:
-    scale = node.get("scale", 1)
+def _reduce(cell: Cell, reduction: Reduction, node: dict[str, Any]) -> bool:
+    """Reduces the outcomes that have the metric, and drops the others; False where there were others."""
+    outcomes, cell.outcomes = cell.outcomes, [o for o in cell.outcomes if reduction.applies(o, node["metric"])]
     if cell.outcomes:
         try:
-            value, deviation = REDUCTIONS[node["reduce"]](cell.outcomes, node["metric"])
+            values = reduction.values(cell.outcomes, node["metric"])
         except (KeyError, ValueError) as error:
-            raise UserError(f"the runs have no {node['metric']} to reduce by {node['reduce']}: {error}") from error
-        cell.value, cell.deviation = value * scale, deviation * scale
+            raise UserError(f"{node['metric']} cannot be reduced by {node['reduce']}: {error} is missing") from error
+        cell.values = [value * node.get("scale", 1) for value in values]
+        cell.value, cell.deviation = reduction.summarize(cell.values)
+    return len(cell.outcomes) == len(outcomes)
 
 
-def _notes(node: dict[str, Any], cells: dict[tuple[str, str], Cell]) -> list[str]:
-    notes = [f"{node['metric']}, {node['reduce']}: {NOTES[node['reduce']]}"]
+def _main_row(significance: str, node: dict[str, Any], rows: list[str], labels: dict[str, str]) -> str | None:
+    """The label of the row that `significance` names by its label or value."""
+    if not significance:
+        return None
+    named = node.get("main") if significance == "true" else significance
+    if named is None:
+        raise UserError("the experiment's table has no main: row; name one: significance=<row>")
+    row = named if named in rows else _label(str(named).split(), labels)
+    if row not in rows:
+        raise UserError(f"significance={named} names no row; choose from {', '.join(rows)}")
+    return row
+
+
+def _digits(cells: dict[tuple[str, str], Cell]) -> int:
+    """So many that the smallest mean shows three digits."""
+    means = [abs(cell.value) for cell in cells.values() if cell.value and math.isfinite(cell.value)]
+    return max(0, 2 - math.floor(math.log10(min(means)))) if means else 1
+
+
+def _unit(node: dict[str, Any]) -> str:
+    scale = node.get("scale", 1)
+    return {1: "", 100: " (%)"}.get(scale, f" x {scale}")
+
+
+def _notes(
+    node: dict[str, Any],
+    reduction: Reduction,
+    cells: dict[tuple[str, str], Cell],
+    lacking: list[str],
+    main: str | None,
+    source: str,
+) -> list[str]:
+    notes = [f"{node['metric']}{_unit(node)}, {node['reduce']}: {reduction.note}"]
+    if lacking:
+        notes.append(f"finished runs without {node['metric']}, left out: of {', '.join(lacking)}")
+    if main:
+        notes.append(
+            f"{LEGEND} against {main} in the same column: Welch's t-test, two-sided, on the n {reduction.sample} of "
+            "each cell; not corrected for the number of tests; none with fewer than 2 on a side or no spread"
+        )
+        if reduction.sample == "folds":
+            notes.append("folds share training data, so they are not independent, and p comes out too small")
     if any(cell.reported and cell.reported.get("mark") == "recalled" for cell in cells.values()):
         notes.append("? : this reported figure could not be checked against the paper")
     if any(cell.states["stale"] for cell in cells.values()):
         notes.append("stale: made by other code of the method than is here now; rerun=true makes it anew")
+    if source != OPTIONS["source"]:
+        notes.append(f"runs read from {source}, which does not know of stale ones")
     return notes + list(node.get("notes", []))
 
 

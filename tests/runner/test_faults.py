@@ -1,4 +1,4 @@
-"""What goes wrong on real machines, with real files and processes: nothing finished is lost, nothing half-written counts."""
+"""What goes wrong on real machines: nothing finished is lost, nothing half-written counts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,6 @@ def test_a_folder_of_another_user_is_read_and_not_written(call, tiny, tmp_path) 
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         other = subprocess.run([*command, "seed=1"], cwd=ROOT, capture_output=True, text=True)
-        print(other.stderr)
     finally:
         for path in theirs:
             path.chmod(0o755)

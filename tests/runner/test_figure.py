@@ -8,8 +8,9 @@ import pytest
 from runner import figure
 from runner.address import Run
 from runner.errors import UserError
-from runner.figure import Line, Spec, curve, file_name
+from runner.figure import Line, Spec, curve
 from runner.files import write_json
+from runner.plotting import figure_path
 from runner.record import read_metrics
 from runner.survey import state_of
 
@@ -134,11 +135,11 @@ def test_reported_points_find_their_line():
     assert spec.reported_for(Line("p", ("gcn", "a"))) == []
 
 
-def test_a_part_of_a_figure_is_a_file_of_its_own():
-    spec = Spec(panels="dataset", lines=("method",), metric="train/acc")
-    whole = {"experiment": "experiment=e/f", "paths.outputs": "paths.outputs=/o", "logger": "logger=csv"}
-    assert file_name(spec, whole) == "train_acc"
-    assert file_name(spec, whole | {"method": "method=a,a/b"}) == "train_acc-method=a,a_b"
+def test_a_part_of_a_figure_is_a_file_of_its_own(tmp_path):
+    whole = ["experiment=e/f", f"paths.outputs={tmp_path}", "logger=csv", "figure.metric=train/acc"]
+    assert figure_path(tmp_path, "e/f", "train/acc", whole) == tmp_path / "figures" / "e" / "f" / "train_acc.png"
+    part = figure_path(tmp_path, "e/f", "train/acc", [*whole, "method=a,a/b"])
+    assert part.name == "train_acc-method=a,a_b.png"
 
 
 def test_states_of_runs_that_are_not_finished(tmp_path):
@@ -148,7 +149,7 @@ def test_states_of_runs_that_are_not_finished(tmp_path):
     write_json(run.folder / "state.json", {"state": "failed"})
     assert state_of(run) == "failed"
     write_json(run.folder / "state.json", {"state": "running"})
-    assert state_of(run) == "unfinished"
+    assert state_of(run) == "interrupted"
 
 
 def test_figure4_shares_the_runs_of_table1_where_the_settings_are_equal():

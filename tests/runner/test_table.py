@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
+from runner.address import Run
+from runner.files import write_json
+from runner.plotting import draw_table
 from runner.reductions import REDUCTIONS, Outcome
 from runner.render import render
+from runner.significance import mark, welch
 from runner.table import Cell, Table, build, main
 
 METRIC = "val/acc"
@@ -98,7 +104,9 @@ def test_formats(form, tmp_path, capsys) -> None:
     [
         ([], "name the table"),
         (["experiment=graphnorm/demo"], "has no table"),
-        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv"),
+        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv, png"),
+        (["experiment=graphnorm/table1", "dataset=mutag", "significance=adam"], "names no row; choose from WL subtree"),
+        (["experiment=graphnorm/table1_molhiv", "significance=true"], "significance=<row>"),
         (["experiment=graphnorm/table9"], "table9"),
         (["experiment=graphnorm/table1", "table.reduce=median"], "xu_cv"),
     ],
@@ -108,3 +116,156 @@ def test_mistakes_end_in_one_message(arguments, message, capsys) -> None:
         main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_welch_against_scipy_and_its_formula() -> None:
+    a, b = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9], [27.1, 22.0, 20.8, 23.4]
+    assert welch(a, b) == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue, rel=1e-12)
+    # |t| = 4 with 2 degrees of freedom, since one side does not vary: p = 1 - t / sqrt(t^2 + 2)
+    assert welch([1.0, 2.0, 3.0], [2 + 4 / 3**0.5] * 5) == pytest.approx(1 - 4 / 18**0.5)
+    # two of variance 1/2 on each side: 2 degrees of freedom again, t = 3 / sqrt(1/4 + 1/4)
+    assert welch([0.0, 1.0], [3.0, 4.0]) == pytest.approx(1 - (18 / 20) ** 0.5)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], []), ([1.0, 1.0], [2.0, 2.0, 2.0])])
+def test_where_there_is_nothing_to_test(a, b) -> None:
+    assert welch(a, b) is None
+    assert welch(b, a) is None
+
+
+def test_marks() -> None:
+    assert [mark(p) for p in (None, 0.2, 0.05, 0.049, 0.01, 0.009, 0.0)] == ["", "", "", "*", "*", "**", "**"]
+
+
+STORIES = [
+    "experiment=esparse/stories",
+    "method=esparse/dense,esparse/wanda,esparse/no_lbs,esparse",
+    "seed=0,1,2",
+    "method.of=4",
+]
+PPL = {"dense": [4.0] * 3, "wanda": [74.0, 75.0, 76.0], "no_lbs": [50.0, 40.0], "esparse": [46.0, 45.0, 48.0]}
+
+
+@pytest.fixture
+def stories(tmp_path: Path) -> list[str]:
+    """Overrides of a table whose runs' results are written here, with perplexities as in PPL."""
+    place = f"paths.outputs={tmp_path}"
+    for name, values in PPL.items():
+        for seed, value in enumerate(values):
+            method = f"method={'esparse' if name == 'esparse' else f'esparse/{name}'}"
+            run = Run.compose([STORIES[0], method, STORIES[3], f"seed={seed}", place])
+            run.folder.mkdir(parents=True)
+            metrics = {"test/ppl": value} | ({} if name == "dense" else {"test/retained": 0.7 + value / 1000})
+            write_json(run.folder / "result.json", {"metrics": metrics, "code": {}})
+    return [*STORIES, place]
+
+
+@pytest.mark.parametrize("row", ["E-Sparse", "esparse", "true"])
+def test_every_row_is_tested_against_the_main_one(row, stories) -> None:
+    table = build(stories, significance=row)
+    assert table.main == "E-Sparse"
+    p = {label: table.cells[label, "2:4"].p for label in table.rows}
+    for label, name in {"dense": "dense", "Wanda": "wanda", "E-Sparse without LBS": "no_lbs"}.items():
+        a, b = PPL[name], PPL["esparse"]
+        if name != "dense":  # scipy warns of values that do not vary
+            assert p[label] == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue)
+    assert p["dense"] < 0.01
+    assert p["E-Sparse"] is None
+
+
+def test_folds_are_tested_at_the_epoch_that_is_reported() -> None:
+    values = np.random.default_rng(1).random((2, 5, 8))
+    sides = [REDUCTIONS["xu_cv"].values(outcomes(side), METRIC) for side in values]
+    at_best = [side[:, side.mean(0).argmax()] for side in values]
+    assert welch(*sides) == pytest.approx(ttest_ind(*at_best, equal_var=False).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        ("text", ["75.0 ± 1.0** (n=3)", "46.3 ± 1.5 (n=3)", "45.0 ± 7.1 (n=2, 2/3)", "Welch"]),
+        ("markdown", [r"75.0 ± 1.0\*\* (n=3)", r"- \* p < 0.05, \*\* p < 0.01"]),
+        ("latex", [r"75.0 $\pm$ 1.0$^{**}$ (n=3)"]),
+    ],
+)
+def test_p_values_are_shown(form, shown, stories, capsys) -> None:
+    main([*stories, "significance=esparse", f"format={form}"])
+    printed = capsys.readouterr().out
+    for text in shown:
+        assert text in printed
+
+
+def test_without_significance_nothing_is_tested(stories, capsys) -> None:
+    main([*stories, "format=csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["n"], row["p"]) for row in rows] == [("3", ""), ("3", ""), ("2", ""), ("3", "")]
+    main(stories)
+    assert "75.0 ± 1.0\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv", "png"])
+def test_another_metric(form, stories, tmp_path, capsys) -> None:
+    main([*stories, "table.metric=test/retained", f"format={form}", "logger=csv"])
+    printed = capsys.readouterr().out
+    assert "0.745" in printed
+    assert "perplexity" not in printed
+    if form != "csv":
+        assert "without test/retained, left out: of dense" in printed
+    if form == "png":
+        assert (tmp_path / "figures" / "esparse" / "stories" / printed.splitlines()[-2].split("/")[-1]).exists()
+
+
+def test_reported_figures_are_of_the_experiments_own_metric(tmp_path) -> None:
+    overrides = ["experiment=graphnorm/table1", "dataset=mutag", f"paths.outputs={tmp_path}"]
+    assert any(cell.reported for cell in build(overrides).cells.values())
+    assert not any(cell.reported for cell in build([*overrides, "table.metric=train/acc"]).cells.values())
+
+
+def test_a_metric_that_no_run_has_ends_in_one_message(stories, capsys) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([*stories, "table.metric=test/perplexity"])
+    assert error.value.code == 2
+    assert "they have recorded: test/ppl, test/retained" in capsys.readouterr().err
+
+
+def test_the_chart_shows_means_deviations_and_reported_figures(stories) -> None:
+    reported = {"row": "Wanda", "column": "2:4", "value": 70.0, "std": 2.0, "mark": "seen"}
+    table = build(stories, significance="esparse")
+    table.cells["Wanda", "2:4"].reported = reported
+    figure = draw_table(table)
+    ax = figure.axes[0]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([4, 75, 45, 139 / 3])
+    assert [label.get_text() for label in ax.get_yticklabels()] == table.rows
+    ends = {tuple(segment[:, 0]) for lines in ax.collections for segment in lines.get_segments()}
+    assert {(74.0, 76.0), (68.0, 72.0)} <= ends
+    assert ax.get_xscale() == "linear"
+    assert ax.get_xlim()[0] == 0
+    assert ax.get_xlabel() == "perplexity"
+    assert [text.get_text() for text in ax.texts] == ["**", "**", "", ""]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reported"]
+    table.cells["Wanda", "2:4"].value = 90.0
+    assert draw_table(table).axes[0].get_xscale() == "log"
+
+
+def test_the_chart_is_saved_and_logged(stories, tmp_path, monkeypatch, capsys) -> None:
+    main([*stories, "format=png", "logger=csv"])
+    folder = tmp_path / "figures" / "esparse" / "stories"
+    (chart,) = folder.glob("table-test_ppl-*.png")
+    from matplotlib.image import imread
+
+    assert imread(chart).shape[1] == pytest.approx(3.4 * 300, abs=2)
+    with open(chart.with_suffix(".csv"), newline="") as file:
+        assert [float(row["value"]) for row in csv.DictReader(file)] == pytest.approx([4, 75, 45, 139 / 3])
+    assert not (folder / "wandb").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*stories, "method=esparse/ria", "format=png", "logger=csv"])
+    assert "python -m runner -m experiment=esparse/stories" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_chart_goes_to_a_wandb_run_of_its_own(stories, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    main([*stories, "format=png", "logger=wandb"])
+    (tracked,) = (tmp_path / "figures" / "esparse" / "stories" / "wandb").glob("offline-run-*")
+    assert len(list(tracked.rglob("*.png"))) == 1
