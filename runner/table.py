@@ -75,7 +75,7 @@ def build(overrides: list[str]) -> Table:
     cells: dict[tuple[str, str], Cell] = {}
     for override in runs:
         run = Run.compose(override)
-        place = (_label(run, row_keys, labels), _label(run, column_keys, labels))
+        place = (label_of(run, row_keys, labels), label_of(run, column_keys, labels))
         _add(cells.setdefault(place, Cell()), run)
     reported_only = []
     for figure in node.get("reported", []):
@@ -117,7 +117,7 @@ def _keys(keys: str | list[str]) -> list[str]:
     return [keys] if isinstance(keys, str) else list(keys)
 
 
-def _label(run: Run, keys: list[str], labels: dict[str, str]) -> str:
+def label_of(run: Run, keys: list[str], labels: dict[str, str]) -> str:
     """What a row or column is called: the values of its keys."""
     values = [value_of(run, key) for key in keys]
     return labels.get(" ".join(values)) or " ".join(labels.get(value, value) for value in values)
