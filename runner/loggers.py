@@ -12,17 +12,23 @@ from typing import Any
 
 from runner.address import Run, resolved
 from runner.build import build
-from runner.record import PROGRESS, read_metrics
+from runner.record import PROGRESS, choices, read_metrics
 
 
 def wandb_key_is_set() -> bool:
     """Is there a key for Weights & Biases, in the environment or from `wandb login`?"""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    import wandb
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
-    return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
+    return read_netrc_auth(host=wandb_settings().base_url) is not None
+
+
+def wandb_settings() -> Any:
+    """W&B's own. Not by wandb.setup(): that starts a process, which child processes would share."""
+    from wandb.sdk import wandb_setup
+
+    return wandb_setup.singleton().settings
 
 
 def wandb_mode() -> str:
@@ -59,10 +65,10 @@ def wandb_logger(run: Run, config: dict[str, Any], project: str, entity: str | N
 
 
 def make_logger(run: Run) -> Any:
-    """The logger of conf/logger, or None."""
+    """The logger of conf/logger, or None. It gets the whole config, and the chosen file of each group as `choices`."""
     if not run.cfg.logger.get("_target_"):
         return None
-    return build(run.cfg, "logger", run=run, config=resolved(run.cfg))
+    return build(run.cfg, "logger", run=run, config=resolved(run.cfg) | {"choices": choices(run)})
 
 
 @contextmanager

@@ -123,6 +123,11 @@ def peak_memory() -> dict[str, int]:
     return peak
 
 
+def choices(run: Run) -> dict[str, str | None]:
+    """The chosen files of the groups that a reader asks for."""
+    return {group: run.choices.get(group) for group in ("method", "dataset", "model", "experiment", "trainer")}
+
+
 def describe(
     run: Run, metrics: dict[str, float], seconds: dict[str, float], world_size: int, device: str
 ) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def describe(
     return {
         "id": run.id,
         "metrics": metrics,
-        "choices": {group: run.choices.get(group) for group in ("method", "dataset", "model", "experiment", "trainer")},
+        "choices": choices(run),
         "seed": run.cfg.seed,
         "seconds": seconds,
         "peak_memory": peak_memory(),

@@ -52,9 +52,9 @@ def standing(run: Place, queue: dict[str, str] | None = None) -> Standing:
     if job and queue and job in queue:
         return Standing("running", f"{here}{progress(run)}")
     if state and told == "running" and is_held(folder):
-        return Standing("running", f"{here}process {state['pid']} on {state['host']}, {progress(run)}")
+        return Standing("running", f"{here}process {state.get('pid')} on {state.get('host')}, {progress(run)}")
     if state and told == "failed":
-        return Standing("failed", state["error"], state.get("mistake", False))
+        return Standing("failed", state.get("error", ""), state.get("mistake", False))
     if job and queue is not None and submitted:
         return Standing("interrupted" if state else "failed", f"job {job} ended: {last_line(submitted['log'])}")
     if job and not state:

@@ -144,7 +144,7 @@ def test_a_part_of_a_figure_is_a_file_of_its_own(tmp_path):
 
 def test_states_of_runs_that_are_not_finished(tmp_path):
     run = Run.compose([*SWEEP[:2], f"paths.outputs={tmp_path}"])
-    assert state_of(run) == "not started"
+    assert state_of(run) == "missing"
     run.folder.mkdir(parents=True)
     write_json(run.folder / "state.json", {"state": "failed"})
     assert state_of(run) == "failed"

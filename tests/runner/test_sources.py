@@ -87,8 +87,8 @@ def test_states_and_final_metrics(server, capsys) -> None:
         server.add(run, state, {"test/acc": 0.1})
     server.add("another", "finished", {"test/acc": 0.0})
     (cell,) = cells(capsys, "table.metric=test/acc", "table.reduce=mean_std")
-    states = ("finished", "stale", "failed", "unfinished", "not started")
-    assert [int(cell[state]) for state in states] == [2, 0, 1, 2, 1]
+    states = ("finished", "stale", "failed", "running", "interrupted", "missing")
+    assert [int(cell[state]) for state in states] == [2, 0, 1, 1, 1, 1]
     assert float(cell["value"]) == 62.5
     assert float(cell["deviation"]) == pytest.approx(12.5 * 2**0.5)
     asked = server.asked[-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.loggers import wandb_key_is_set, wandb_settings
 from runner.record import PROGRESS, read_metrics, read_result
 
 pytestmark = pytest.mark.slow
@@ -61,3 +62,14 @@ def test_after_a_failed_run_of_a_sweep_the_next_has_a_run_of_its_own(spawn, tiny
     (folder,) = result.parent.glob("wandb/offline-run-*")
     assert inspect(folder)["config"]["method"]["lr"] == 0.01
     assert len(list(tmp_path.glob("*/*/*/wandb/offline-run-*"))) == 2
+
+
+def test_a_key_from_wandb_login_is_found(tmp_path, monkeypatch) -> None:
+    """It is stored by the server's name, which is another one since wandb 0.31."""
+    from wandb.sdk.lib.wbauth import write_netrc_auth
+
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not wandb_key_is_set()
+    write_netrc_auth(host=wandb_settings().base_url, api_key=40 * "a")
+    assert wandb_key_is_set()
