@@ -103,9 +103,10 @@ def test_a_folder_of_another_user_is_read_and_not_written(call, tiny, tmp_path) 
         path.chmod(0o555)
     without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
     command = [*without, sys.executable, "-m", "runner", *tiny]
+    plain = {"cwd": ROOT, "env": os.environ | {"HYDRA_FULL_ERROR": ""}, "capture_output": True, "text": True}
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        other = subprocess.run([*command, "seed=1"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, **plain)
+        other = subprocess.run([*command, "seed=1"], **plain)
     finally:
         for path in theirs:
             path.chmod(0o755)
