@@ -78,6 +78,7 @@ def make(run: Run) -> dict[str, Any]:
     """Makes what the run needs, then the run. A failure is written beside its files, and raised again."""
     checkpoints = {argument: checkpoint_of(needed) for argument, needed in run.needs.items()}
     record.write_state(run.folder, "running")
+    record.reset_peak_memory()
     try:
         result = train(run, checkpoints)
     except BaseException as error:

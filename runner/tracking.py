@@ -34,6 +34,7 @@ class PatientWandbLogger(WandbLogger):
             return super().experiment
         except wandb.errors.CommError as error:
             log.warning("W&B's server does not answer, the run is kept offline (scripts/wandb_sync.sh): %s", error)
+            wandb.teardown()  # it still holds the run's id
             self._wandb_init["mode"] = "offline"
             return super().experiment
 

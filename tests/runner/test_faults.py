@@ -148,13 +148,14 @@ def test_a_full_disk_is_told_and_nothing_half_written_counts(spawn, tiny, small_
 
 @pytest.mark.slow
 def test_a_tracker_that_dies_does_not_end_the_run(spawn, call, tiny, tmp_path, monkeypatch) -> None:
-    long = [*tiny[:-2], "schedule.max_epochs=40"]
+    long = [*tiny[:-2], "schedule.max_epochs=150"]
     call(*long, f"paths.outputs={tmp_path / 'whole'}")
     monkeypatch.setenv("WANDB_MODE", "offline")
     process = spawn(*(o for o in long if o != "logger=csv"), f"paths.outputs={tmp_path / 'tracked'}")
     wait_for(lambda: any(read_metrics(path.parent) for path in tmp_path.glob("tracked/*/*/*/metrics.csv")))
-    trackers = [p for p in psutil.Process(process.pid).children(recursive=True) if "wandb-core" in p.name()]
-    assert trackers
+    children = psutil.Process(process.pid).children(recursive=True)
+    trackers = [child for child in children if "wandb-core" in " ".join(child.cmdline())]
+    assert trackers, children
     for tracker in trackers:
         tracker.send_signal(signal.SIGKILL)
     printed, _ = process.communicate(timeout=300)
@@ -188,3 +189,17 @@ def test_needed_by_several_a_run_is_made_by_one_of_them_and_taken_over_when_it_i
     assert len(read_metrics(teacher())) == 60
     assert len(list(tmp_path.glob("graphnorm/*/*/result.json"))) == 1
     assert len(list(tmp_path.glob("toy/*/*/result.json"))) == 2
+
+
+@pytest.mark.slow
+def test_without_a_server_to_answer_a_run_is_tracked_offline(spawn, tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    process = spawn(*(o for o in tiny if o != "logger=csv"))
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    assert "W&B's server does not answer, the run is kept offline" in printed
+    (tracked,) = tmp_path.glob("*/*/*/wandb/offline-run-*")
+    assert tracked.name.endswith(only_run(tmp_path).name)

@@ -40,7 +40,7 @@ def test_lines_are_means_over_the_runs(outputs, capsys):
     path = figure.make([*SWEEP, "method=graphnorm,graphnorm/batch", f"paths.outputs={outputs}", "logger=csv"])
     printed = capsys.readouterr().out
     assert "GraphNorm  2 of 2 runs\n" in printed
-    assert "BatchNorm  0 of 2 runs  2 not started" in printed
+    assert "BatchNorm  0 of 2 runs  2 missing" in printed
     assert path.parent == outputs / "figures" / "graphnorm" / "figure4"
 
     from matplotlib.image import imread

@@ -113,6 +113,7 @@ def test_a_worker_that_is_killed_takes_its_run_alone(spawn, tiny, tmp_path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_ended_ends_its_workers(spawn, tiny, tmp_path, ended_by) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job passes on that it is ignored
     long = [argument.replace("max_epochs=2", "max_epochs=400") for argument in tiny]
     process = spawn("-m", *long, "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=2")
     folders = wait_for_epochs(tmp_path, 2, 1)

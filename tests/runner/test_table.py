@@ -57,7 +57,7 @@ def test_a_table_of_real_runs(call, tmp_path, capfd) -> None:
     assert code == 0, printed
     table = build([*EXPERIMENT, *SMALL, place])
     cell = table.cells["GIN + GraphNorm", "atlas"]
-    assert cell.states == {"finished": 1, "not started": 1}
+    assert cell.states == {"finished": 1, "missing": 1}
     (folder,) = tmp_path.glob("graphnorm/graphnorm-atlas-gin/*")
     with open(folder / "metrics.csv") as file:
         best = max(float(row[METRIC]) for row in csv.DictReader(file))
@@ -74,7 +74,7 @@ def test_a_table_of_real_runs(call, tmp_path, capfd) -> None:
     capfd.readouterr()
     main([*EXPERIMENT, *SMALL, place, "format=csv"])
     rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
-    assert [row["not started"] for row in rows] == ["1", "1"]
+    assert [row["missing"] for row in rows] == ["1", "1"]
 
 
 def test_reported_figures_stand_beside(tmp_path, capsys) -> None:
@@ -104,7 +104,7 @@ def test_formats(form, tmp_path, capsys) -> None:
     [
         ([], "name the table"),
         (["experiment=graphnorm/demo"], "has no table"),
-        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv, png"),
+        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv, html, png"),
         (["experiment=graphnorm/table1", "dataset=mutag", "significance=adam"], "names no row; choose from WL subtree"),
         (["experiment=graphnorm/table1_molhiv", "significance=true"], "significance=<row>"),
         (["experiment=graphnorm/table9"], "table9"),

@@ -158,7 +158,7 @@ def test_the_command_writes_a_page_without_any_run(tmp_path, capsys):
 def test_a_table_says_what_ails_it():
     cells = {
         ("a", "b"): Cell({"finished": 2, "failed": 1}, [None, None], 90.04, 1.5, {"value": 91.0, "std": 2.0}),
-        ("a", "c"): Cell({"not started": 3}),
+        ("a", "c"): Cell({"missing": 3}),
         (EVIL, "b"): Cell(reported={"value": 5.0, "mark": "recalled"}),
     }
     html = render(Table("title", "source", ["a", EVIL], ["b", "c"], cells, ["note & more"]), "html")
