@@ -18,10 +18,11 @@ from runner.launchers.task import Task, work
 
 log = logging.getLogger(__name__)
 SHARED = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name")
+LARGEST_ARRAY = 1000  # what SLURM allows by default
 
 
 class Slurm:
-    """One array, a job a run. Arguments: those of hydra-submitit-launcher's submitit_slurm.
+    """An array with a job a run. Arguments: those of hydra-submitit-launcher's submitit_slurm.
 
     `max_num_timeout` is how often a job that meets its time limit goes on in a new one.
     """
@@ -45,15 +46,17 @@ class Slurm:
         executor = submitit.AutoExecutor(folder=place / "%j", cluster="slurm", slurm_max_num_timeout=self.restarts)
         given = {k: v for k, v in self.parameters.items() if v is not None}
         executor.update_parameters(**{k if k in SHARED else f"slurm_{k}": v for k, v in given.items()})
-        try:
-            jobs = executor.map_array(Job(self.restarts), [task.overrides for task in tasks])
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise UserError(f"SLURM refuses the jobs: {error}") from error
-        for task, job in zip(tasks, jobs, strict=True):
-            task.run.folder.mkdir(parents=True, exist_ok=True)
-            write_json(task.run.folder / "job.json", {"job": job.job_id, "log": str(job.paths.stdout)})
-        array = jobs[0].job_id.partition("_")[0]
-        log.info("submitted as job %s (scancel %s ends it)", array, array)
+        for start in range(0, len(tasks), LARGEST_ARRAY):
+            part = tasks[start : start + LARGEST_ARRAY]
+            try:
+                jobs = executor.map_array(Job(self.restarts), [task.overrides for task in part])
+            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                raise UserError(f"SLURM refuses the jobs: {error}") from error
+            for task, job in zip(part, jobs, strict=True):
+                task.run.folder.mkdir(parents=True, exist_ok=True)
+                write_json(task.run.folder / "job.json", {"job": job.job_id, "log": str(job.paths.stdout)})
+            array = jobs[0].job_id.partition("_")[0]
+            log.info("submitted as job %s (scancel %s ends it)", array, array)
         return ()
 
 
