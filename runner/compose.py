@@ -38,6 +38,11 @@ def compose(overrides: Iterable[str]) -> DictConfig:
     return _assemble(overrides, _compose_groups)
 
 
+def compose_fixed(overrides: Iterable[str]) -> DictConfig:
+    """The config of a sweep without the overrides that sweep: what holds for all of its runs."""
+    return compose([o for o in overrides if not parse(o).is_sweep_override()])
+
+
 def compose_run(overrides: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
     """The config of a run without the nodes of Hydra and of tables and figures, and the chosen file of each group.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,24 @@ class Preempted(SystemExit):
     def __init__(self, message: str, job: str | None) -> None:
         super().__init__(message)
         self.code, self.job = 128 + signal.SIGTERM, job
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """For a command's `main`: a mistake of the user's ends in its message and exit code 2.
+
+    With HYDRA_FULL_ERROR=1 it ends in its traceback.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        print(f"\n{str(error) or error.__cause__ or type(error).__name__}", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,26 +15,16 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from runner.address import Run, resolved
-from runner.compose import CONF, compose, expand
+from runner.compose import compose_fixed, expand, parse
 from runner.console import reader_may_leave
-from runner.errors import UserError
+from runner.errors import UserError, one_message
 from runner.files import write_whole
-from runner.help import choices
+from runner.help import experiments_with
 from runner.loggers import log_figure
 from runner.plotting import draw, figure_path, save
 from runner.record import is_stale, read_metrics, read_result
-from runner.survey import STATES, state_of, value_of
-
-
-def names(value: str | list[str]) -> tuple[str, ...]:
-    """One name or several, as they stand in YAML."""
-    return (value,) if isinstance(value, str) else tuple(map(str, value))
+from runner.survey import STATES, names, state_of, value_of
 
 
 @dataclass(frozen=True)
@@ -113,26 +102,21 @@ class Line:
 
 
 @reader_may_leave()
+@one_message()
 def main() -> None:
     """Exit codes: 0, 2 for a mistake of the user's or where no run is there."""
-    try:
-        make(sys.argv[1:])
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(2)
+    make(sys.argv[1:])
 
 
 def make(overrides: list[str]) -> Path:
     """Draws the figure of the experiment that the overrides name; prints its runs; returns the PNG's path."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    experiment = next((str(o.value()) for o in parsed if o.key_or_group == "experiment"), None)
+    experiment = next((str(o.value()) for o in map(parse, overrides) if o.key_or_group == "experiment"), None)
+    known = ", ".join(experiments_with("figure"))
     if experiment is None:
-        raise UserError(f"Which figure? python -m runner.figure experiment=<one of {', '.join(with_figure())}>")
-    cfg = compose([line for o, line in zip(parsed, overrides, strict=True) if not o.is_sweep_override()])
+        raise UserError(f"Which figure? python -m runner.figure experiment=<one of {known}>")
+    cfg = compose_fixed(overrides)
     if not cfg.get("figure"):
-        raise UserError(f"experiment={experiment} has no figure; these have one: {', '.join(with_figure())}")
+        raise UserError(f"experiment={experiment} has no figure; these have one: {known}")
     spec = Spec.read(experiment, resolved(cfg.figure))
     lines = collect(spec, [Run.compose(run) for run in expand(cfg, overrides)])
     print(summary(spec, lines))
@@ -147,11 +131,6 @@ def make(overrides: list[str]) -> Path:
     print(f"\n{path}\n{path.with_suffix('.csv')}")
     log_figure(cfg.logger, path, experiment, figure=spec.metric, source=spec.source)
     return path
-
-
-def with_figure() -> list[str]:
-    """The experiments that have a figure."""
-    return [name for name in choices("experiment") if "figure" in OmegaConf.load(CONF / "experiment" / f"{name}.yaml")]
 
 
 def collect(spec: Spec, runs: Iterable[Run]) -> list[Line]:

@@ -22,6 +22,11 @@ def choices(group: str, conf: Path = CONF) -> dict[str, str]:
     return found
 
 
+def experiments_with(node: str) -> list[str]:
+    """The experiments whose file has the node `table` or `figure`."""
+    return [name for name in choices("experiment") if node in OmegaConf.load(CONF / "experiment" / f"{name}.yaml")]
+
+
 def choices_help() -> str:
     blocks = []
     for group in GROUPS:

@@ -10,33 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from runner.compose import CONF
 from runner.console import reader_may_leave
-from runner.errors import UserError
+from runner.errors import one_message
 from runner.survey import Place, Standing, survey
 from runner.sweep import counts, plan
 
 
 @reader_may_leave()
+@one_message()
 def main(arguments: list[str] | None = None) -> None:
     """Exit codes: 0; 2 for a mistake of the user's."""
     overrides = sys.argv[1:] if arguments is None else arguments
-    try:
-        places = [o for o in overrides if o.startswith("paths.")]
-        if places == overrides:
-            runs: Sequence[Place] = unfinished(places)
-            labels = ["/".join(run.folder.parts[-3:]) for run in runs]
-        else:
-            tasks = plan(overrides)[1]
-            runs, labels = [task.run for task in tasks], [task.label or task.run.name for task in tasks]
-        print(table(labels, survey(runs)))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    places = [o for o in overrides if o.startswith("paths.")]
+    if places == overrides:
+        runs: Sequence[Place] = unfinished(places)
+        labels = ["/".join(run.folder.parts[-3:]) for run in runs]
+    else:
+        tasks = plan(overrides)[1]
+        runs, labels = [task.run for task in tasks], [task.label or task.run.name for task in tasks]
+    print(table(labels, survey(runs)))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -95,9 +95,19 @@ def last_line(log: str) -> str:
     return f"{lines[-1].strip() if lines else 'it said nothing'} ({log})"
 
 
+def names(value: str | list[str]) -> tuple[str, ...]:
+    """The keys that tell runs apart: one or several, as they stand in YAML."""
+    return (value,) if isinstance(value, str) else tuple(map(str, value))
+
+
+def choice_of(run: Run, key: str) -> Any:
+    """What a run chose for a config group, or its value of any other key."""
+    return run.choices.get(key) or OmegaConf.select(run.cfg, key)
+
+
 def value_of(run: Run, key: str) -> str:
-    """What a run chose for a config group, or its value of any other key. Raises UserError where it has none."""
-    value = run.choices.get(key) or OmegaConf.select(run.cfg, key)
+    """`choice_of` as text. Raises UserError where there is none."""
+    value = choice_of(run, key)
     if value is None:
         raise UserError(f"the sweep's runs are told apart by '{key}', which is not in their config")
     return str(value)

@@ -42,11 +42,12 @@ def sweep(arguments: list[str]) -> int:
     todo = [t for t, s in zip(tasks, standings, strict=True) if wanted(s, cfg.rerun)]
     if todo:
         launch(cfg, todo, arguments)
-    if any(s.state in UNDER_WAY for s in survey([task.run for task in tasks])):
+        standings = survey([task.run for task in tasks])
+    if waiting := [t for t, s in zip(tasks, standings, strict=True) if s.state in UNDER_WAY]:
         log.info("how it goes: python -m runner.status %s", shlex.join(o for o in overrides if not LAUNCHING.match(o)))
-    if cfg.wait:
-        follow(tasks)
-    standings = survey([task.run for task in tasks])
+        if cfg.wait:
+            follow(waiting)
+            standings = survey([task.run for task in tasks])
     log.info("%s", summary(tasks, standings))
     allowed = ("finished",) if cfg.wait else ("finished", *UNDER_WAY)
     lacking = [s for s in standings if s.state not in allowed]
@@ -99,11 +100,9 @@ def launch(cfg: DictConfig, tasks: Sequence[Task], arguments: list[str]) -> None
         sys.exit(128 + signal.SIGINT)
 
 
-def follow(tasks: Sequence[Task]) -> None:
-    """Waits until no run is under way, here or elsewhere; a line for each that has ended."""
+def follow(waiting: list[Task]) -> None:
+    """Waits until none of the runs is under way, here or elsewhere; a line for each that has ended."""
     started = time.monotonic()
-    standings = survey([task.run for task in tasks])
-    waiting = [task for task, standing in zip(tasks, standings, strict=True) if standing.state in UNDER_WAY]
     report, gone = Report(len(waiting)), set[Path]()
     while waiting:
         time.sleep(min(30.0, 1 + (time.monotonic() - started) / 20))

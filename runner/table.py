@@ -12,21 +12,17 @@ source: where the runs are read: `outputs`, or `wandb:<entity>/<project>`.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
 from runner.address import Run, resolved
-from runner.compose import compose, expand, parse
+from runner.compose import compose_fixed, expand, parse
 from runner.console import reader_may_leave
-from runner.errors import UserError
+from runner.errors import UserError, one_message
 from runner.files import write_whole
 from runner.loggers import log_figure
 from runner.plotting import draw_table, figure_path, save
@@ -34,7 +30,7 @@ from runner.reductions import REDUCTIONS, Outcome, Reduction
 from runner.render import FORMATS, render
 from runner.significance import LEGEND, welch
 from runner.sources import Found, look_up
-from runner.survey import value_of
+from runner.survey import names, value_of
 
 OPTIONS = {"format": "text", "significance": "", "source": "outputs"}
 
@@ -80,16 +76,10 @@ class Table:
 
 
 @reader_may_leave()
+@one_message()
 def main(arguments: list[str] | None = None) -> None:
     """Exit codes: 0; 2 for a mistake of the user's."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        make(arguments)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        print(str(error) or error.__cause__ or type(error).__name__, file=sys.stderr)
-        sys.exit(2)
+    make(sys.argv[1:] if arguments is None else arguments)
 
 
 def make(arguments: list[str]) -> None:
@@ -109,7 +99,7 @@ def make(arguments: list[str]) -> None:
 
 def draw_chart(table: Table, overrides: list[str]) -> Path:
     """Draws the table as a bar chart, and writes its cells beside it as CSV. Raises UserError where no run is there."""
-    cfg = compose([o for o in overrides if not _sweeps(o)])
+    cfg = compose_fixed(overrides)
     if not any(cell.n for cell in table.cells.values()):
         raise UserError(
             f"\nThere is nothing to draw: no run of it is finished.\n"
@@ -133,9 +123,9 @@ def build(overrides: list[str], significance: str = "", source: str = OPTIONS["s
     node = _table_node(overrides)
     reduction = REDUCTIONS[node["reduce"]]
     labels = {str(key): value for key, value in node.get("labels", {}).items()}
-    runs = [Run.compose(override) for override in expand(_compose(overrides), overrides)]
+    runs = [Run.compose(override) for override in expand(compose_fixed(overrides), overrides)]
     found = look_up(source, runs, node["metric"] if reduction.per_epoch else None)
-    cells = _measured(runs, found, _keys(node["rows"]), _keys(node["columns"]), labels)
+    cells = _measured(runs, found, names(node["rows"]), names(node["columns"]), labels)
     recorded = {name for _, outcome in found if outcome for row in [outcome.metrics, *outcome.rows] for name in row}
     lacking = [row for (row, _), cell in cells.items() if not _reduce(cell, reduction, node)]
     if lacking and not any(cell.n for cell in cells.values()):
@@ -164,13 +154,9 @@ def build(overrides: list[str], significance: str = "", source: str = OPTIONS["s
     )
 
 
-def _compose(overrides: list[str]) -> DictConfig:
-    return compose([o for o in overrides if not _sweeps(o)])
-
-
 def _table_node(overrides: list[str]) -> dict[str, Any]:
     """The node `table`. With another metric than the experiment's own it loses what holds for that one alone."""
-    cfg = _compose(overrides)
+    cfg = compose_fixed(overrides)
     if "table" not in cfg:
         raise UserError(f"{' '.join(o for o in overrides if o.startswith('experiment='))} has no table: node")
     node = resolved(cfg.table)
@@ -178,7 +164,7 @@ def _table_node(overrides: list[str]) -> dict[str, Any]:
         raise UserError(f"table.reduce={node['reduce']} is unknown; choose from {', '.join(REDUCTIONS)}")
     keys = {o: parse(o).key_or_group or "" for o in overrides}
     of_table = {key: o for o, key in keys.items() if key.startswith("table.")}
-    own = resolved(_compose([o for o in overrides if o not in of_table.values()]).table)
+    own = resolved(compose_fixed([o for o in overrides if o not in of_table.values()]).table)
     if node["metric"] != own["metric"]:
         other: dict[str, Any] = {
             "title": f"{cfg.hydra.runtime.choices.experiment}: {node['metric']}",
@@ -189,16 +175,8 @@ def _table_node(overrides: list[str]) -> dict[str, Any]:
     return node
 
 
-def _sweeps(override: str) -> bool:
-    return parse(override).is_sweep_override()
-
-
-def _keys(keys: str | list[str]) -> list[str]:
-    return [keys] if isinstance(keys, str) else list(keys)
-
-
 def _measured(
-    runs: list[Run], found: list[Found], row_keys: list[str], column_keys: list[str], labels: dict[str, str]
+    runs: list[Run], found: list[Found], row_keys: Sequence[str], column_keys: Sequence[str], labels: dict[str, str]
 ) -> dict[tuple[str, str], Cell]:
     """The cells in the order of the sweep, with their runs' states and outcomes."""
     cells: dict[tuple[str, str], Cell] = {}
@@ -211,7 +189,7 @@ def _measured(
     return cells
 
 
-def label_of(run: Run, keys: list[str], labels: dict[str, str]) -> str:
+def label_of(run: Run, keys: Sequence[str], labels: dict[str, str]) -> str:
     """What a row or column is called: the values of its keys."""
     return _label([value_of(run, key) for key in keys], labels)
 

@@ -12,7 +12,6 @@ sent again, it is updated in place. dry=true writes that file and sends nothing;
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -25,22 +24,20 @@ from urllib.parse import urlsplit
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from wandb_workspaces.expr import And, FilterExpr, Or
 
 from runner import table
 from runner.address import DECIDES, Run, resolved
-from runner.compose import CONF, compose, expand, parse
+from runner.compose import compose_fixed, expand, parse
 from runner.console import reader_may_leave
-from runner.errors import UserError
-from runner.figure import names
+from runner.errors import UserError, one_message
 from runner.files import read_json, write_json
-from runner.help import choices
+from runner.help import experiments_with
 from runner.loggers import wandb_mode, wandb_settings
 from runner.record import read_metrics, read_result
 from runner.render import render
+from runner.survey import choice_of, names
 from scripts.wandb_server import check_server
 
 MOST = 100  # bars, lines, or groups that a panel draws
@@ -63,7 +60,7 @@ class Section:
     def read(cls, experiment: str, overrides: list[str]) -> Section:
         """Raises UserError where the experiment's table cannot be made."""
         everything = [f"experiment={experiment}", *overrides]
-        cfg = compose([o for o in everything if not parse(o).is_sweep_override()])
+        cfg = compose_fixed(everything)
         runs = [Run.compose(run) for run in expand(cfg, everything)]
         text = render(table.build(everything), "markdown") + PANELS
         return cls(experiment, overrides, cfg, runs, text)
@@ -90,7 +87,7 @@ class Section:
     def narrowed(self) -> list[str]:
         """The keys that the overrides set, of those that decide a run's result and have one value."""
         keys = [key for key in map(key_of, self.overrides) if key.partition(".")[0] in DECIDES]
-        return [key for key in keys if isinstance(value_of(self.runs[0], key), str | int | float)]
+        return [key for key in keys if isinstance(choice_of(self.runs[0], key), str | int | float)]
 
     @cached_property
     def by_column(self) -> dict[str, list[Run]]:
@@ -98,7 +95,7 @@ class Section:
         found: dict[str, list[Run]] = {}
         labels = {str(key): value for key, value in self.node.get("labels", {}).items()}
         for run in self.runs:
-            found.setdefault(table.label_of(run, list(self.columns), labels), []).append(run)
+            found.setdefault(table.label_of(run, self.columns, labels), []).append(run)
         return found
 
     @cached_property
@@ -122,13 +119,8 @@ def key_of(override: str) -> str:
     return str(parse(override).key_or_group)
 
 
-def value_of(run: Run, key: str) -> Any:
-    """What a run chose for a config group, or its value of any other key."""
-    return run.choices.get(key) or OmegaConf.select(run.cfg, key)
-
-
 def config_key(run: Run, key: str) -> str:
-    """Where `value_of` stands in the config that W&B has of a run."""
+    """Where `choice_of` stands in the config that W&B has of a run."""
     return f"choices.{key}" if run.choices.get(key) else key
 
 
@@ -145,7 +137,7 @@ def only(section: Section, runs: list[Run], keys: Iterable[str]) -> And | Or:
     """
     conditions: list[FilterExpr] = [ws.Metric("Group") == section.experiment]
     for key in dict.fromkeys(keys):
-        values = list(dict.fromkeys(value_of(run, key) for run in runs))
+        values = list(dict.fromkeys(choice_of(run, key) for run in runs))
         conditions.append(ws.Config(stored(config_key(runs[0], key))).isin(values))
     results = ((run, read_result(run.folder)) for run in runs)
     others = [run.id for run, result in results if result and result["choices"]["experiment"] != section.experiment]
@@ -231,14 +223,9 @@ def report(title: str, sections: list[Section], entity: str, project: str, where
     )
 
 
-def tables() -> list[str]:
-    """The experiments that have a table."""
-    return [name for name in choices("experiment") if "table" in OmegaConf.load(CONF / "experiment" / f"{name}.yaml")]
-
-
 def chosen(value: str) -> list[str]:
     """`<paper>/<table>`, several with commas between, or a paper. Raises UserError where one of them is no table."""
-    known, found = tables(), []
+    known, found = experiments_with("table"), []
     for name in filter(None, value.split(",")):
         of_paper = [experiment for experiment in known if experiment.startswith(f"{name}/")]
         if name not in known and not of_paper:
@@ -331,16 +318,11 @@ def make(arguments: list[str]) -> list[str]:
 
 
 @reader_may_leave()
+@one_message()
 def main() -> None:
     """Exit codes: 0; 2 for a mistake of the user's, or where nothing could be sent."""
     wandb_mode()  # quietens W&B
-    try:
-        print("\n".join(make(sys.argv[1:])))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(2)
+    print("\n".join(make(sys.argv[1:])))
 
 
 if __name__ == "__main__":

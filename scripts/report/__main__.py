@@ -11,25 +11,22 @@ import sys
 import time
 from pathlib import Path
 
-from runner.errors import UserError
+from runner.errors import UserError, one_message
 from runner.files import write_whole
 from scripts.report.collect import collect
 from scripts.report.page import page
 from scripts.report.tables import tables
 
 
+@one_message()
 def main(arguments: list[str] | None = None) -> None:
     """Exit codes: 0; 2 for a mistake of the user's."""
-    try:
-        outputs, out = _places(sys.argv[1:] if arguments is None else arguments)
-        started = time.perf_counter()
-        records = collect(outputs)
-        print(f"{len(records)} runs in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-        write_whole(out, page(outputs, out, records, list(tables(outputs, records))))
-        print(f"{out} ({out.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s)")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    outputs, out = _places(sys.argv[1:] if arguments is None else arguments)
+    started = time.perf_counter()
+    records = collect(outputs)
+    print(f"{len(records)} runs in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    write_whole(out, page(outputs, out, records, list(tables(outputs, records))))
+    print(f"{out} ({out.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s)")
 
 
 def _places(arguments: list[str]) -> tuple[Path, Path]:

@@ -14,24 +14,22 @@ from methods.architectures.language import GGUFModel, LanguageModel
 TEXT = "the cat sat on the mat"
 
 
+def llama(**settings) -> torch.nn.Module:
+    """A random LLaMA of two blocks."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, max_position_embeddings=32, **settings)).eval()
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> tuple[Path, torch.nn.Module]:
     """A folder of transformers, and the model that was saved there."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=32,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = llama(vocab_size=16, hidden_size=8, intermediate_size=12, num_attention_heads=2, num_key_value_heads=1)
     model.save_pretrained(folder)
     words = {word: i for i, word in enumerate(["<unk>", "the", "cat", "sat", "on", "mat"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -216,21 +214,10 @@ def write_gguf(path: Path, model: torch.nn.Module) -> None:
 
 
 def test_a_gguf_file_reads_back_and_can_be_saved_again(tmp_path):
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=20,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        rms_norm_eps=1e-5,
-        initializer_range=0.4,
-    )
-    network = LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 4}
+    network = llama(**sizes, num_key_value_heads=2, rms_norm_eps=1e-5, initializer_range=0.4)
     (tmp_path / "some").mkdir()
     write_gguf(tmp_path / "some" / "a.gguf", network)
     model = gguf(tmp_path)
