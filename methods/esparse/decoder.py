@@ -127,6 +127,13 @@ class Decoder:
         """Block i, ready to compute. write: its weights are changed meanwhile."""
         yield getattr(self.trunk, self.architecture.blocks)[i]
 
+    def noted(self, i: int) -> list[dict[str, Any]] | None:
+        """What `note` kept of block i, if an interrupted run has pruned it."""
+        return None
+
+    def note(self, i: int, notes: list[dict[str, Any]]) -> None:
+        """Keeps what is to be known of block i if the run is interrupted after it."""
+
     @torch.inference_mode()
     def embed(self, tokens: Tensor, batch: int) -> States:
         """Hidden states before the first block: tokens (n, L) in batches of `batch` windows."""

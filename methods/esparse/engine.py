@@ -37,6 +37,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.score is None and self.update is None:
             raise ValueError("method.score and method.update are both null: nothing says which weights go")
+        if self.permuter is not None and not isinstance(self.pattern, NM):
+            raise ValueError("method.shuffle is for groups of N:M; with method.ratio set method.shuffle=null")
         if self.update and isinstance(self.pattern, NM) and self.update.block % self.pattern.of:
             raise ValueError(
                 f"method.update.block={self.update.block} is not a multiple of method.of={self.pattern.of}"
@@ -109,11 +111,12 @@ def prune(decoder: Decoder, calibration: Tensor, recipe: Recipe, track: Track, t
     for i in track(range(len(decoder)), "pruning, block"):
         with decoder.block(i, write=True) as block:
             clock("loading")
-            statistics = gather(decoder, block, states, recipe, clock) if needed else {}
-            for layers in decoder.architecture.sets:
-                report.sets.append(prune_set(block, i, layers, statistics.get(layers.name), recipe, clock))
+            if (notes := decoder.noted(i)) is not None:
+                report.sets += [SetReport(**note) for note in notes]
+            else:
+                report.sets += (sets := prune_block(decoder, block, i, states, recipe, clock))
+                decoder.note(i, [vars(s) for s in sets])
             if needed:
-                statistics.clear()
                 decoder.advance(block, states)
                 clock("calibration")
     clock("loading")
@@ -128,6 +131,17 @@ def check_memory(recipe: Recipe, config: Any, row: int) -> None:
             f"method.score.range=quantile needs a block's inputs in memory, {size / 2**30:.2g} GiB here; "
             "raise method.keep_gib or calibrate with fewer tokens"
         )
+
+
+def prune_block(
+    decoder: Decoder, block: nn.Module, number: int, states: States, recipe: Recipe, clock: Callable[[str], None]
+) -> list[SetReport]:
+    """Prunes the linear layers of one block, in place."""
+    statistics = gather(decoder, block, states, recipe, clock) if recipe.needs.kinds else {}
+    return [
+        prune_set(block, number, layers, statistics.get(layers.name), recipe, clock)
+        for layers in decoder.architecture.sets
+    ]
 
 
 def gather(

@@ -25,7 +25,7 @@ from methods.esparse.perplexity import perplexity
 from methods.esparse.progress import track
 from methods.esparse.shuffle import Permuter
 from methods.esparse.sparsegpt import OBS
-from methods.esparse.stream import Shards, StreamedDecoder
+from methods.esparse.stream import NOTES, Shards, StreamedDecoder
 
 log = logging.getLogger(__name__)
 
@@ -147,10 +147,15 @@ class OneShotPruning(LightningModule):
         self.finish(decoder)
 
     def stream_to_folder(self, device: torch.device) -> Decoder:
-        out = self.export or Path(self.trainer.default_root_dir) / "model"
-        shutil.rmtree(part_of(out), ignore_errors=True)  # of a run that was interrupted
-        self.export = out
-        return StreamedDecoder(self.source.folder, self.source.config, self.source.dtype, device, part_of(out))
+        run = Path(self.trainer.default_root_dir)
+        self.export = self.export or run / "model"
+        part = part_of(self.export)
+        owner = part / NOTES / "run.txt"
+        if not (owner.exists() and owner.read_text() == str(run)):  # blocks of this run are gone on with
+            shutil.rmtree(part, ignore_errors=True)
+            owner.parent.mkdir(parents=True)
+            owner.write_text(str(run))
+        return StreamedDecoder(self.source.folder, self.source.config, self.source.dtype, device, part)
 
     def finish(self, decoder: Decoder) -> None:
         """Folds, writes and converts what was asked for."""

@@ -17,19 +17,23 @@ from methods.esparse.decoder import Decoder, architecture_of
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+NOTES = "unfinished"  # a folder that is there until the model is whole
 NO_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 
 
 class Shards:
-    """The tensors of a model in a transformers folder, by name, read one at a time.
+    """The tensors of a model in a transformers folder, by name, read one at a time. file: of this file alone.
 
     Raises FileNotFoundError where the folder has no safetensors files, or lacks some that its index names.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, file: str | None = None) -> None:
         self.folder = folder
-        if (folder / INDEX).exists():
-            self.files: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        self.files: dict[str, str]
+        if file:
+            self.files = dict.fromkeys(self._names(file), file)
+        elif (folder / INDEX).exists():
+            self.files = json.loads((folder / INDEX).read_text())["weight_map"]
         elif (folder / SINGLE).exists():
             self.files = dict.fromkeys(self._names(SINGLE), SINGLE)
         else:
@@ -59,13 +63,17 @@ class Shards:
         return found
 
 
+def file_of(block: int) -> str:
+    return f"model-block-{block:05d}.safetensors"
+
+
 class StreamedDecoder(Decoder):
     """A causal LM on disk: embeddings, last norm and head in memory, a block only while it is looked at.
 
     Args:
         folder: of the model, in the transformers layout with safetensors. config: its transformers config.
         dtype: computed in. device: of the computation. out: where blocks that were changed are written, or None; they
-            keep the dtype of their file.
+            keep the dtype of their file. Those that lie there already, of an interrupted run, are read from there.
 
     Raises FileNotFoundError (shards), ValueError (architecture; tensors that the files lack).
     """
@@ -103,7 +111,8 @@ class StreamedDecoder(Decoder):
     @contextmanager
     def block(self, i: int, write: bool = False) -> Iterator[nn.Module]:
         names = {key: f"{self.prefix}.{i}.{key}" for key in self.empty_block.state_dict()}
-        tensors = self.shards.read(names)
+        pruned = write and self._is_written(i)
+        tensors = (Shards(self.out, file_of(i)) if pruned else self.shards).read(names)
         if absent := sorted(names.keys() - tensors.keys()):
             raise ValueError(f"{self.shards.folder} lacks {', '.join(absent)} of block {i}")
         stored = {key: tensor.dtype for key, tensor in tensors.items()}
@@ -111,21 +120,37 @@ class StreamedDecoder(Decoder):
         state = {key: tensors.pop(key).to(self.device, self.dtype) for key in names}
         block.load_state_dict(state, assign=True)
         yield block.eval().requires_grad_(False)
-        if write and self.out is not None:
-            self._write(f"model-block-{i:05d}.safetensors", {k: (names[k], t) for k, t in state.items()}, stored)
+        if pruned:
+            self.written |= dict.fromkeys(names.values(), file_of(i))
+        elif write and self.out is not None:
+            self._write(file_of(i), {k: (names[k], t) for k, t in state.items()}, stored)
+
+    def noted(self, i: int) -> list[dict[str, Any]] | None:
+        return torch.load(self.out / NOTES / f"{i}.pt", weights_only=True) if self._is_written(i) else None
+
+    def note(self, i: int, notes: list[dict[str, Any]]) -> None:
+        if self.out is not None:  # before the block itself, whose file says that it is done
+            (self.out / NOTES).mkdir(parents=True, exist_ok=True)
+            torch.save(notes, self.out / NOTES / f"{i}.pt")
+
+    def _is_written(self, i: int) -> bool:
+        return self.out is not None and (self.out / file_of(i)).exists()
 
     def _write(self, file: str, tensors: dict[str, tuple[str, Tensor]], dtypes: dict[str, torch.dtype]) -> None:
         from safetensors.torch import save_file
 
         self.out.mkdir(parents=True, exist_ok=True)
         named = {name: tensor.to("cpu", dtypes[key]).contiguous() for key, (name, tensor) in tensors.items()}
-        save_file(named, self.out / file, metadata={"format": "pt"})
+        part = self.out / f"{file}.part"
+        save_file(named, part, metadata={"format": "pt"})
+        part.rename(self.out / file)
         self.written |= dict.fromkeys(named, file)
 
     def finish(self) -> None:
         """Writes what is outside the blocks, the index, and copies config and tokenizer: then the folder is whole."""
         outer = {name: (name, t) for name, t in self.model.state_dict().items() if name in self.outer_dtypes}
         self._write("model-outer.safetensors", outer, self.outer_dtypes)
+        shutil.rmtree(self.out / NOTES, ignore_errors=True)
         for path in self.shards.folder.iterdir():
             if path.is_file() and not path.name.endswith(NO_WEIGHTS):
                 shutil.copy(path, self.out)

@@ -150,6 +150,7 @@ def says_one_thing(code: int, printed: str, expected: list[str]) -> None:
         (["method.remove=4", "method.of=8"], ["has 12 columns", "method.tail=true"]),
         (["method.score=null"], ["method.score and method.update are both null"]),
         (["method.score.base=0"], ["method.score.base"]),
+        (["method.ratio=0.5"], ["method.shuffle is for groups of N:M", "method.shuffle=null"]),
         (["method.keep_gib=0", "method.score.range=quantile"], ["method.score.range=quantile", "method.keep_gib"]),
         (["method=esparse/sparsegpt", "method.update.block=6"], ["method.update.block=6", "method.of=4"]),
         (["dataset.window=32"], ["dataset.window=32, but this model takes 24 tokens at most"]),

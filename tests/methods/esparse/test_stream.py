@@ -11,7 +11,7 @@ from methods.esparse.perplexity import perplexity
 from methods.esparse.progress import track
 from methods.esparse.scores import ESparse
 from methods.esparse.shuffle import Shuffle
-from methods.esparse.stream import INDEX, Shards, StreamedDecoder
+from methods.esparse.stream import INDEX, Shards, StreamedDecoder, file_of
 from tests.methods.esparse.models import tiny_llama, tiny_opt, tokens
 
 RECIPE = Recipe(NM(2, 4), ESparse(), Shuffle())
@@ -42,6 +42,42 @@ def test_a_streamed_model_is_pruned_as_one_in_memory(make, shard, tmp_path):
     assert perplexity(again, tokens(seed=7), track) == pytest.approx(
         perplexity(Decoder(model), tokens(seed=7), track), rel=1e-6
     )
+
+
+def test_an_interrupted_walk_goes_on_after_its_last_block(tmp_path):
+    model = tiny_llama()
+    model.save_pretrained(tmp_path / "dense")
+    whole = streamed(tmp_path / "dense", model, tmp_path / "whole")
+    expected = prune(whole, tokens(), RECIPE, track)
+    whole.finish()
+
+    class Interrupted(StreamedDecoder):
+        def note(self, i, notes):
+            super().note(i, notes)
+            if i == 1:
+                raise KeyboardInterrupt
+
+    stopped = Interrupted(tmp_path / "dense", model.config, torch.float32, torch.device("cpu"), tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        prune(stopped, tokens(), RECIPE, track)
+    first = tmp_path / "out" / file_of(0)
+    assert first.exists()
+    assert not (tmp_path / "out" / file_of(1)).exists()
+    written = first.stat().st_mtime_ns
+    dense = perplexity(decoder := streamed(tmp_path / "dense", model, tmp_path / "out"), tokens(seed=7), track)
+    assert dense == pytest.approx(perplexity(Decoder(model), tokens(seed=7), track), rel=1e-6)  # of dense blocks still
+    report = prune(decoder, tokens(), RECIPE, track)
+    decoder.finish()
+    assert first.stat().st_mtime_ns == written
+    assert (report.kept, report.sparsity, len(report.sets)) == (expected.kept, expected.sparsity, len(expected.sets))
+    ours, theirs = (
+        shards.read({name: name for name in shards.files})
+        for shards in (Shards(tmp_path / "out"), Shards(tmp_path / "whole"))
+    )
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {path.name for path in (tmp_path / "whole").iterdir()}
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
 
 
 def test_weights_keep_the_dtype_of_their_file_and_their_values(tmp_path):
