@@ -1,0 +1,48 @@
+"""LeNet-5 for digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+from methods.architectures.classifier import Classifier
+
+
+class LeNet5(Classifier):
+    """Two of conv5x5-ReLU-max pool (6, 16 channels), then 120, 84 and K units.
+
+    LeCun et al. 1998, figure 2, with today's ReLU, max pool and full connections: 61,706 parameters at 1 channel and 10
+    classes. Images of 28 pixels get 2 zeros around them, after the normalisation.
+
+    Args:
+        padding: zeros around the second convolution's input: 0, or 2 as in Mira's code (107,786 parameters).
+        The others: as in `Classifier`.
+    Raises ValueError for images that are not 28 or 32 pixels wide.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        padding: int = 0,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__(mean, std, normalize)
+        if image_size not in (28, 32):
+            raise ValueError(f"LeNet-5 takes images of 28 or 32 pixels, got {image_size}")
+        side = (14 + 2 * padding - 4) // 2
+        self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=(32 - image_size) // 2)
+        self.conv2 = nn.Conv2d(6, 16, 5, padding=padding)
+        self.fc1 = nn.Linear(16 * side * side, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.head = nn.Linear(84, num_classes)
+
+    def extract(self, x: Tensor) -> Tensor:
+        x = max_pool2d(relu(self.conv1(x)), 2)
+        x = max_pool2d(relu(self.conv2(x)), 2)
+        return relu(self.fc2(relu(self.fc1(x.flatten(1)))))
