@@ -57,8 +57,14 @@ class Run:
     def needs(self) -> dict[str, Run]:
         """The runs whose checkpoints this one takes, by the method's argument; they run where this one runs."""
         found = {}
-        for argument, overrides in resolved(self.cfg.needs).items():
-            found[argument] = run = Run.compose(list(overrides))
+        for argument, need in resolved(self.cfg.needs).items():
+            overrides, same = (need["run"], need.get("same", [])) if isinstance(need, dict) else (need, [])
+            run = Run.compose(
+                [*overrides, *(f"{group}={self.choices[group]}" for group in same if group in self.choices)]
+            )
+            for key in same:
+                OmegaConf.update(run.cfg, key, OmegaConf.select(self.cfg, key), merge=False)
+            found[argument] = run
             OmegaConf.update(run.cfg, "rerun", False)
             for key in WHERE:
                 OmegaConf.update(run.cfg, key, self.cfg[key], merge=False)
@@ -86,7 +92,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        parts = (self.choices["method"].partition("/")[2] or self.paper, self.choices["dataset"], self.choices["model"])
+        method = self.cfg.alias or self.choices["method"].partition("/")[2] or self.paper
+        parts = (method, self.choices["dataset"], self.choices["model"])
         return "-".join(str(part).replace("/", "_") for part in parts)
 
     @property

@@ -1,7 +1,8 @@
 """`python -m runner.table experiment=E [options] [overrides]`: a paper's table, measured beside reported.
 
 The experiment file holds the sweep (`hydra.sweeper.params`) and a node `table`. Overrides are those of the runner, also
-of that node: dataset=D shows a part, table.metric=test/seconds fills the cells with another metric. Options:
+of that node: dataset=D shows a part, table.metric=test/seconds fills the cells with another metric. Several metrics,
+as in table.metric=[test/acc,test/loss], have a column each. Options:
 
 format: text, markdown, latex or csv; png draws the table as a bar chart, below <outputs>/figures/<experiment>/.
 significance: Welch's t-test of every row against the named one (its label, or the value of its config key), column by
@@ -37,7 +38,7 @@ OPTIONS = {"format": "text", "significance": "", "source": "outputs"}
 
 @dataclass
 class Cell:
-    """One cell: its runs' states, what was measured, what is reported. Values are already scaled.
+    """One cell: its metric, its runs' states, what was measured, what is reported. Values are already scaled.
 
     values: what the mean and deviation are of, a run's or a fold's each. p: that its mean is the main row's.
     """
@@ -49,6 +50,7 @@ class Cell:
     reported: dict[str, Any] | None = None
     values: list[float] = field(default_factory=list)
     p: float | None = None
+    metric: str = ""
 
     @property
     def n(self) -> int:
@@ -106,11 +108,12 @@ def draw_chart(table: Table, overrides: list[str]) -> Path:
             f"This makes them: python -m runner -m {' '.join(o for o in overrides if not o.startswith('table.'))}"
         )
     experiment = str(cfg.hydra.runtime.choices.experiment)
-    path = figure_path(cfg.paths.outputs, experiment, f"table-{cfg.table.metric}", overrides)
+    shown = "+".join(names(cfg.table.metric))
+    path = figure_path(cfg.paths.outputs, experiment, f"table-{shown}", overrides)
     write_whole(path.with_suffix(".csv"), render(table, "csv") + "\n")
     save(draw_table(table), path)
     print(f"\n{path}\n{path.with_suffix('.csv')}")
-    log_figure(cfg.logger, path, experiment, table=cfg.table.metric, source=table.source)
+    log_figure(cfg.logger, path, experiment, table=shown, source=table.source)
     return path
 
 
@@ -121,16 +124,18 @@ def build(overrides: list[str], significance: str = "", source: str = OPTIONS["s
     node names an unknown reduction, no finished run has the metric, or there is no such row or source.
     """
     node = _table_node(overrides)
-    reduction = REDUCTIONS[node["reduce"]]
+    reduction, metrics = REDUCTIONS[node["reduce"]], names(node["metric"])
+    if reduction.per_epoch and len(metrics) > 1:
+        raise UserError(f"table.reduce={node['reduce']} picks an epoch by one metric; table.metric names several")
     labels = {str(key): value for key, value in node.get("labels", {}).items()}
     runs = [Run.compose(override) for override in expand(compose_fixed(overrides), overrides)]
-    found = look_up(source, runs, node["metric"] if reduction.per_epoch else None)
-    cells = _measured(runs, found, names(node["rows"]), names(node["columns"]), labels)
+    found = look_up(source, runs, metrics[0] if reduction.per_epoch else None)
+    cells = _measured(runs, found, node, labels)
     recorded = {name for _, outcome in found if outcome for row in [outcome.metrics, *outcome.rows] for name in row}
-    lacking = [row for (row, _), cell in cells.items() if not _reduce(cell, reduction, node)]
+    lacking = [(cell.metric, row) for (row, _), cell in cells.items() if not _reduce(cell, reduction, node)]
     if lacking and not any(cell.n for cell in cells.values()):
         raise UserError(
-            f"no finished run has {node['metric']} to reduce by {node['reduce']}; they have recorded: "
+            f"no finished run has {' or '.join(metrics)} to reduce by {node['reduce']}; they have recorded: "
             f"{', '.join(sorted(recorded))}"
         )
     reported_only = _enter_reported(cells, node.get("reported", []))
@@ -146,9 +151,9 @@ def build(overrides: list[str], significance: str = "", source: str = OPTIONS["s
         rows=rows,
         columns=list(dict.fromkeys(column for _, column in cells)),
         cells=cells,
-        notes=_notes(node, reduction, cells, list(dict.fromkeys(lacking)), main_row, source),
+        notes=_notes(node, reduction, cells, lacking, main_row, source),
         digits=node.get("digits") or _digits(cells),
-        metric=labels.get(node["metric"], node["metric"]) + _unit(node),
+        metric=(labels.get(metrics[0], metrics[0]) if len(metrics) == 1 else "") + _unit(node),
         main=main_row,
         sample=reduction.sample,
     )
@@ -167,7 +172,7 @@ def _table_node(overrides: list[str]) -> dict[str, Any]:
     own = resolved(compose_fixed([o for o in overrides if o not in of_table.values()]).table)
     if node["metric"] != own["metric"]:
         other: dict[str, Any] = {
-            "title": f"{cfg.hydra.runtime.choices.experiment}: {node['metric']}",
+            "title": f"{cfg.hydra.runtime.choices.experiment}: {', '.join(names(node['metric']))}",
             "digits": None,
             "reported": [],
         }
@@ -176,16 +181,19 @@ def _table_node(overrides: list[str]) -> dict[str, Any]:
 
 
 def _measured(
-    runs: list[Run], found: list[Found], row_keys: Sequence[str], column_keys: Sequence[str], labels: dict[str, str]
+    runs: list[Run], found: list[Found], node: dict[str, Any], labels: dict[str, str]
 ) -> dict[tuple[str, str], Cell]:
     """The cells in the order of the sweep, with their runs' states and outcomes."""
+    rows, columns, metrics = names(node["rows"]), names(node.get("columns") or []), names(node["metric"])
     cells: dict[tuple[str, str], Cell] = {}
     for run, (state, outcome) in zip(runs, found, strict=True):
-        place = label_of(run, row_keys, labels), label_of(run, column_keys, labels)
-        cell = cells.setdefault(place, Cell())
-        cell.states[state] += 1
-        if outcome:
-            cell.outcomes.append(outcome)
+        for metric in metrics:
+            column = [label_of(run, columns, labels)] if columns else []
+            column += [labels.get(metric, metric)] if len(metrics) > 1 or not columns else []
+            cell = cells.setdefault((label_of(run, rows, labels), " ".join(column)), Cell(metric=metric))
+            cell.states[state] += 1
+            if outcome:
+                cell.outcomes.append(outcome)
     return cells
 
 
@@ -214,12 +222,12 @@ def _enter_reported(cells: dict[tuple[str, str], Cell], reported: list[dict[str,
 
 def _reduce(cell: Cell, reduction: Reduction, node: dict[str, Any]) -> bool:
     """Reduces the outcomes that have the metric, and drops the others; False where there were others."""
-    outcomes, cell.outcomes = cell.outcomes, [o for o in cell.outcomes if reduction.applies(o, node["metric"])]
+    outcomes, cell.outcomes = cell.outcomes, [o for o in cell.outcomes if reduction.applies(o, cell.metric)]
     if cell.outcomes:
         try:
-            values = reduction.values(cell.outcomes, node["metric"])
+            values = reduction.values(cell.outcomes, cell.metric)
         except (KeyError, ValueError) as error:
-            raise UserError(f"{node['metric']} cannot be reduced by {node['reduce']}: {error} is missing") from error
+            raise UserError(f"{cell.metric} cannot be reduced by {node['reduce']}: {error} is missing") from error
         cell.values = [value * node.get("scale", 1) for value in values]
         cell.value, cell.deviation = reduction.summarize(cell.values)
     return len(cell.outcomes) == len(outcomes)
@@ -253,13 +261,14 @@ def _notes(
     node: dict[str, Any],
     reduction: Reduction,
     cells: dict[tuple[str, str], Cell],
-    lacking: list[str],
+    lacking: list[tuple[str, str]],
     main: str | None,
     source: str,
 ) -> list[str]:
-    notes = [f"{node['metric']}{_unit(node)}, {node['reduce']}: {reduction.note}"]
-    if lacking:
-        notes.append(f"finished runs without {node['metric']}, left out: of {', '.join(lacking)}")
+    notes = [f"{', '.join(names(node['metric']))}{_unit(node)}, {node['reduce']}: {reduction.note}"]
+    for metric in dict.fromkeys(metric for metric, _ in lacking):
+        rows = dict.fromkeys(row for of, row in lacking if of == metric)
+        notes.append(f"finished runs without {metric}, left out: of {', '.join(rows)}")
     if main:
         notes.append(
             f"{LEGEND} against {main} in the same column: Welch's t-test, two-sided, on the n {reduction.sample} of "

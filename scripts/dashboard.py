@@ -81,7 +81,11 @@ class Section:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return names(self.node["columns"])
+        return names(self.node.get("columns") or [])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return names(self.node["metric"])
 
     @property
     def narrowed(self) -> list[str]:
@@ -95,7 +99,8 @@ class Section:
         found: dict[str, list[Run]] = {}
         labels = {str(key): value for key, value in self.node.get("labels", {}).items()}
         for run in self.runs:
-            found.setdefault(table.label_of(run, self.columns, labels), []).append(run)
+            label = table.label_of(run, self.columns, labels) if self.columns else "all"
+            found.setdefault(label, []).append(run)
         return found
 
     @cached_property
@@ -106,7 +111,7 @@ class Section:
         metric and the loss, of the training and the validation split.
         """
         rows = next(filter(None, (read_metrics(run.folder) for run in self.runs)), [])
-        own = self.node["metric"].partition("/")[2]
+        own = self.metrics[0].partition("/")[2]
         if not rows and any("fit" in run.cfg.stages for run in self.runs):
             return {name: [f"train/{name}", f"val/{name}"] for name in (own, "loss")}
         found: dict[str, list[str]] = {}
@@ -145,8 +150,8 @@ def only(section: Section, runs: list[Run], keys: Iterable[str]) -> And | Or:
 
 
 def bars(section: Section) -> list[wr.BarPlot]:
-    """The table's metric, a plot for each key that makes rows."""
-    metric, run = section.node["metric"], section.runs[0]
+    """The table's metrics, a plot for each and each key that makes rows."""
+    run = section.runs[0]
     return [
         wr.BarPlot(
             title=f"{metric} by {key}",
@@ -157,6 +162,7 @@ def bars(section: Section) -> list[wr.BarPlot]:
             max_runs_to_show=MOST,
             max_bars_to_show=MOST,
         )
+        for metric in section.metrics
         for key in section.rows
     ]
 
@@ -183,7 +189,7 @@ def workspace(section: Section, entity: str, project: str) -> ws.Workspace:
     mean = "" if len(section.by_column) == 1 else f" (mean over {', '.join(section.columns)})"
     parts: dict[str, list[Any]] = {
         section.node.get("title", section.name): [wr.MarkdownPanel(markdown=section.text)],
-        section.node["metric"] + mean: bars(section),
+        ", ".join(section.metrics) + mean: bars(section),
         "learning curves" + mean: lines(section),
     }
     return ws.Workspace(
@@ -195,7 +201,7 @@ def workspace(section: Section, entity: str, project: str) -> ws.Workspace:
         runset_settings=ws.RunsetSettings(
             filters=only(section, section.runs, section.narrowed),
             groupby=[ws.Config(config_key(section.runs[0], key)) for key in section.rows],
-            pinned_columns=[f"summary:{section.node['metric']}", *columns],
+            pinned_columns=[*(f"summary:{metric}" for metric in section.metrics), *columns],
         ),
     )
 
