@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import os
 import shutil
+import tarfile
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # What reading a damaged archive raises.
 UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, EOFError)
+UNREADABLE_TAR = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 
 
 class MissingData(FileNotFoundError):
@@ -36,10 +39,10 @@ def first_existing(*candidates: Path) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20.0) -> Path:
+def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20.0, *, md5: str | None = None) -> Path:
     """Downloads to a temporary file beside `target`, checks it, renames it; a half download goes on where it stopped.
 
-    Several processes may ask at once: one downloads, the others wait.
+    Several processes may ask at once: one downloads, the others wait. A file that is there is taken as it is.
     Raises OSError where the network or the server fails, CorruptData where the checksum differs.
     """
     if target.exists():
@@ -49,9 +52,12 @@ def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20
             return target
         part = target.with_name(target.name + ".part")
         _download(url, part, timeout)
-        if sha256 and (found := _sha256(part)) != sha256:
-            part.unlink()
-            raise CorruptData(f"{url} has sha256 {found}, expected {sha256}; the download for {target} was thrown away")
+        for algorithm, expected in {"sha256": sha256, "md5": md5}.items():
+            if expected and (found := _digest(part, algorithm)) != expected:
+                part.unlink()
+                raise CorruptData(
+                    f"{url} has {algorithm} {found}, expected {expected}; the download for {target} was thrown away"
+                )
         os.replace(part, target)
     return target
 
@@ -100,16 +106,64 @@ def _download(url: str, part: Path, timeout: float) -> None:
                 raise ConnectionError(f"{url} broke off; ask again to go on")
 
 
-def _sha256(path: Path) -> str:
+def check_sum(path: Path, algorithm: str, expected: str) -> None:
+    """Raises CorruptData where the file has another checksum; algorithm: `sha256`, `md5`."""
+    if (found := _digest(path, algorithm)) != expected:
+        raise CorruptData(
+            f"{path} has {algorithm} {found}, expected {expected}: "
+            "it is damaged or another file; remove it to get it anew"
+        )
+
+
+def _digest(path: Path, algorithm: str) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def unzip(archive: Path, folder: Path) -> None:
+def unzip(archive: Path, folder: Path, inner: str = "") -> None:
     """Unpacks into `folder`, which appears whole or not at all; done already where it is there.
 
+    inner: which folder of the archive becomes `folder`, the rest being left out. Default: all of it.
     Raises CorruptData for a damaged archive, and for one with a member outside its folder.
     """
+
+    def extract(temporary: Path) -> None:
+        with zipfile.ZipFile(archive) as file:
+            for name in file.namelist():
+                _check_inside(name, archive, temporary)
+            file.extractall(temporary)
+
+    _unpack(archive, folder, inner, extract, "zip", UNREADABLE_ZIP)
+
+
+def untar(archive: Path, folder: Path, inner: str = "") -> None:
+    """As `unzip`, for a tar file, compressed or not. One that holds links or devices is refused too."""
+
+    def extract(temporary: Path) -> None:
+        with tarfile.open(archive) as file:
+            file.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            for member in file:
+                _check_inside(member.name, archive, temporary)
+                if not member.isfile() and not member.isdir():
+                    raise CorruptData(f"{archive} has a member that is neither a file nor a folder: {member.name}")
+                file.extract(member, temporary)
+
+    _unpack(archive, folder, inner, extract, "tar", UNREADABLE_TAR)
+
+
+def _check_inside(name: str, archive: Path, folder: Path) -> None:
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise CorruptData(f"{archive} has a member outside its folder: {name}")
+
+
+def _unpack(
+    archive: Path,
+    folder: Path,
+    inner: str,
+    extract: Callable[[Path], None],
+    kind: str,
+    unreadable: tuple[type[Exception], ...],
+) -> None:
     if folder.exists():
         return
     with _alone_at(folder):
@@ -118,14 +172,12 @@ def unzip(archive: Path, folder: Path) -> None:
         temporary = folder.with_name(folder.name + ".part")
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         try:
-            with zipfile.ZipFile(archive) as file:
-                for name in file.namelist():
-                    if not (temporary / name).resolve().is_relative_to(temporary.resolve()):
-                        raise CorruptData(f"{archive} has a member outside its folder: {name}")
-                file.extractall(temporary)
-            os.replace(temporary, folder)
-        except UNREADABLE_ZIP as error:
-            raise CorruptData(f"{archive} is no whole zip file ({error}); remove it to get it anew") from error
+            extract(temporary)
+            if not (temporary / inner).is_dir():
+                raise CorruptData(f"{archive} has no folder {inner}" if inner else f"{archive} is empty")
+            os.replace(temporary / inner, folder)
+        except unreadable as error:
+            raise CorruptData(f"{archive} is no whole {kind} file ({error}); remove it to get it anew") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

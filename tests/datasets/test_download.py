@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 import threading
 import time
 import zipfile
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.download import CorruptData, MissingData, fetch, first_existing, missing, unzip
+from datasets.download import CorruptData, MissingData, check_sum, fetch, first_existing, missing, untar, unzip
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB: more than one buffer
 
@@ -139,13 +141,23 @@ def test_a_part_as_long_as_the_file(server, tmp_path, part):
     assert len(server.asked) == (1 if part == CONTENT else 2)
 
 
-def test_a_wrong_checksum_throws_the_download_away(server, tmp_path):
-    target = tmp_path / "sets" / "file.zip"
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_a_wrong_checksum_throws_the_download_away(server, tmp_path, algorithm):
+    target, found = tmp_path / "sets" / "file.zip", hashlib.new(algorithm, CONTENT).hexdigest()
     with pytest.raises(CorruptData) as error:
-        fetch(server.url, target, sha256="0" * 64)
-    for part in (server.url, str(target), "0" * 64, hashlib.sha256(CONTENT).hexdigest()):
+        fetch(server.url, target, **{algorithm: "0" * 64})
+    for part in (server.url, str(target), f"{algorithm} {found}", "0" * 64):
         assert part in str(error.value)
     assert files(tmp_path) == set()
+    assert fetch(server.url, target, **{algorithm: found}).read_bytes() == CONTENT
+
+
+def test_check_sum(tmp_path):
+    path = tmp_path / "file.zip"
+    path.write_bytes(b"abc")
+    check_sum(path, "md5", "900150983cd24fb0d6963f7d28e17f72")  # RFC 1321
+    with pytest.raises(CorruptData, match=r"file\.zip has sha256 ba7816bf.*, expected 00"):
+        check_sum(path, "sha256", "00")
 
 
 def test_without_network_nothing_stays_behind(server, tmp_path):
@@ -245,6 +257,74 @@ def test_unzip_cleans_up_after_a_killed_process(tmp_path):
     (tmp_path / "out.part" / "half.txt").write_text("ha")
     unzip(make_zip(tmp_path / "a.zip", {"x.txt": "x"}), tmp_path / "out")
     assert files(tmp_path) == {"a.zip", "out", "out/x.txt"}
+
+
+@pytest.mark.parametrize("unpack", [unzip, untar])
+def test_one_folder_of_an_archive(tmp_path, unpack):
+    make = make_zip if unpack is unzip else make_tar
+    archive = make(tmp_path / "a", {"A/b/x.txt": "x", "A/y.txt": "y", "z.txt": "z"})
+    unpack(archive, tmp_path / "sets" / "out", inner="A")
+    assert files(tmp_path / "sets") == {"out", "out/b", "out/b/x.txt", "out/y.txt"}
+    with pytest.raises(CorruptData, match=r"no folder B"):
+        unpack(archive, tmp_path / "other", inner="B")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(CorruptData, match="is empty"):
+        unpack(make(tmp_path / "b", {}), tmp_path / "other")
+
+
+def make_tar(path: Path, members: dict[str, str | tarfile.TarInfo], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as file:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                file.addfile(content)
+                continue
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content.encode()))
+    return path
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w", "w:bz2"])
+def test_untar(tmp_path, mode):
+    archive = make_tar(tmp_path / "a.tar", {"A/x.txt": "x", "A/b/y.txt": "y"}, mode)
+    untar(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "A" / "b" / "y.txt").read_text() == "y"
+    assert files(tmp_path) == {"a.tar", "out"} | {f"out/{name}" for name in ("A", "A/x.txt", "A/b", "A/b/y.txt")}
+    archive.unlink()
+    untar(archive, tmp_path / "out")  # done already
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "A/../../evil.txt", "/tmp/evil-member.txt"])
+def test_untar_refuses_members_outside(tmp_path, name):
+    archive = make_tar(tmp_path / "a.tar.gz", {"A/x.txt": "x", name: "evil"})
+    with pytest.raises(CorruptData, match="outside its folder") as error:
+        untar(archive, tmp_path / "in" / "out")
+    assert str(archive) in str(error.value)
+    assert name in str(error.value)
+    assert files(tmp_path) == {"a.tar.gz"}
+    assert not Path("/tmp/evil-member.txt").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize("target", ["../../evil", "x.txt"])
+def test_untar_refuses_links_and_devices(tmp_path, kind, target):
+    member = tarfile.TarInfo("A/link")
+    member.type, member.linkname = kind, target
+    archive = make_tar(tmp_path / "a.tar.gz", {"A/x.txt": "x", "A/link": member, "A/link/y.txt": "through it"})
+    with pytest.raises(CorruptData, match="neither a file nor a folder: A/link"):
+        untar(archive, tmp_path / "out")
+    assert files(tmp_path) == {"a.tar.gz"}
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"<html>404</html>", lambda a: a.read_bytes()[:-30], damaged], ids=["html", "cut", "flipped"]
+)
+def test_untar_names_a_damaged_archive(tmp_path, damage):
+    archive = make_tar(tmp_path / "a.tar.gz", {"x.txt": "some text " * 1000, "y.txt": "other text " * 1000})
+    archive.write_bytes(damage(archive))
+    with pytest.raises(CorruptData, match=str(archive)):
+        untar(archive, tmp_path / "out")
+    assert files(tmp_path) == {"a.tar.gz"}
 
 
 def test_missing_says_which_file_goes_where(tmp_path, monkeypatch):

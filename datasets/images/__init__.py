@@ -1,0 +1,1 @@
+"""Labelled images for classification, held in memory as bytes."""

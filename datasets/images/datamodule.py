@@ -1,0 +1,317 @@
+"""DataModules of labelled images: parts held in memory as bytes, and loaders over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from datasets.download import CorruptData, missing
+from datasets.images.augment import Augment
+from datasets.images.cifar import LAYOUTS, find_cifar, read_cifar
+from datasets.images.digits import read_digits
+from datasets.images.folder import find_tiny_imagenet, read_folder, read_tiny_imagenet
+from datasets.images.idx import find_idx, read_idx_set
+from datasets.images.loader import ImageLoader, ImageSet
+from datasets.images.svhn import find_svhn, read_svhn
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+class ImageDataModule(LightningDataModule):
+    """Yields `ImageBatch`: x (B, C, H, W) float32 in [0, 1], y (B,) int64 in 0..K-1, index (B,) int64 in the part.
+
+    Loaders: train (shuffled, augmented), val (the parts `val_parts`, none of them augmented: no loader where nothing
+    is held out), test. Batches are the global ones: under several processes each takes its share. Normalisation is the
+    model's: it finds mean and std in `dims`.
+
+    After `setup`: `parts`, the ImageSet of train, test and, with `holdout`, val; a method may replace one (other
+    labels, say) before the loaders are made. `classes`: names of the classes.
+
+    Args:
+        batch_size, eval_batch_size: images in a global batch of training; of validation and test.
+        augment: arguments of `Augment` for training; None: as they are.
+        holdout: images of the training part, drawn at random, that become val.
+        split_seed: of what is held out, and of what the limits leave.
+        limit_train, limit_test: so many images at most, the first of the part (without val) when it is shuffled by
+            `split_seed`; they stay in the order of the files. None: all.
+        drop_last: leave out a last training batch that is not full.
+        evaluate_train: also evaluate the training part, without augmentation, after every epoch.
+        mean, std: of each channel over the whole training part, pixels in [0, 1]; None: computed.
+        expect: images that `train` and `test` must have. A damaged copy is refused by them.
+        root: the data folder. seed: of shuffling and augmentation. workers: unused, the data is in memory.
+
+    Raises MissingData, CorruptData, ValueError (setup: more held out than there is; bad arguments).
+    """
+
+    task = "image-classification"
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        augment: Mapping[str, Any] | None = None,
+        holdout: int = 0,
+        split_seed: int = 0,
+        limit_train: int | None = None,
+        limit_test: int | None = None,
+        drop_last: bool = False,
+        evaluate_train: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        expect: Mapping[str, int] | None = None,
+        root: str | Path = "data",
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        positive = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "limit_train": limit_train,
+            "limit_test": limit_test,
+        }
+        for name, value in positive.items():
+            if value is not None and value < 1:
+                raise ValueError(f"dataset.{name} must be positive, got {value}")
+        if holdout < 0:
+            raise ValueError(f"dataset.holdout must not be negative, got {holdout}")
+        if std is not None and min(std, default=1) <= 0:
+            raise ValueError(f"dataset.std must be positive, got {list(std)}")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.augment = Augment(**augment) if augment else None
+        self.holdout, self.split_seed = holdout, split_seed
+        self.limits = {"train": limit_train, "test": limit_test}
+        self.drop_last, self.evaluate_train = drop_last, evaluate_train
+        self.mean, self.std = (None if values is None else list(values) for values in (mean, std))
+        self.expect = dict(expect or {})
+        self.root, self.seed = Path(root), seed
+        self.parts: dict[str, ImageSet] = {}
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Train, test, names of the classes; a subclass says how."""
+        raise TypeError(f"{type(self).__name__} does not say how its images are read")
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.parts:
+            return
+        train, test, self.classes = self.read()
+        self._check({"train": train, "test": test})
+        self.mean, self.std = self._moments(train.images)
+        self.parts = self._split(train) | {"test": self._limited(test, "test")}
+
+    def _check(self, parts: dict[str, ImageSet]) -> None:
+        """Raises CorruptData where the parts are not of square images of one size with labels of the classes."""
+        found = {name: len(part.labels) for name, part in parts.items()}
+        if wrong := {name: found[name] for name, count in self.expect.items() if found[name] != count}:
+            raise CorruptData(
+                f"this copy of the data has {wrong} images, expected {self.expect}: it is damaged or another version"
+            )
+        shape = parts["train"].images.shape[1:]
+        for name, (images, labels) in parts.items():
+            if not len(labels):
+                raise CorruptData(f"the {name} part has no images")
+            if images.shape[1:] != shape or shape[1] != shape[2]:
+                raise CorruptData(
+                    f"the {name} part has images of {tuple(images.shape[1:])} (channels, height, width); "
+                    f"they must be square and of one size, training images are {tuple(shape)}"
+                )
+            lowest, highest = int(labels.min()), int(labels.max())
+            if lowest < 0 or highest >= len(self.classes):
+                raise CorruptData(
+                    f"the {name} part has labels from {lowest} to {highest}, expected 0..{len(self.classes) - 1}"
+                )
+
+    def _moments(self, images: Tensor) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, those given before those computed (to four digits)."""
+        given = {"mean": self.mean, "std": self.std}
+        for name, values in given.items():
+            if values is not None and len(values) != images.shape[1]:
+                raise ValueError(
+                    f"dataset.{name} has {len(values)} numbers, the images have {images.shape[1]} channels"
+                )
+        mean, std = moments(images) if None in given.values() else (None, None)
+        return self.mean or mean, self.std or std
+
+    def _split(self, train: ImageSet) -> dict[str, ImageSet]:
+        count = len(train.labels)
+        if self.holdout >= count:
+            raise ValueError(f"dataset.holdout={self.holdout} leaves none of the {count} training images")
+        if not self.holdout:
+            return {"train": self._limited(train, "train")}
+        order = self._shuffled(count)
+        held, rest = (_select(train, index) for index in order.split([self.holdout, count - self.holdout]))
+        return {"train": self._limited(rest, "train"), "val": held}
+
+    def _limited(self, part: ImageSet, name: str) -> ImageSet:
+        limit, count = self.limits[name], len(part.labels)
+        return part if limit is None or limit >= count else _select(part, self._shuffled(count)[:limit])
+
+    def _shuffled(self, count: int) -> Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
+
+    @property
+    def dims(self) -> dict[str, Any]:
+        """What a network must be told of the data. After `setup`."""
+        channels, size = self.train_images.shape[1:3]
+        sizes = {"in_channels": channels, "num_classes": len(self.classes), "image_size": size}
+        return sizes | {"mean": self.mean, "std": self.std}
+
+    @property
+    def train_images(self) -> Tensor:
+        """(N, C, H, W) uint8."""
+        return self.parts["train"].images
+
+    @property
+    def train_labels(self) -> Tensor:
+        """(N,) int64."""
+        return self.parts["train"].labels
+
+    @property
+    def val_parts(self) -> list[str]:
+        """The parts that validation goes through, in the order of its loaders."""
+        return [*(["val"] if "val" in self.parts else []), *(["train"] if self.evaluate_train else [])]
+
+    def _loader(self, part: str, batch_size: int, **options: Any) -> ImageLoader:
+        if self.trainer:
+            options["device"] = self.trainer.strategy.root_device
+            options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return ImageLoader(self.parts[part], batch_size, seed=self.seed, **options)
+
+    def train_dataloader(self) -> ImageLoader:
+        return self._loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last, augment=self.augment)
+
+    def val_dataloader(self) -> list[ImageLoader]:
+        return [self._loader(part, self.eval_batch_size) for part in self.val_parts]
+
+    def test_dataloader(self) -> ImageLoader:
+        return self._loader("test", self.eval_batch_size)
+
+
+def moments(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1], to four digits: (N, C, H, W) uint8 -> C, C."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
+        mean.append(round(float(share.double() @ values), 4))
+        std.append(round(float((share.double() @ (values - share.double() @ values) ** 2).sqrt()), 4))
+    return mean, std
+
+
+def _select(part: ImageSet, index: Tensor) -> ImageSet:
+    index = index.sort().values
+    return ImageSet(part.images[index], part.labels[index])
+
+
+class Digits(ImageDataModule):
+    """The embedded digits: 10 classes, grey, (size, size); yields what `ImageDataModule` says; needs no files.
+
+    Args:
+        size: pixels a side, at least the 8 that they come with.
+    """
+
+    def __init__(self, size: int = 16, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if size < 8:
+            raise ValueError(f"dataset.size must be at least 8, got {size}")
+        self.size = size
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        return *read_digits(self.size), DIGITS
+
+
+class MNIST(ImageDataModule):
+    """Handwritten digits, grey, 28 x 28; yields what `ImageDataModule` says."""
+
+    folder = "MNIST"
+    names = DIGITS
+    url = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # the authors' own address answers no more
+    md5: ClassVar = {
+        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+    }
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        files = find_idx(self.root, self.folder, self.url, self.md5)
+        return read_idx_set(files, "train"), read_idx_set(files, "test"), self.names
+
+
+class FashionMNIST(MNIST):
+    """Articles of clothing, grey, 28 x 28; yields what `ImageDataModule` says."""
+
+    folder = "FashionMNIST"
+    names: ClassVar = [
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ]
+    url = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+    md5: ClassVar = {
+        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+    }
+
+
+class CIFAR(ImageDataModule):
+    """Small photographs, RGB, 32 x 32; yields what `ImageDataModule` says.
+
+    Args:
+        variant: 10 or 100 classes (the fine ones).
+    """
+
+    def __init__(self, variant: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if variant not in LAYOUTS:
+            raise ValueError(f"dataset.variant must be 10 or 100, got {variant}")
+        self.layout = LAYOUTS[variant]
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        return read_cifar(find_cifar(self.root, self.layout), self.layout)
+
+
+class SVHN(ImageDataModule):
+    """House numbers, cropped to a digit, RGB, 32 x 32; yields what `ImageDataModule` says."""
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        train, test = (read_svhn(find_svhn(self.root, part)) for part in ("train", "test"))
+        return train, test, DIGITS
+
+
+class TinyImageNet(ImageDataModule):
+    """200 classes of ImageNet, RGB, 64 x 64; yields what `ImageDataModule` says. Test is its validation part."""
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        return read_tiny_imagenet(find_tiny_imagenet(self.root))
+
+
+class ImageFolder(ImageDataModule):
+    """Image files of one's own, a folder a class; yields what `ImageDataModule` says.
+
+    Args:
+        folder: below the data folder, or absolute; holds train/CLASS/*.png (.jpg, .pgm, ...) and test/CLASS/*, or val
+            where there is no test.
+        size: every image is squeezed to (size, size). channels: 3 (RGB) or 1 (grey).
+    """
+
+    def __init__(self, folder: str, size: int = 32, channels: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if size < 1:
+            raise ValueError(f"dataset.size must be positive, got {size}")
+        if channels not in (1, 3):
+            raise ValueError(f"dataset.channels must be 1 or 3, got {channels}")
+        self.folder, self.size, self.channels = folder, size, channels
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        folder = self.root / self.folder
+        if not (folder / "train").is_dir():
+            wanted = [folder / "train" / "CLASS" / "IMAGE.png", folder / "test" / "CLASS" / "IMAGE.png"]
+            raise missing(f"the image folder {self.folder}", wanted, None, self.root)
+        return read_folder(folder, self.channels, self.size)
