@@ -1,0 +1,5 @@
+"""The runner's entry point for the tests of adversarial training."""
+
+from tests.runner.conftest import call, spawn
+
+__all__ = ["call", "spawn"]
