@@ -169,3 +169,18 @@ def test_autoattack_leaves_no_more_than_pgd():
         adv = AutoAttack(0.05)(network, x, y)
     assert (adv - x).abs().max() <= 0.05 + 1e-6
     assert correct(network, adv, y).mean() <= correct(network, PGD(0.05, 0.0125, 20)(network, x, y), y).mean()
+
+
+def test_attacks_pass_from_one_run_to_another(call, tmp_path):
+    small = [o for o in DIGITS if o.startswith(("dataset", "model", "logger", "threads"))]
+    short = "'schedule.max_epochs=1','attack.steps=1','method.evaluation.pgd100=null','method.evaluation.cw.steps=1'"
+    names = {"source": "natural", "target": "pgd_at"}
+    needs = [f"needs.{one}.run=['method=f2at/{name}',{short}]" for one, name in names.items()]
+    code, printed = call("method=f2at/transfer", *small, *needs, f"paths.outputs={tmp_path}", "method.attack.steps=3")
+    assert code == 0, printed
+    assert len(list(tmp_path.glob("f2at/*/*/result.json"))) == 3
+    metrics = metrics_of(tmp_path, "transfer*")
+    assert metrics["test/white_acc"] <= metrics["test/transfer_acc"] + 0.1
+    assert metrics["test/transfer_acc"] <= metrics["test/acc"] + 0.1
+    (target,) = tmp_path.glob("f2at/pgd_at*/*/result.json")
+    assert metrics["test/acc"] == json.loads(target.read_text())["metrics"]["test/acc"]
