@@ -133,7 +133,13 @@ def main() -> None:
     x, y = torch.rand(given.batch, 3, 32, 32), torch.randint(0, 10, (given.batch,))
     print(f"{given.model}, batches of {given.batch}, {given.steps} steps, {torch.get_num_threads()} threads")
     race("attack", attackers(network, given.steps, given.bf16), x, y, given.repeats)
-    race("step of adversarial training (result: the loss)", trainers(network, given.steps, given.bf16), x, y, given.repeats)
+    race(
+        "step of adversarial training (result: the loss)",
+        trainers(network, given.steps, given.bf16),
+        x,
+        y,
+        given.repeats,
+    )
 
 
 if __name__ == "__main__":

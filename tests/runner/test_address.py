@@ -75,6 +75,21 @@ def test_a_need_is_part_of_the_id() -> None:
     assert address(need.format("seed=1"), "threads=2") == one
 
 
+def test_a_need_may_share_what_its_run_is_made_of() -> None:
+    need = "+needs.teacher={run: ['method=graphnorm','method.weight_decay=0.1'], same: [dataset, model, seed, schedule, method.lr]}"
+    overrides = [*BASE, need, "dataset=ptc", "dataset.fold=3", "model=gcn", "seed=5", "method.lr=0.5"]
+    teacher = Run.compose([*overrides, "schedule.max_epochs=7"]).needs["teacher"]
+    alone = ["method=graphnorm", "method.weight_decay=0.1", *overrides[len(BASE) + 1 :], "schedule.max_epochs=7"]
+    assert teacher.id == Run.compose(alone).id
+    assert (teacher.choices["dataset"], teacher.choices["model"]) == ("ptc", "gcn")
+
+
+def test_an_alias_names_the_run_and_changes_no_id(tmp_path) -> None:
+    overrides = ["method=graphnorm/batch", "dataset=atlas", f"paths.outputs={tmp_path}"]
+    run, plain = Run.compose([*overrides, "alias=reconstruction"]), Run.compose(overrides)
+    assert (run.name, run.id) == ("reconstruction-atlas-gin", plain.id)
+
+
 def test_values_set_on_a_copy_give_what_hydra_composes() -> None:
     overrides = [*BASE, "seed=3", "method.lr=0.5", "method.scheduler={a: 1e-3}", "dataset.readout=mean", "tags=[a,b]"]
     cfg, choices = compose_run(overrides)

@@ -215,6 +215,28 @@ def test_another_metric(form, stories, tmp_path, capsys) -> None:
         assert (tmp_path / "figures" / "esparse" / "stories" / printed.splitlines()[-2].split("/")[-1]).exists()
 
 
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv", "png"])
+def test_several_metrics_have_a_column_each(form, stories, capsys) -> None:
+    both = [*stories, "table.metric=[test/ppl,test/retained]"]
+    table = build(both)
+    (column,) = build(stories).columns
+    for metric, shown in (("test/ppl", "perplexity"), ("test/retained", "test/retained")):
+        alone = build([*stories, f"table.metric={metric}"]).cells
+        assert {row: alone[row, column].values for row in table.rows if (row, column) in alone} == {
+            row: table.cells[row, f"{column} {shown}"].values for row in table.rows
+        }
+    main([*both, f"format={form}", "logger=csv"])
+    printed = capsys.readouterr().out
+    if form != "csv":
+        assert "without test/retained, left out: of dense" in printed
+
+
+def test_several_metrics_have_no_epoch_in_common(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["experiment=graphnorm/table1", "dataset=mutag", "table.metric=[val/acc,val/loss]"])
+    assert "picks an epoch by one metric" in capsys.readouterr().err
+
+
 def test_reported_figures_are_of_the_experiments_own_metric(tmp_path) -> None:
     overrides = ["experiment=graphnorm/table1", "dataset=mutag", f"paths.outputs={tmp_path}"]
     assert any(cell.reported for cell in build(overrides).cells.values())
