@@ -76,7 +76,8 @@ def test_a_need_is_part_of_the_id() -> None:
 
 
 def test_a_need_may_share_what_its_run_is_made_of() -> None:
-    need = "+needs.teacher={run: ['method=graphnorm','method.weight_decay=0.1'], same: [dataset, model, seed, schedule, method.lr]}"
+    same = "same: [dataset, model, seed, schedule, method.lr]"
+    need = f"+needs.teacher={{run: ['method=graphnorm','method.weight_decay=0.1'], {same}}}"
     overrides = [*BASE, need, "dataset=ptc", "dataset.fold=3", "model=gcn", "seed=5", "method.lr=0.5"]
     teacher = Run.compose([*overrides, "schedule.max_epochs=7"]).needs["teacher"]
     alone = ["method=graphnorm", "method.weight_decay=0.1", *overrides[len(BASE) + 1 :], "schedule.max_epochs=7"]
