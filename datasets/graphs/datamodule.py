@@ -165,6 +165,8 @@ class TUGraphs(GraphDataModule):
         super().__init__(**kwargs)
         if format not in ("tu", "gin"):
             raise ValueError(f"dataset.format must be tu or gin, got {format}")
+        if format == "gin" and self.splits_file:
+            raise ValueError("dataset.splits_file counts graphs in the order of the raw format: dataset.format=tu")
         self.name, self.format, self.cleaned = name, format, cleaned
 
     def read(self) -> GraphStore:

@@ -20,6 +20,8 @@ def test_the_format_decides_what_is_read_not_what_lies_on_disk(tmp_path):
     write_gin(tmp_path / "gin" / "TOY" / "TOY.txt", TOY_GIN)
     assert TUGraphs("TOY", "tu", root=tmp_path).read().y.tolist() == [1, 1, 0]
     check_toy(TUGraphs("TOY", "gin", root=tmp_path).read())
+    with pytest.raises(ValueError, match="the raw format"):
+        TUGraphs("TOY", "gin", root=tmp_path, protocol="fair", splits_file="splits.json")
     with pytest.raises(ValueError, match="tu or gin"):
         TUGraphs("TOY", "any", root=tmp_path)
 
