@@ -41,6 +41,14 @@ def plain(x: Tensor) -> Tensor:
 
 
 @contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers follow the seed meanwhile, then go on as if nothing had been."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def mode_of(network: nn.Module, training: bool) -> Iterator[None]:
     """The network in train or eval mode meanwhile, then as it was."""
     before = network.training

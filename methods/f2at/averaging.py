@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+
+from methods.f2at.rates import epochs_of
 
 
 class MovingAverage(nn.Module):
@@ -45,20 +47,24 @@ class WeightPerturbation:
     """Adversarial weight perturbation (Wu et al. 2020): the loss is taken where weights were moved against it.
 
     Args:
-        gamma: length of the move, relative to each weight tensor's norm. warmup: share of the training without it.
+        gamma: length of the move, relative to each weight tensor's norm. warmup: epochs, of `of`, without it.
     """
 
-    def __init__(self, gamma: float, warmup: float = 0.0) -> None:
+    def __init__(self, gamma: float, warmup: int = 0, of: int = 1) -> None:
         if gamma < 0:
             raise ValueError(f"method.perturbation.gamma must not be negative, got {gamma}")
-        self.gamma, self.warmup = gamma, warmup
+        self.gamma, self.warmup, self.of = gamma, warmup, of
         self.moves: list[tuple[Tensor, Tensor]] = []
 
-    def apply(self, network: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Moves every weight tensor of more than one dimension up the cross-entropy on x; `restore` undoes it."""
+    def begins(self, progress: float) -> bool:
+        """progress: share of the training that is past."""
+        return epochs_of(progress, self.of) >= self.warmup
+
+    def apply(self, network: nn.Module, loss: Callable[[], Tensor]) -> None:
+        """Moves every weight tensor of more than one dimension up the loss; `restore` undoes it."""
         buffers = {name: value.clone() for name, value in network.named_buffers()}
         weights = [w for w in network.parameters() if w.dim() > 1 and w.requires_grad]
-        gradients = torch.autograd.grad(cross_entropy(network(x), y), weights)
+        gradients = torch.autograd.grad(loss(), weights)
         with torch.no_grad():
             for name, value in network.named_buffers():  # the look at the loss leaves no trace in the statistics
                 value.copy_(buffers[name])
@@ -66,9 +72,11 @@ class WeightPerturbation:
                 move = self.gamma * weight.norm() / (gradient.norm() + 1e-20) * gradient
                 weight.add_(move)
                 self.moves.append((weight, move))
+        torch.clear_autocast_cache()  # it holds what the weights were before
 
     @torch.no_grad()
     def restore(self) -> None:
         for weight, move in self.moves:
             weight.sub_(move)
         self.moves = []
+        torch.clear_autocast_cache()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from methods.attacks import PGD, mode_of
+from methods.attacks import PGD, mode_of, seeded
 from methods.f2at.averaging import MovingAverage, WeightPerturbation
 from methods.f2at.objectives import Objective
 
@@ -28,8 +28,8 @@ class AdversarialTraining(LightningModule):
     Metrics, fractions: `train/loss`, `train/adv_acc` (on the crafted images as trained), and what the objective logs;
     `val/acc`, `val/adv_acc` (under `watch`); `test/acc` and `test/<attack>_acc` of the weights that `monitor` picks,
     `test/last_acc`, `test/last_<attack>_acc` of the last ones; `test/nrr`, the harmonic mean of clean accuracy and
-    that under AutoAttack (`aa`), or under `cw` where it was not run; `test/masked` is 1 where the attacks contradict
-    each other (see `contradictions`), which hints at masked gradients.
+    that under AutoAttack (`aa`), or under `cw` where not all images got it; `test/masked` is 1 where the attacks
+    contradict each other (see `contradictions`), which hints at masked gradients.
 
     Args:
         network: a `Classifier`. objective: what is minimised.
@@ -80,6 +80,7 @@ class AdversarialTraining(LightningModule):
         self.network = network.to(memory_format=self.format)
         self.objective, self.perturbation, self.monitor = objective, perturbation, monitor
         objective.begin(network, weights_of(helper, network) if helper else None)
+        self.distributed = perturbation is None  # each process would move its weights its own way
         self.average = None if average is None else MovingAverage(network, average)
         self.lr, self.momentum, self.weight_decay, self.rate = lr, momentum, weight_decay, rate
         self.eps, self.step, self.watch = eps, step, watch
@@ -105,6 +106,11 @@ class AdversarialTraining(LightningModule):
                 f"method.monitor={self.monitor} needs images to validate on: dataset.holdout=<number>, or "
                 "method.monitor=null to test the last weights"
             )
+        if self.monitor == "val/adv_acc" and self.watch is None:
+            raise ValueError("method.monitor=val/adv_acc needs an attack to validate with: method.watch")
+        for attack in self.evaluation.values():
+            if hasattr(attack, "check_classes"):
+                attack.check_classes(data.dims["num_classes"])
 
     def configure_optimizers(self) -> dict[str, Any]:
         weights = [p for p in (*self.network.parameters(), *self.objective.parameters()) if p.requires_grad]
@@ -119,8 +125,8 @@ class AdversarialTraining(LightningModule):
         x, y = batch.x.contiguous(memory_format=self.format), batch.y
         progress = self.current_epoch / max(self.trainer.max_epochs or 1, 1)
         adv = self.objective.craft(self.network, x, y, progress)
-        if self.perturbation and progress >= self.perturbation.warmup:
-            self.perturbation.apply(self.network, adv, y)
+        if self.perturbation and self.perturbation.begins(progress):
+            self.perturbation.apply(self.network, lambda: self.objective(self.network, x, adv, y, progress)[0])
         loss, logs = self.objective(self.network, x, adv, y, progress)
         for name, value in {"loss": loss, **logs}.items():
             self.log(f"train/{name}", value, on_step=False, on_epoch=True, batch_size=len(y))
@@ -134,14 +140,24 @@ class AdversarialTraining(LightningModule):
 
     def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
         x, y = batch.x.contiguous(memory_format=self.format), batch.y
+        part = self.trainer.datamodule.val_parts[dataloader_idx]
         logs = {"acc": correct(self.judged, x, y).mean()}
         if self.watch:
             logs["adv_acc"] = correct(self.judged, self.attacked(self.watch, self.judged, x, y, index), y).mean()
         for name, value in logs.items():
-            self.log(f"val/{name}", value, batch_size=len(y), add_dataloader_idx=False, sync_dist=True)
+            self.log(
+                f"{part}/{'' if part == 'val' else 'eval_'}{name}",
+                value,
+                batch_size=len(y),
+                add_dataloader_idx=False,
+                sync_dist=True,
+            )
 
     def on_fit_end(self) -> None:
         self.last = [copy.deepcopy(self.judged).eval()] if self.monitor else []
+        if self.trainer.world_size > 1:  # batch norm's statistics are each process's own
+            for buffer in (buffer for network in self.last for buffer in network.buffers()):
+                buffer.copy_(self.trainer.strategy.broadcast(buffer))
 
     def on_test_start(self) -> None:
         self.seen, self.measured = 0, nn.ModuleDict()
@@ -174,8 +190,7 @@ class AdversarialTraining(LightningModule):
 
     def attacked(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, index: int) -> Tensor:
         """Attacked images; the same whatever random numbers were drawn before."""
-        with torch.random.fork_rng():
-            torch.manual_seed(index)
+        with seeded(index, x.device), torch.autocast(x.device.type, enabled=False):
             return attack(network, x, y)
 
     def enter(self, name: str, values: Tensor) -> None:
@@ -187,11 +202,14 @@ class AdversarialTraining(LightningModule):
     def on_test_epoch_end(self) -> None:
         found = {name: metric.compute() for name, metric in self.measured.items()}
         self.robustness = {e: float(found.pop(f"curve_{e:.5f}".replace(".", "_"))) for e in self.curve}
-        robust = found.get("aa_acc", found.get("cw_acc"))
+        whole = {
+            name for name, metric in self.measured.items() if int(metric.weight) == int(self.measured["acc"].weight)
+        }
+        robust = next((found[name] for name in ("aa_acc", "cw_acc") if name in whole), None)
         if robust is not None:
             found["nrr"] = 2 * found["acc"] * robust / (found["acc"] + robust).clamp_min(1e-12)
         values = {name: float(value) for name, value in found.items()}
-        told = contradictions({k: v for k, v in values.items() if not k.startswith("last_")})
+        told = contradictions({k: v for k, v in values.items() if k in whole})
         for line in told:
             log.warning("gradients may be masked: %s", line)
         self.log_dict({f"test/{name}": value for name, value in found.items()} | {"test/masked": float(bool(told))})
@@ -209,15 +227,16 @@ class AdversarialTraining(LightningModule):
 
 @torch.no_grad()
 def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """1 where the network, in eval mode, is right, else 0: (B,) float."""
-    with mode_of(network, False):
+    """1 where the network, in eval mode and float32, is right, else 0: (B,) float."""
+    with mode_of(network, False), torch.autocast(x.device.type, enabled=False):
         return (network(x).argmax(1) == y).float()
 
 
 def weights_of(checkpoint: Path, network: nn.Module) -> nn.Module:
-    """A network like this one, with the weights that another run of this method has left."""
+    """A network like this one, with the weights that another run of this method has left: averaged, if it averages."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    own = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    prefix = "average.network." if any(name.startswith("average.network.") for name in state) else "network."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     loaded = copy.deepcopy(network)
     loaded.load_state_dict(own)
     return loaded.eval()

@@ -169,7 +169,7 @@ class BPFC(Objective):
         planes: int = 5,
         weight: float = 1.0,
         growth: float = 9.0,
-        at: tuple[int, ...] = (25, 50, 75),
+        at: tuple[int, ...] = (26, 51, 76),
         of: int = 100,
     ) -> None:
         super().__init__(attack)

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from methods.attacks import PGD
+from methods.attacks import PGD, seeded
 from methods.f2at.module import correct, weights_of
 
 
@@ -46,8 +45,7 @@ class Transfer(LightningModule):
 
     def test_step(self, batch: Any, index: int) -> None:
         x, y = batch.x, batch.y
-        with torch.random.fork_rng():
-            torch.manual_seed(index)
+        with seeded(index, self.device):
             there = self.attack(self.source, x, y)
             here = self.attack(self.target, x, y)
         found = {

@@ -14,7 +14,7 @@ from tests.methods.networks import batch, small_network
 def test_the_moving_average_against_its_recurrence():
     network = small_network()
     average = MovingAverage(network, 0.9)
-    expected = network.head.weight.detach().clone()
+    expected, start = network.head.weight.detach().clone(), float(network.layers[1].running_mean[0])
     for t in range(30):
         torch.manual_seed(t)
         with torch.no_grad():
@@ -24,7 +24,7 @@ def test_the_moving_average_against_its_recurrence():
         expected = decay * expected + (1 - decay) * network.head.weight.detach()
         average.update(network)
     assert torch.allclose(average.network.head.weight, expected, atol=1e-5)
-    assert average.network.layers[1].running_mean[0] < network.layers[1].running_mean[0]
+    assert 0 < average.network.layers[1].running_mean[0] - start < network.layers[1].running_mean[0] - start
     assert int(average.steps) == 30
 
 
@@ -34,7 +34,7 @@ def test_perturbed_weights_lie_up_the_gradient_at_the_given_distance():
     with torch.no_grad():
         loss = cross_entropy(small_network().train()(x), y)
     perturbation = WeightPerturbation(gamma=0.05)
-    perturbation.apply(network, x, y)
+    perturbation.apply(network, lambda: cross_entropy(network(x), y))
     moved = {name: value - before[name] for name, value in network.state_dict().items()}
     for name, move in moved.items():
         if before[name].dim() > 1:
@@ -46,6 +46,20 @@ def test_perturbed_weights_lie_up_the_gradient_at_the_given_distance():
     perturbation.restore()
     for name, weight in network.named_parameters():
         assert torch.allclose(weight, before[name], atol=1e-6)
+
+
+def test_perturbed_weights_are_seen_under_autocast():
+    network, (x, y) = small_network().train(), batch()
+    perturbation = WeightPerturbation(gamma=0.5, warmup=9, of=76)
+    assert [perturbation.begins(epoch / 152) for epoch in (0, 17, 18)] == [False, False, True]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        before = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        network(x)  # the cache holds the weights
+        perturbation.apply(network, lambda: cross_entropy(network(x), y))
+        assert (network(x) - before).abs().max() > 0.05
+        perturbation.restore()
+        assert torch.allclose(network(x), before, atol=0.05)
 
 
 def test_rates():

@@ -99,7 +99,7 @@ def test_hat_asks_the_helper_further_out():
 
 def test_bpfc_coarsens_bit_planes_and_compares_logits():
     network, x, _, y = parts()
-    objective = objectives.BPFC(planes=5, weight=2.0, growth=9.0, at=(25, 50))
+    objective = objectives.BPFC(planes=5, weight=2.0, growth=9.0, at=(25, 50), of=100)
     coarse = objective.craft(network, x, y, 0)
     greys = (255 * coarse).round()
     assert set(greys.unique().tolist()) <= {*range(16, 256, 32), 0, 255}  # the middles of 8 steps; clipped at the ends
