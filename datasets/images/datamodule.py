@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count as counting
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,21 @@ from datasets.images.cifar import LAYOUTS, find_cifar, read_cifar
 from datasets.images.digits import read_digits
 from datasets.images.folder import find_tiny_imagenet, read_folder, read_tiny_imagenet
 from datasets.images.idx import find_idx, read_idx_set
-from datasets.images.loader import ImageLoader, ImageSet
+from datasets.images.loader import ImageBatch, ImageLoader, ImageSet
+from datasets.images.longtail import first_of_each, tail_counts
+from datasets.images.noise import (
+    CIFAR10_CONFUSIONS,
+    CIFAR100_COARSE,
+    check_noise,
+    corrupt,
+    read_labels,
+    write_labels,
+)
 from datasets.images.svhn import find_svhn, read_svhn
+from datasets.images.webnoise import RED_LEVELS, read_clothing1m, read_mini_webvision, read_red_mini_imagenet
 
 DIGITS = [str(digit) for digit in range(10)]
+META = 1  # keeps what is drawn for meta batches apart from what is drawn for training
 
 
 class ImageDataModule(LightningDataModule):
@@ -29,26 +41,42 @@ class ImageDataModule(LightningDataModule):
     is held out), test. Batches are the global ones: under several processes each takes its share. Normalisation is the
     model's: it finds mean and std in `dims`.
 
-    After `setup`: `parts`, the ImageSet of train, test and, with `holdout`, val; a method may replace one (other
-    labels, say) before the loaders are made. `classes`: names of the classes.
+    After `setup`: `parts`, the ImageSet of train, test and, with `holdout`, val, with `meta`, meta; a method may
+    replace one (other labels, say) before the loaders are made. `classes`: names of the classes. Of the training part,
+    `true_labels` (N,) int64, as the files have them, and `noisy` (N,) bool, where the labels in `parts` are others.
+
+    The training part is what `holdout`, then `meta`, then `imbalance` leave; then its labels get noise, and last comes
+    `limit_train`. So val, meta and test keep the labels of the files.
 
     Args:
         batch_size, eval_batch_size: images in a global batch of training; of validation and test.
         augment: arguments of `Augment` for training; None: as they are.
         holdout: images of the training part, drawn at random, that become val.
-        split_seed: of what is held out, and of what the limits leave.
-        limit_train, limit_test: so many images at most, the first of the part (without val) when it is shuffled by
-            `split_seed`; they stay in the order of the files. None: all.
+        split_seed: of what is held out, of meta, of the images that a long tail keeps, and of what the limits leave.
+        limit_train, limit_test: so many images at most, the first of the part (without val and meta) when it is
+            shuffled by `split_seed`; they stay in the order of the files. None: all.
         drop_last: leave out a last training batch that is not full.
         evaluate_train: also evaluate the training part, without augmentation, after every epoch.
+        validate_on_test: the test images take the place of val: what published tables call the best epoch is chosen on
+            them.
         mean, std: of each channel over the whole training part, pixels in [0, 1]; None: computed.
         expect: images that `train` and `test` must have. A damaged copy is refused by them.
+        meta: images of each class that are taken out of the training part and become meta.
+        imbalance: how many times fewer images the last class keeps than the first, those between exponentially fewer
+            from class to class; the first keeps as many as the smallest class has. None: all are kept.
+        noise: `kind` (of `noise.KINDS`) and `rate` (in [0, 1]) of wrong training labels. None: none.
+        noise_seed: of which images get which labels.
+        noise_file: JSON list of the training labels, below the data folder; read, and `noise` not drawn. It has a
+            label for every image that `holdout`, `meta` and `imbalance` leave, in the order of the files.
         root: the data folder. seed: of shuffling and augmentation. workers: unused, the data is in memory.
 
-    Raises MissingData, CorruptData, ValueError (setup: more held out than there is; bad arguments).
+    Raises MissingData, CorruptData, ValueError (setup: more held out than there is; noise that is not defined for this
+    set; bad arguments).
     """
 
     task = "image-classification"
+    confusions: Mapping[int, int] | None = None  # class -> the class that it passes for in asymmetric noise
+    coarse: Sequence[int] | None = None  # super-class of each class
 
     def __init__(
         self,
@@ -64,6 +92,12 @@ class ImageDataModule(LightningDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         expect: Mapping[str, int] | None = None,
+        meta: int = 0,
+        imbalance: float | None = None,
+        noise: Mapping[str, Any] | None = None,
+        noise_seed: int = 0,
+        noise_file: str | None = None,
+        validate_on_test: bool = False,
         root: str | Path = "data",
         seed: int = 0,
         workers: int = 0,
@@ -78,8 +112,15 @@ class ImageDataModule(LightningDataModule):
         for name, value in positive.items():
             if value is not None and value < 1:
                 raise ValueError(f"dataset.{name} must be positive, got {value}")
-        if holdout < 0:
-            raise ValueError(f"dataset.holdout must not be negative, got {holdout}")
+        for name, value in {"holdout": holdout, "meta": meta, "noise_seed": noise_seed}.items():
+            if value < 0:
+                raise ValueError(f"dataset.{name} must not be negative, got {value}")
+        if imbalance is not None:
+            tail_counts(1, imbalance, 1)
+        if noise is not None:
+            if set(noise) != {"kind", "rate"}:
+                raise ValueError(f"dataset.noise must have kind and rate, has {', '.join(noise) or 'neither'}")
+            check_noise(**noise)
         if std is not None and min(std, default=1) <= 0:
             raise ValueError(f"dataset.std must be positive, got {list(std)}")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -89,6 +130,10 @@ class ImageDataModule(LightningDataModule):
         self.drop_last, self.evaluate_train = drop_last, evaluate_train
         self.mean, self.std = (None if values is None else list(values) for values in (mean, std))
         self.expect = dict(expect or {})
+        self.meta, self.imbalance = meta, imbalance
+        self.noise = None if noise is None else dict(noise)
+        self.noise_seed, self.noise_file = noise_seed, noise_file
+        self.validate_on_test = validate_on_test
         self.root, self.seed = Path(root), seed
         self.parts: dict[str, ImageSet] = {}
 
@@ -102,7 +147,14 @@ class ImageDataModule(LightningDataModule):
         train, test, self.classes = self.read()
         self._check({"train": train, "test": test})
         self.mean, self.std = self._moments(train.images)
-        self.parts = self._split(train) | {"test": self._limited(test, "test")}
+        parts = self._split(train)
+        parts["train"] = self._tailed(parts["train"])
+        labels = self._noisy(parts["train"].labels)
+        kept = self._kept("train", len(labels))
+        self.true_labels = parts["train"].labels[kept]
+        self.noisy = labels[kept] != self.true_labels
+        parts["train"] = _select(parts["train"]._replace(labels=labels), kept)
+        self.parts = parts | {"test": _select(test, self._kept("test", len(test.labels)))}
 
     def _check(self, parts: dict[str, ImageSet]) -> None:
         """Raises CorruptData where the parts are not of square images of one size with labels of the classes."""
@@ -138,18 +190,55 @@ class ImageDataModule(LightningDataModule):
         return self.mean or mean, self.std or std
 
     def _split(self, train: ImageSet) -> dict[str, ImageSet]:
+        """Train and, where there are any, val and meta."""
+        parts = {}
         count = len(train.labels)
         if self.holdout >= count:
             raise ValueError(f"dataset.holdout={self.holdout} leaves none of the {count} training images")
-        if not self.holdout:
-            return {"train": self._limited(train, "train")}
-        order = self._shuffled(count)
-        held, rest = (_select(train, index) for index in order.split([self.holdout, count - self.holdout]))
-        return {"train": self._limited(rest, "train"), "val": held}
+        if self.holdout:
+            held, rest = self._shuffled(count).split([self.holdout, count - self.holdout])
+            parts["val"], train = _select(train, held), _select(train, rest)
+        if self.meta:
+            for name, have in zip(self.classes, self._class_sizes(train.labels), strict=True):
+                if self.meta >= have:
+                    raise ValueError(f"dataset.meta={self.meta} leaves none of the {have} training images of {name!r}")
+            index = first_of_each(train.labels, [self.meta] * len(self.classes), self.split_seed)
+            rest = torch.ones(len(train.labels), dtype=torch.bool).index_fill(0, index, False).nonzero()[:, 0]
+            parts["meta"], train = _select(train, index), _select(train, rest)
+        return parts | {"train": train}
 
-    def _limited(self, part: ImageSet, name: str) -> ImageSet:
-        limit, count = self.limits[name], len(part.labels)
-        return part if limit is None or limit >= count else _select(part, self._shuffled(count)[:limit])
+    def _class_sizes(self, labels: Tensor) -> list[int]:
+        return labels.bincount(minlength=len(self.classes)).tolist()
+
+    def _tailed(self, train: ImageSet) -> ImageSet:
+        if self.imbalance is None:
+            return train
+        smallest = min(self._class_sizes(train.labels))
+        counts = tail_counts(smallest, self.imbalance, len(self.classes))
+        if not counts[-1]:
+            raise ValueError(
+                f"dataset.imbalance={self.imbalance} leaves no training image of {self.classes[-1]!r}: "
+                f"the smallest class has {smallest}"
+            )
+        return _select(train, first_of_each(train.labels, counts, self.split_seed))
+
+    def _noisy(self, labels: Tensor) -> Tensor:
+        """(N,) -> (N,) int64: out of the file, else with noise, else as they are."""
+        if self.noise_file is not None:
+            return read_labels(self.root / self.noise_file, len(labels), len(self.classes), self.root)
+        if self.noise is None:
+            return labels
+        relations = {"coarse": self.coarse, "confusions": self.confusions}
+        return corrupt(labels, **self.noise, num_classes=len(self.classes), seed=self.noise_seed, **relations)
+
+    def save_noise(self, path: Path) -> None:
+        """Writes the training labels as `noise_file` has them. After `setup`, without `limit_train`."""
+        write_labels(path, self.train_labels)
+
+    def _kept(self, name: str, count: int) -> Tensor:
+        """Places of the images that the limit leaves of `count`."""
+        limit = self.limits[name]
+        return torch.arange(count) if limit is None or limit >= count else self._shuffled(count)[:limit].sort().values
 
     def _shuffled(self, count: int) -> Tensor:
         return torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
@@ -174,7 +263,8 @@ class ImageDataModule(LightningDataModule):
     @property
     def val_parts(self) -> list[str]:
         """The parts that validation goes through, in the order of its loaders."""
-        return [*(["val"] if "val" in self.parts else []), *(["train"] if self.evaluate_train else [])]
+        first = "test" if self.validate_on_test else "val"
+        return [*([first] if first in self.parts else []), *(["train"] if self.evaluate_train else [])]
 
     def _loader(self, part: str, batch_size: int, **options: Any) -> ImageLoader:
         if self.trainer:
@@ -191,6 +281,29 @@ class ImageDataModule(LightningDataModule):
     def test_dataloader(self) -> ImageLoader:
         return self._loader("test", self.eval_batch_size)
 
+    def meta_batches(self, batch_size: int, epoch: int) -> Iterator[ImageBatch]:
+        """Endless shuffled batches of the meta part, augmented as in training; all full, index being the place in meta.
+
+        They follow (seed, epoch) alone, so a resumed epoch gets the same ones. Each turn through the part is shuffled
+        anew and leaves out what fills no batch. Of several processes each gets its share of every batch.
+
+        Raises ValueError where there is no meta part, or not a batch of images in it.
+        """
+        have = len(self.parts["meta"].labels) if "meta" in self.parts else 0
+        if not 0 < batch_size <= have:
+            raise ValueError(
+                f"a meta batch of {batch_size} images cannot be cut out of {have}: "
+                f"dataset.meta={self.meta} images of each of {len(self.classes)} classes"
+            )
+        loader = self._loader("meta", batch_size, shuffle=True, drop_last=True, augment=self.augment)
+
+        def endless() -> Iterator[ImageBatch]:
+            for turn in counting():
+                loader.seed = hash((self.seed, META, epoch, turn))
+                yield from loader
+
+        return endless()
+
 
 def moments(images: Tensor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, of pixels in [0, 1], to four digits: (N, C, H, W) uint8 -> C, C."""
@@ -204,6 +317,9 @@ def moments(images: Tensor) -> tuple[list[float], list[float]]:
 
 
 def _select(part: ImageSet, index: Tensor) -> ImageSet:
+    """The images at `index`, in their old order; no copy of all."""
+    if len(index) == len(part.labels):
+        return part
     index = index.sort().values
     return ImageSet(part.images[index], part.labels[index])
 
@@ -272,6 +388,10 @@ class CIFAR(ImageDataModule):
         if variant not in LAYOUTS:
             raise ValueError(f"dataset.variant must be 10 or 100, got {variant}")
         self.layout = LAYOUTS[variant]
+        if variant == 10:
+            self.confusions = CIFAR10_CONFUSIONS
+        else:
+            self.coarse = CIFAR100_COARSE
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
         return read_cifar(find_cifar(self.root, self.layout), self.layout)
@@ -315,3 +435,69 @@ class ImageFolder(ImageDataModule):
             wanted = [folder / "train" / "CLASS" / "IMAGE.png", folder / "test" / "CLASS" / "IMAGE.png"]
             raise missing(f"the image folder {self.folder}", wanted, None, self.root)
         return read_folder(folder, self.channels, self.size)
+
+
+class RedMiniImageNet(ImageDataModule):
+    """100 classes of ImageNet with wrong images of the web, RGB, 32 x 32; yields what `ImageDataModule` says.
+
+    Which of the labels are wrong is not known: `noisy` is where `noise` has changed them.
+
+    Args:
+        level: share of the training images that the web's wrong ones replace, of `RED_LEVELS`.
+    """
+
+    def __init__(self, level: float = 0.4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if level not in RED_LEVELS:
+            raise ValueError(f"dataset.level must be one of {', '.join(map(str, RED_LEVELS))}; got {level}")
+        self.level = float(level)
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        return read_red_mini_imagenet(self.root, self.level)
+
+
+class _Squared(ImageDataModule):
+    """Photographs of any form, of which the middle is kept.
+
+    Args:
+        size: pixels a side. resize: of the shorter side of the image that this is the middle of, at least `size`.
+    """
+
+    def __init__(self, size: int, resize: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 < size <= resize:
+            raise ValueError(f"dataset.size must be positive and at most dataset.resize, got {size} and {resize}")
+        self.size, self.resize = size, resize
+
+
+class MiniWebVision(_Squared):
+    """The first 50 classes of WebVision 1.0's Google images, RGB; yields what `ImageDataModule` says.
+
+    Which labels are wrong is not known. Test is its validation part.
+
+    Args:
+        size: pixels a side. resize: of the shorter side of the image that this is the middle of, at least `size`.
+    """
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        return read_mini_webvision(self.root, self.size, self.resize)
+
+
+class Clothing1M(_Squared):
+    """Photographs of 14 kinds of clothes out of shops, RGB; yields what `ImageDataModule` says. Test is the clean one.
+
+    Which training labels are wrong is not known.
+
+    Args:
+        per_class: so many training images of each class, drawn by `split_seed`; None: all.
+        size: pixels a side. resize: of the shorter side of the image that this is the middle of, at least `size`.
+    """
+
+    def __init__(self, per_class: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"dataset.per_class must be positive, got {per_class}")
+        self.per_class = per_class
+
+    def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        return read_clothing1m(self.root, self.size, self.resize, self.per_class, self.split_seed)

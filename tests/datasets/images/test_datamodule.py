@@ -8,9 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from datasets.download import CorruptData
-from datasets.images.datamodule import Digits, ImageDataModule
+from datasets.download import CorruptData, MissingData
+from datasets.images.datamodule import CIFAR, Digits, ImageDataModule
 from datasets.images.loader import ImageSet
+from datasets.images.noise import CIFAR10_CONFUSIONS, CIFAR100_COARSE, corrupt
 from runner.compose import CONF
 
 
@@ -126,6 +127,17 @@ def test_mean_and_std_are_of_the_whole_training_part_unless_given():
         ({"mean": [0.5]}, r"dataset\.mean has 1 numbers, the images have 2 channels"),
         ({"std": [0.5, 0.0]}, r"dataset\.std must be positive"),
         ({"augment": {"crop": -1}}, r"dataset\.augment\.crop"),
+        ({"meta": -1}, r"dataset\.meta must not be negative"),
+        ({"meta": 10}, r"dataset\.meta=10 leaves none of the 10 training images of 'a'"),
+        ({"meta": 11}, r"dataset\.meta=11 leaves none of the 10 training images of 'a'"),
+        ({"imbalance": 0.5}, r"dataset\.imbalance must be at least 1"),
+        ({"imbalance": 11}, r"dataset\.imbalance=11 leaves no training image of 'd': the smallest class has 10"),
+        ({"noise_seed": -1}, r"dataset\.noise_seed must not be negative"),
+        ({"noise": {"kind": "symmetric", "rate": 1.5}}, r"dataset\.noise\.rate must be a number in \[0, 1\], got 1\.5"),
+        ({"noise": {"kind": "odd", "rate": 0.5}}, r"dataset\.noise\.kind must be one of symmetric, .* got 'odd'"),
+        ({"noise": {"kind": "symmetric"}}, r"dataset\.noise must have kind and rate, has kind"),
+        ({"noise": {}}, r"dataset\.noise must have kind and rate, has neither"),
+        ({"noise": {"kind": "asymmetric", "rate": 0.5}}, r"dataset\.noise\.kind=asymmetric is not defined"),
     ],
 )
 def test_bad_arguments_are_refused(options, said):
@@ -155,6 +167,141 @@ def test_parts_that_do_not_go_together_are_refused(change, said):
 
     with pytest.raises(CorruptData, match=said):
         Odd().setup()
+
+
+NOISE = {"kind": "symmetric_exclusive", "rate": 0.5}
+
+
+def test_noise_changes_the_labels_of_training_alone():
+    data = made(holdout=9, noise=OmegaConf.create(NOISE))
+    clean = made(holdout=9)
+    train = data.parts["train"]
+    assert torch.equal(train.images, clean.parts["train"].images)
+    assert torch.equal(data.true_labels, clean.train_labels)
+    assert torch.equal(train.labels, corrupt(clean.train_labels, **NOISE, num_classes=4, seed=0))
+    assert torch.equal(data.noisy, train.labels != data.true_labels)
+    assert 0 < data.noisy.sum() < 31
+    for part in ("val", "test"):
+        assert torch.equal(data.parts[part].labels, clean.parts[part].labels)
+    assert torch.equal(clean.true_labels, clean.train_labels)
+    assert not clean.noisy.any()
+    assert data.dims == clean.dims
+    (batch,) = made(noise=NOISE, batch_size=40).train_dataloader()
+    assert torch.equal(batch.y, made(noise=NOISE).train_labels[batch.index])
+
+
+def test_noise_follows_its_own_seed():
+    first, same, other = made(noise=NOISE), made(noise=NOISE, seed=3, split_seed=3), made(noise=NOISE, noise_seed=1)
+    assert torch.equal(first.train_labels, same.train_labels)
+    assert not torch.equal(first.train_labels, other.train_labels)
+    assert made(noise={"kind": "symmetric_exclusive", "rate": 1}).noisy.all()
+    assert not made(noise={"kind": "symmetric", "rate": 0}).noisy.any()
+
+
+def test_meta_is_cut_off_first_and_stays_clean():
+    data = made(holdout=4, meta=3, imbalance=2, noise=NOISE)
+    meta, val, train = (numbers(data.parts[name]) for name in ("meta", "val", "train"))
+    assert data.parts["meta"].labels.tolist() == [number % 4 for number in meta]
+    assert data.parts["meta"].labels.bincount().tolist() == [3] * 4
+    assert not set(meta) & set(train)
+    assert not set(val) & {*meta, *train}
+    assert numbers(made(holdout=4, meta=3).parts["meta"]) == meta
+    assert numbers(made(holdout=4, meta=3, split_seed=1).parts["meta"]) != meta
+    assert data.true_labels.tolist() == [number % 4 for number in train]
+    assert "meta" not in made().parts
+    assert "meta" not in data.val_parts
+
+
+def test_a_long_tail():
+    data = made(meta=2, imbalance=4)
+    assert data.train_labels.bincount().tolist() == [8, 5, 3, 2]  # 8 times 1, 0.63, 0.40, 0.25
+    assert len(data.parts["test"].labels) == 12
+    assert data.dims == made().dims
+    assert set(numbers(data.parts["train"])) < set(numbers(made(meta=2).parts["train"]))
+    assert numbers(data.parts["train"]) == sorted(numbers(data.parts["train"]))
+
+
+def test_a_limit_leaves_the_noise_as_it_is():
+    whole, part = made(noise=NOISE), made(noise=NOISE, limit_train=15)
+    kept = numbers(part.parts["train"])
+    assert kept == numbers(made(limit_train=15).parts["train"])
+    assert part.train_labels.tolist() == whole.train_labels[kept].tolist()
+    assert part.true_labels.tolist() == whole.true_labels[kept].tolist()
+    assert part.noisy.tolist() == whole.noisy[kept].tolist()
+
+
+def test_noisy_labels_out_of_a_file(tmp_path):
+    drawn = made(noise=NOISE, meta=2)
+    drawn.save_noise(tmp_path / "noise" / "a.json")
+    for options in ({}, {"noise": {"kind": "flip", "rate": 0.1}}):
+        read = made(meta=2, root=tmp_path, noise_file="noise/a.json", **options)
+        assert torch.equal(read.train_labels, drawn.train_labels)
+        assert torch.equal(read.noisy, drawn.noisy)
+    with pytest.raises(CorruptData, match=r"dataset\.noise_file: .*a\.json has 32 labels, the training part has 40"):
+        made(root=tmp_path, noise_file="noise/a.json")
+    (tmp_path / "b.json").write_text(str([4] * 40))
+    with pytest.raises(CorruptData, match=r"dataset\.noise_file: .*b\.json has the label 4, expected 0\.\.3"):
+        made(root=tmp_path, noise_file="b.json")
+    with pytest.raises(MissingData, match=r"c\.json"):
+        made(root=tmp_path, noise_file="c.json")
+
+
+def test_noise_needs_two_classes():
+    class One(Toy):
+        def read(self):
+            train, test, _ = super().read()
+            return *(part._replace(labels=torch.zeros_like(part.labels)) for part in (train, test)), ["a"]
+
+    with pytest.raises(ValueError, match=r"dataset\.noise\.kind=symmetric_exclusive needs 2 classes or more"):
+        One(noise=NOISE).setup()
+
+
+def test_cifar_knows_which_classes_pass_for_others():
+    assert (CIFAR(10).confusions, CIFAR(10).coarse) == (CIFAR10_CONFUSIONS, None)
+    assert (CIFAR(100).confusions, CIFAR(100).coarse) == (None, CIFAR100_COARSE)
+
+    class Toy10(CIFAR):
+        def read(self):
+            labels = torch.arange(200) % 10
+            part = ImageSet(torch.zeros(200, 3, 32, 32, dtype=torch.uint8), labels)
+            return part, part, [str(i) for i in range(10)]
+
+    data = Toy10(10, noise={"kind": "asymmetric", "rate": 1.0})
+    data.setup()
+    assert data.train_labels.tolist() == [CIFAR10_CONFUSIONS.get(i % 10, i % 10) for i in range(200)]
+
+
+def first_batches(data: ImageDataModule, epoch: int, count: int = 5) -> list[tuple[list[int], torch.Tensor]]:
+    return [
+        (batch.index.tolist(), batch.x) for batch, _ in zip(data.meta_batches(8, epoch), range(count), strict=False)
+    ]
+
+
+def test_meta_batches_follow_seed_and_epoch_alone():
+    options = {"meta": 5, "augment": {"crop": 1, "flip": True}}
+    data, resumed, other = made(**options), made(**options), made(**options, seed=1)
+    before = first_batches(data, 0)
+    third = first_batches(data, 3)
+    assert [index for index, _ in third] == [index for index, _ in first_batches(resumed, 3)]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(third, first_batches(resumed, 3), strict=True))
+    assert [index for index, _ in third] != [index for index, _ in before]
+    assert [index for index, _ in third] != [index for index, _ in first_batches(other, 3)]
+    assert all(len(index) == 8 for index, _ in before)
+    assert not set(before[0][0]) & set(before[1][0])  # 2 batches of 8 are a turn through 20 images
+    assert before[0][0] != before[2][0]
+    assert len({i for index, _ in first_batches(data, 0, 40) for i in index}) == 20
+    for batch, _ in zip(made(meta=5).meta_batches(8, 0), range(3), strict=False):
+        assert torch.equal(batch.x, data.parts["meta"].images[batch.index].float() / 255)
+        assert torch.equal(batch.y, data.parts["meta"].labels[batch.index])
+    assert any((x[:, 0, 0, 0] == 0).any() for _, x in before)  # cropped
+
+
+@pytest.mark.parametrize(("meta", "batch_size", "have"), [(0, 1, 0), (5, 21, 20), (5, 0, 20)])
+def test_meta_batches_without_enough_images(meta, batch_size, have):
+    with pytest.raises(
+        ValueError, match=rf"meta batch of {batch_size} images cannot be cut out of {have}: dataset\.meta"
+    ):
+        made(meta=meta).meta_batches(batch_size, 0)
 
 
 class Recorder(pl.LightningModule):
@@ -203,7 +350,10 @@ def test_lightning_trains_on_it_and_says_which_epoch_it_is(options, watched):
         assert found[: len(expected)] == expected
 
 
-CHOICES = ["cifar10", "cifar100", "digits", "fashion", "image_folder", "mnist", "svhn", "tinyimagenet"]
+CHOICES = [
+    *("cifar10", "cifar100", "clothing1m", "cnwl", "digits", "fashion", "image_folder", "mini_webvision"),
+    *("mnist", "svhn", "tinyimagenet"),
+]
 
 
 def chosen(name: str, **options):

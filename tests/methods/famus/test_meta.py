@@ -1,0 +1,171 @@
+"""Both routes of the meta gradient against each other, finite differences, and its sum over layers, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from methods.famus.gates import Gate, Gates, pooled
+from methods.famus.meta import alignment_loss, by_direction, sample_losses, stepped, through_step
+from methods.famus.weighting import WeightNet, shares
+from tests.methods.networks import batch, small_network
+
+LR = 0.3
+
+
+def scene():
+    network = small_network().double().train()
+    psi = WeightNet(7).double()
+    params = dict(network.named_parameters())
+    (x, y), (xv, yv) = batch(seed=1), batch(seed=2, n=9)
+    return network, psi, params, (x.double(), y), (xv.double(), yv)
+
+
+def first_order(network, psi, params, train, normalise):
+    losses = sample_losses(network, params, *train)
+    share = shares(psi(losses), normalise)
+    found = torch.autograd.grad((share.detach() * losses).sum(), list(params.values()))
+    return share, dict(zip(params, found, strict=True))
+
+
+def flat(gradients):
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def both_routes(normalise=True, choice=None, alignment=0.0, form="paper"):
+    """The gradients with respect to the weight net and the gates by either route."""
+    network, psi, params, train, val = scene()
+    names = list(params)
+    gates = {} if choice is None else {n: torch.tensor(float(c), dtype=torch.float64) for n, c in choice.items()}
+    results = []
+    for route in ("step", "direction"):
+        opened = None if choice is None else {n: g.clone().requires_grad_() for n, g in gates.items()}
+        always = names[-2:] if choice is not None else ()
+        share, gradients = first_order(network, psi, params, train, normalise)
+        more = {"opened": opened, "always": always, "alignment": alignment, "form": form}
+        if route == "step":
+            loss = through_step(network, params, share, train, val, LR, **more)
+            target = loss
+        else:
+            loss, s, term = by_direction(network, params, gradients, train, val, LR, **more)
+            target = (s * share).sum() + term
+        inputs = [*psi.parameters(), *(opened or {}).values()]
+        found = torch.autograd.grad(target, inputs, allow_unused=True)
+        results.append((loss.detach(), flat([torch.zeros(()) if g is None else g for g in found])))
+    return results
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("form", ["paper", "code"])
+@pytest.mark.parametrize("alignment", [0.0, 0.1])
+@pytest.mark.parametrize("open_layers", ["all", "some", "none"])
+def test_both_routes_agree(normalise, open_layers, alignment, form):
+    names = list(dict(small_network().named_parameters()))[:-2]
+    choice = {"all": None, "some": {n: i % 2 for i, n in enumerate(names)}, "none": dict.fromkeys(names, 0)}[
+        open_layers
+    ]
+    (loss, one), (other_loss, other) = both_routes(normalise, choice, alignment, form)
+    assert torch.allclose(loss, other_loss, atol=1e-12)
+    assert one.abs().max() > 1e-8
+    assert torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
+def test_the_meta_gradient_against_finite_differences():
+    network, psi, params, train, val = scene()
+
+    def loss_after():
+        _, gradients = first_order(network, psi, params, train, True)
+        after = stepped({n: p.detach() for n, p in params.items()}, gradients, LR)
+        return sample_losses(network, after, *val).mean().item()
+
+    share, gradients = first_order(network, psi, params, train, True)
+    _, s, _ = by_direction(network, params, gradients, train, val, LR)
+    (ours,) = torch.autograd.grad((s * share).sum(), [psi.layers[2].weight])
+    weight, step = psi.layers[2].weight, 1e-5
+    for i in range(7):
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[0, i] += sign * step
+            values.append(loss_after())
+            with torch.no_grad():
+                weight[0, i] -= sign * step
+        assert ours[0, i].item() == pytest.approx((values[0] - values[1]) / (2 * step), abs=1e-8)
+
+
+def test_the_whole_gradient_is_the_sum_over_single_layers():
+    network, psi, params, train, val = scene()
+    share, gradients = first_order(network, psi, params, train, True)
+    (whole,) = torch.autograd.grad(through_step(network, params, share, train, val, LR), [share], retain_graph=True)
+    parts = torch.zeros_like(whole)
+    for name in params:
+        _, s, _ = by_direction(network, params, gradients, train, val, LR, opened={}, always=[name])
+        parts += s
+    assert torch.allclose(parts, whole, atol=1e-12)
+
+
+def test_buffers_stay_as_they_are():
+    network, psi, params, train, val = scene()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    share, gradients = first_order(network, psi, params, train, True)
+    through_step(network, params, share, train, val, LR)
+    by_direction(network, params, gradients, train, val, LR)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+def test_sample_losses_are_those_of_the_network():
+    network, _, params, (x, y), _ = scene()
+    assert torch.allclose(sample_losses(network, params, x, y), cross_entropy(network(x), y, reduction="none"))
+
+
+def test_alignment_is_the_distance_of_row_means():
+    a, b = [torch.randn(4, 6), torch.randn(4)], [torch.randn(4, 6), torch.randn(4)]
+    paper = sum((p.reshape(4, -1).mean(1) - q.reshape(4, -1).mean(1)).square().sum() for p, q in zip(a, b, strict=True))
+    assert torch.allclose(alignment_loss(a, b), paper)
+    rows = (a[0].mean(1) - b[0].mean(1)).square() + (a[0].std(1) - b[0].std(1)).square()
+    assert torch.allclose(alignment_loss(a, b, "code"), rows.mean() + (a[1] - b[1]).square().mean())
+
+
+def test_shares():
+    v = torch.tensor([0.2, 0.6])
+    assert torch.allclose(shares(v, True), torch.tensor([0.25, 0.75]))
+    assert torch.allclose(shares(v, False), v / 2)
+    assert torch.equal(shares(torch.zeros(3), True), torch.zeros(3))
+
+
+def test_gates_are_zero_or_one_and_learn_to_meet_their_budget():
+    network = small_network()
+    torch.manual_seed(0)
+    gates = Gates(network, budget=2)
+    assert len(gates.names) == 6
+    gradients = {n: torch.randn_like(p) for n, p in network.named_parameters()}
+    optimizer = torch.optim.SGD(gates.parameters(), 0.1, 0.9)
+    counts = []
+    for _ in range(300):
+        opened = gates(gradients)
+        assert set(torch.stack(list(opened.values())).tolist()) <= {0.0, 1.0}
+        counts.append(sum(r.item() for r in opened.values()))
+        optimizer.zero_grad()
+        (0.1 * gates.count_loss(opened)).backward()
+        optimizer.step()
+    assert sum(counts[-100:]) / 100 == pytest.approx(2, abs=0.5)
+
+
+def test_gates_of_the_last_layers_alone():
+    network = small_network()
+    names = [name for name, _ in network.named_parameters()]
+    assert Gates(network, budget=1, eligible=5).names == names[-5:-2]
+    with pytest.raises(ValueError, match=r"method\.gates\.budget=4 is not among the 3"):
+        Gates(network, budget=4, eligible=5)
+
+
+def test_a_gate_sees_the_standardised_pooled_gradient():
+    g = torch.randn(5, 3, 2, 2)
+    assert torch.allclose(pooled(g), g.mean((1, 2, 3)))
+    assert torch.equal(pooled(g[:, 0, 0, 0]), g[:, 0, 0, 0])
+    gate = Gate(5, hidden=2)
+    for scale, shift in ((1.0, 0.0), (50.0, 3.0)):
+        torch.manual_seed(1)
+        assert gate(scale * pooled(g) + shift).item() in (0.0, 1.0)
+    assert Gate(1)(torch.tensor([3.0])).item() in (0.0, 1.0)
