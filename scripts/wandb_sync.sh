@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Uploads runs that were written offline to Weights & Biases, each once. For clusters whose nodes have no network.
 #   scripts/wandb_sync.sh [--dry-run] [--all] [outputs]
-# --dry-run lists what would be uploaded. --all takes also runs whose state.json says that they are under way: those that
-# were killed and not started again. A run that was resumed has several files: they are appended, in order.
+# --dry-run lists what would be uploaded. --all takes also runs whose state.json says that they are under way, if no process
+# works on them: killed ones, not started again. A run that was resumed has several files: they are appended, in order.
 # Exit code: 0; 1 where an upload failed, the others being done; 2 for a mistake, or where there is no key or no server.
 set -euo pipefail
 
@@ -38,7 +38,7 @@ todo=() synced=0 waiting=0
 while IFS= read -r -d '' file; do
     if [[ -e $file.synced ]]; then # W&B's own mark
         synced=$((synced + 1))
-    elif [[ -z $all ]] && under_way "${file%/wandb/*}"; then
+    elif under_way "${file%/wandb/*}" && { [[ -z $all ]] || ! killed "${file%/wandb/*}"; }; then
         waiting=$((waiting + 1))
     else
         todo+=("$file")
@@ -69,8 +69,7 @@ while ((${#left[@]} && cut)); do
         folder=${file%/*}
         if [[ -e $file.synced ]]; then
             continue
-        elif grep -qF "${folder##*/}\": the file ends with an incomplete record" "$WANDB_DIR/printed" &&
-            killed "${file%/wandb/*}"; then
+        elif grep -qF "${folder##*/}\": the file ends with an incomplete record" "$WANDB_DIR/printed"; then
             touch "$file.synced"
             cut=1
         else

@@ -117,8 +117,11 @@ def test_a_live_run_is_not_taken_for_a_killed_one(server, program, tmp_path) -> 
     folder = write(tmp_path, "aaa", 0, 3000, end="killed")
     (folder / "state.json").write_text(json.dumps({"state": "running", "host": "x", "pid": 1}, indent=2) + "\n")
     with FileLock(folder / ".lock"):
-        assert program(SYNC, "--all", str(tmp_path), **server.environment()).returncode == 1
+        process = program(SYNC, "--all", str(tmp_path), **server.environment())
+    assert process.returncode == 0
+    assert "uploaded: 0, before: 0, under way or killed: 1, failed: 0" in process.stdout
     assert not list(tmp_path.rglob("*.synced"))
+    assert not server.runs
 
 
 def test_a_run_of_the_runner_arrives_whole(server, program, offline_run) -> None:
