@@ -93,7 +93,8 @@ def test_hat_asks_the_helper_further_out():
     without, _ = objectives.TRADES(ATTACK, beta=2.5)(network, x, adv, y, 0)
     outside = softmax(network(x + 3.5 * (adv - x)), dim=1)
     label = helper(adv).argmax(1)
-    assert loss.item() == pytest.approx(float(without - 0.5 * outside[range(len(y)), label].log().mean()), rel=1e-5)
+    expected = without - 0.5 * outside[range(len(y)), label].log().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert not any(weight.requires_grad for weight in objective.helper.parameters())
 
 
