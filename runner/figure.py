@@ -111,12 +111,11 @@ def main() -> None:
 def make(overrides: list[str]) -> Path:
     """Draws the figure of the experiment that the overrides name; prints its runs; returns the PNG's path."""
     experiment = next((str(o.value()) for o in map(parse, overrides) if o.key_or_group == "experiment"), None)
-    known = ", ".join(experiments_with("figure"))
     if experiment is None:
-        raise UserError(f"Which figure? python -m runner.figure experiment=<one of {known}>")
+        raise UserError(f"Which figure? python -m runner.figure experiment=<one of {with_figure()}>")
     cfg = compose_fixed(overrides)
     if not cfg.get("figure"):
-        raise UserError(f"experiment={experiment} has no figure; these have one: {known}")
+        raise UserError(f"experiment={experiment} has no figure; these have one: {with_figure()}")
     spec = Spec.read(experiment, resolved(cfg.figure))
     lines = collect(spec, [Run.compose(run) for run in expand(cfg, overrides)])
     print(summary(spec, lines))
@@ -131,6 +130,10 @@ def make(overrides: list[str]) -> Path:
     print(f"\n{path}\n{path.with_suffix('.csv')}")
     log_figure(cfg.logger, path, experiment, figure=spec.metric, source=spec.source)
     return path
+
+
+def with_figure() -> str:
+    return ", ".join(experiments_with("figure"))
 
 
 def collect(spec: Spec, runs: Iterable[Run]) -> list[Line]:

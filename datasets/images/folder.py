@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def read_folder(folder: Path, channels: int, size: int) -> tuple[ImageSet, Image
             raise CorruptData(f"{part} has no images of the classes {', '.join(empty)}")
         if not files:
             raise CorruptData(f"{part} has no images; these count: {' '.join(sorted(SUFFIXES))}")
-        parts.append(_read_all(files, channels, size))
+        parts.append(read_files(files, channels, size, lambda path: read_image(path, channels, size)))
     return *parts, classes
 
 
@@ -70,12 +70,12 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def _read_all(files: Iterable[tuple[Path, int]], channels: int, size: int) -> ImageSet:
-    paths, labels = zip(*files, strict=True)
-    images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
-    for target, path in zip(images, paths, strict=True):
-        target.copy_(read_image(path, channels, size))
-    return ImageSet(images, torch.tensor(labels))
+def read_files(files: Sequence[tuple[Path, int]], channels: int, size: int, read: Callable[[Path], Tensor]) -> ImageSet:
+    """Images, each read as (channels, size, size) uint8, and their labels."""
+    images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
+    for target, (path, _) in zip(images, files, strict=True):
+        target.copy_(read(path))
+    return ImageSet(images, torch.tensor([label for _, label in files], dtype=torch.long))
 
 
 def find_tiny_imagenet(root: Path) -> Path:
@@ -100,14 +100,14 @@ def read_tiny_imagenet(folder: Path) -> tuple[ImageSet, ImageSet, list[str]]:
     Its validation part is our test part, as in the literature: the labels of its test part are not published.
     Raises CorruptData.
     """
-    wnids = _lines(folder / "wnids.txt")
+    wnids = read_lines(folder / "wnids.txt")
     if len(wnids) < 2 or len(set(wnids)) != len(wnids):
         raise CorruptData(f"{folder / 'wnids.txt'} must name two or more different classes, a line each")
     label = {wnid: i for i, wnid in enumerate(wnids)}
     train = [(path, i) for wnid, i in label.items() for path in _images(folder / "train" / wnid / "images")]
     annotations = folder / "val" / "val_annotations.txt"
     test = []
-    for line in _lines(annotations):
+    for line in read_lines(annotations):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         if wnid not in label:
@@ -116,21 +116,23 @@ def read_tiny_imagenet(folder: Path) -> tuple[ImageSet, ImageSet, list[str]]:
     for place, files in {folder / "train": train, annotations: test}.items():
         if not files:
             raise CorruptData(f"{place} has no images")
-    meaning = dict(line.split("\t", 1) for line in _lines(folder / "words.txt") if "\t" in line)
-    return _read_tiny(train), _read_tiny(test), [meaning.get(wnid, wnid) for wnid in wnids]
+    meaning = dict(line.split("\t", 1) for line in read_lines(folder / "words.txt") if "\t" in line)
+    return (
+        read_files(train, 3, 64, _read_tiny),
+        read_files(test, 3, 64, _read_tiny),
+        [meaning.get(wnid, wnid) for wnid in wnids],
+    )
 
 
-def _read_tiny(files: list[tuple[Path, int]]) -> ImageSet:
-    images = torch.empty(len(files), 3, 64, 64, dtype=torch.uint8)
-    for target, (path, _) in zip(images, files, strict=True):
-        image = read_image(path, 3, None)
-        if image.shape != target.shape:
-            raise CorruptData(f"{path} is {image.shape[2]} x {image.shape[1]} pixels, expected 64 x 64")
-        target.copy_(image)
-    return ImageSet(images, torch.tensor([label for _, label in files]))
+def _read_tiny(path: Path) -> Tensor:
+    image = read_image(path, 3, None)
+    if image.shape != (3, 64, 64):
+        raise CorruptData(f"{path} is {image.shape[2]} x {image.shape[1]} pixels, expected 64 x 64")
+    return image
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that are not empty. Raises CorruptData."""
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (FileNotFoundError, UnicodeDecodeError) as error:

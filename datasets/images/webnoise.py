@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datasets.download import CorruptData, first_existing, missing
-from datasets.images.folder import read_image
+from datasets.images.folder import read_files, read_image, read_lines
 from datasets.images.loader import ImageSet
 from datasets.images.longtail import first_of_each
 
@@ -32,7 +31,7 @@ def read_red_mini_imagenet(root: Path, level: float) -> tuple[ImageSet, ImageSet
     for name, place in places.items():
         lines = _pairs(_found("Red Mini-ImageNet", folder / "split" / name, root), 100)
         files = [(place / str(label) / image, label) for image, label in lines]
-        parts.append(_read(files, 32, lambda path: read_image(path, 3, 32)))
+        parts.append(read_files(files, 3, 32, lambda path: read_image(path, 3, 32)))
     return *parts, _numbers(100)
 
 
@@ -50,7 +49,7 @@ def read_mini_webvision(
     for name, place in places.items():
         lines = _pairs(_found("WebVision 1.0", folder / "info" / name, root), None)
         files = [(place / image, label) for image, label in lines if label < num_classes]
-        parts.append(_read(files, size, lambda path: squared(path, size, resize)))
+        parts.append(read_files(files, 3, size, lambda path: squared(path, size, resize)))
     return *parts, _numbers(num_classes)
 
 
@@ -71,13 +70,13 @@ def read_clothing1m(
             _found("Clothing1M", folder / f"{kind}_{name}.txt", root) for name in (f"{part}_key_list", "label_kv")
         )
         label_of = dict(_pairs(labels, 14))
-        images = _lines(keys)
+        images = [line.strip() for line in read_lines(keys)]
         if unknown := [image for image in images if image not in label_of]:
             raise CorruptData(f"{keys}: {unknown[0]} has no label in {labels.name}")
         files = [(_placed(folder, image), label_of[image]) for image in images]
         if part == "train" and per_class is not None:
             files = _few_of_each(files, per_class, seed, keys)
-        parts.append(_read(files, size, lambda path: squared(path, size, resize)))
+        parts.append(read_files(files, 3, size, lambda path: squared(path, size, resize)))
     return *parts, _numbers(14)
 
 
@@ -107,13 +106,6 @@ def squared(path: Path, size: int, resize: int) -> Tensor:
     return interpolate(middle, (size, size), mode="bilinear", antialias=True)[0].round().byte()
 
 
-def _read(files: Sequence[tuple[Path, int]], size: int, read: Callable[[Path], Tensor]) -> ImageSet:
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    for target, (path, _) in zip(images, files, strict=True):
-        target.copy_(read(path))
-    return ImageSet(images, torch.tensor([label for _, label in files], dtype=torch.long))
-
-
 def _found(what: str, path: Path, root: Path) -> Path:
     if not path.is_file():
         raise missing(what, [path], None, root)
@@ -123,20 +115,13 @@ def _found(what: str, path: Path, root: Path) -> Path:
 def _pairs(path: Path, num_classes: int | None) -> list[tuple[str, int]]:
     """Of each line the name and the class, which must be one of `num_classes`; None: any."""
     pairs = []
-    for line in _lines(path):
+    for line in map(str.strip, read_lines(path)):
         name, _, label = line.rpartition(" ")
         if not name or not label.isdecimal() or (num_classes is not None and int(label) >= num_classes):
             classes = f" 0..{num_classes - 1}" if num_classes is not None else ""
             raise CorruptData(f"{path}: expected the name of an image and a class{classes}, got the line {line!r}")
         pairs.append((name.strip(), int(label)))
     return pairs
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise CorruptData(f"{path} is no text: {error}") from error
 
 
 def _numbers(count: int) -> list[str]:

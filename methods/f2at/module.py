@@ -140,18 +140,12 @@ class AdversarialTraining(LightningModule):
 
     def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
         x, y = batch.x.contiguous(memory_format=self.format), batch.y
-        part = self.trainer.datamodule.val_parts[dataloader_idx]
+        prefix = self.trainer.datamodule.val_prefix(dataloader_idx)
         logs = {"acc": correct(self.judged, x, y).mean()}
         if self.watch:
             logs["adv_acc"] = correct(self.judged, self.attacked(self.watch, self.judged, x, y, index), y).mean()
         for name, value in logs.items():
-            self.log(
-                f"{part}/{'' if part == 'val' else 'eval_'}{name}",
-                value,
-                batch_size=len(y),
-                add_dataloader_idx=False,
-                sync_dist=True,
-            )
+            self.log(prefix + name, value, batch_size=len(y), add_dataloader_idx=False, sync_dist=True)
 
     def on_fit_end(self) -> None:
         self.last = [copy.deepcopy(self.judged).eval()] if self.monitor else []
@@ -178,10 +172,10 @@ class AdversarialTraining(LightningModule):
                     adv = self.attacked(attack, network, x[:n], y[:n], index)
                     self.enter(f"{kind}{name}_acc", correct(network, adv, y[:n]))
         if n := self.take(self.curve_images, len(y)):
-            for eps in self.curve:
+            for i, eps in enumerate(self.curve):
                 attack = PGD(eps, eps / 8 if eps else 0.0, 20)
                 adv = self.attacked(attack, self.judged, x[:n], y[:n], index)
-                self.enter(f"curve_{eps:.5f}", correct(self.judged, adv, y[:n]))
+                self.enter(f"curve_{i}", correct(self.judged, adv, y[:n]))
         self.seen += len(y)
 
     def take(self, limit: int | None, size: int) -> int:
@@ -194,17 +188,15 @@ class AdversarialTraining(LightningModule):
             return attack(network, x, y)
 
     def enter(self, name: str, values: Tensor) -> None:
-        key = name.replace(".", "_")
-        if key not in self.measured:
-            self.measured[key] = MeanMetric().to(self.device)
-        self.measured[key].update(values)
+        if name not in self.measured:
+            self.measured[name] = MeanMetric().to(self.device)
+        self.measured[name].update(values)
 
     def on_test_epoch_end(self) -> None:
         found = {name: metric.compute() for name, metric in self.measured.items()}
-        self.robustness = {e: float(found.pop(f"curve_{e:.5f}".replace(".", "_"))) for e in self.curve}
-        whole = {
-            name for name, metric in self.measured.items() if int(metric.weight) == int(self.measured["acc"].weight)
-        }
+        self.robustness = {eps: float(found.pop(f"curve_{i}")) for i, eps in enumerate(self.curve)}
+        images = self.measured["acc"].weight
+        whole = {name for name, metric in self.measured.items() if metric.weight == images}
         robust = next((found[name] for name in ("aa_acc", "cw_acc") if name in whole), None)
         if robust is not None:
             found["nrr"] = 2 * found["acc"] * robust / (found["acc"] + robust).clamp_min(1e-12)

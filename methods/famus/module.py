@@ -54,6 +54,9 @@ class NoisyTraining(LightningModule):
         optimizer = torch.optim.SGD(self.network.parameters(), self.lr, **self.sgd)
         return [optimizer], [self.scheduler(optimizer)] if self.scheduler else []
 
+    def on_train_start(self) -> None:
+        self.noisy = self.trainer.datamodule.noisy.to(self.device)
+
     def weigh(self, batch: Any, losses: Tensor) -> Tensor:
         """Factors of the samples in the training loss, which add up to 1 or so. losses: (n,), with their graph."""
         return torch.full_like(losses, 1 / len(losses), requires_grad=False)
@@ -70,7 +73,7 @@ class NoisyTraining(LightningModule):
         n = len(batch.y)
         logs = {"loss": losses.detach().mean(), "acc": (logits.argmax(1) == batch.y).float().mean()}
         self.log_dict({f"train/{k}": v for k, v in logs.items()}, on_step=False, on_epoch=True, batch_size=n)
-        noisy = self.trainer.datamodule.noisy.to(share.device)[batch.index]
+        noisy = self.noisy[batch.index]
         for name, which in (("clean", ~noisy), ("noisy", noisy)):
             if count := int(which.sum()):
                 self.log(
@@ -83,9 +86,8 @@ class NoisyTraining(LightningModule):
             scheduler.step()
 
     def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
-        part = self.trainer.datamodule.val_parts[dataloader_idx]
         right = (self.network(batch.x).argmax(1) == batch.y).float()
-        name = "train/eval_acc" if part == "train" else "val/acc"
+        name = self.trainer.datamodule.val_prefix(dataloader_idx) + "acc"
         self.log(name, right.mean(), batch_size=len(batch.y), add_dataloader_idx=False, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -115,6 +117,7 @@ class WithCleanImages(NoisyTraining):
     def prepare(self, data: Any) -> None:
         if not data.meta:
             raise ValueError("this method needs clean images: dataset.meta=<number of each class>")
+        data.meta_batches(self.meta_batch_size, 0)  # raises where they do not fill a batch
 
     def on_train_epoch_start(self) -> None:
         self.clean = self.trainer.datamodule.meta_batches(self.meta_batch_size, self.current_epoch)

@@ -223,14 +223,16 @@ def test_unzip(tmp_path):
     unzip(archive, tmp_path / "out")  # done already
 
 
+@pytest.mark.parametrize("unpack", [unzip, untar])
 @pytest.mark.parametrize("name", ["../evil.txt", "A/../../evil.txt", "/tmp/evil-member.txt"])
-def test_unzip_refuses_members_outside(tmp_path, name):
-    archive = make_zip(tmp_path / "a.zip", {"A/x.txt": "x", name: "evil"})
+def test_members_outside_are_refused(tmp_path, unpack, name):
+    make = make_zip if unpack is unzip else make_tar
+    archive = make(tmp_path / "archive", {"A/x.txt": "x", name: "evil"})
     with pytest.raises(CorruptData, match="outside its folder") as error:
-        unzip(archive, tmp_path / "in" / "out")
+        unpack(archive, tmp_path / "in" / "out")
     assert str(archive) in str(error.value)
     assert name in str(error.value)
-    assert files(tmp_path) == {"a.zip"}
+    assert files(tmp_path) == {"archive"}
     assert not Path("/tmp/evil-member.txt").exists()
 
 
@@ -292,17 +294,6 @@ def test_untar(tmp_path, mode):
     assert files(tmp_path) == {"a.tar", "out"} | {f"out/{name}" for name in ("A", "A/x.txt", "A/b", "A/b/y.txt")}
     archive.unlink()
     untar(archive, tmp_path / "out")  # done already
-
-
-@pytest.mark.parametrize("name", ["../evil.txt", "A/../../evil.txt", "/tmp/evil-member.txt"])
-def test_untar_refuses_members_outside(tmp_path, name):
-    archive = make_tar(tmp_path / "a.tar.gz", {"A/x.txt": "x", name: "evil"})
-    with pytest.raises(CorruptData, match="outside its folder") as error:
-        untar(archive, tmp_path / "in" / "out")
-    assert str(archive) in str(error.value)
-    assert name in str(error.value)
-    assert files(tmp_path) == {"a.tar.gz"}
-    assert not Path("/tmp/evil-member.txt").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])

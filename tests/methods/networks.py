@@ -18,6 +18,16 @@ def small_network(seed: int = 0, channels: int = 1, classes: int = 4, size: int 
     return network.eval()
 
 
+def settle(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """In eval mode; affine weights are no longer 0 and 1, running statistics are those of the images."""
+    network.apply(lambda module: setattr(module, "momentum", 1.0))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        network(images)
+    return network.eval()
+
+
 def batch(seed: int = 0, n: int = 12, channels: int = 1, classes: int = 4, size: int = 8):
     """Images on the 8-bit grid in [0, 1] and labels."""
     generator = torch.Generator().manual_seed(seed)

@@ -5,13 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from runner.record import read_metrics
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("method=graphnorm", "dataset=atlas", "logger=csv", "model.hidden=8", "model.layers=2", "schedule.max_epochs=2")
+
+
+def wait_for_epochs(outputs: Path, process: subprocess.Popen, epochs: int) -> Path:
+    """The run's folder, once metrics.csv has that many rows."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        for folder in outputs.glob("*/*/*"):
+            if len(read_metrics(folder)) >= epochs:
+                return folder
+        time.sleep(0.02)
+    raise TimeoutError
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.record import read_metrics, read_result
+from tests.runner.conftest import wait_for_epochs
 
 pytestmark = pytest.mark.slow
 EPOCHS = 30
@@ -26,18 +27,6 @@ def finish(process: subprocess.Popen) -> str:
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     return printed
-
-
-def wait_for_epochs(outputs: Path, process: subprocess.Popen, epochs: int) -> Path:
-    """The run's folder, once metrics.csv has that many rows."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        for folder in outputs.glob("*/*/*"):
-            if len(read_metrics(folder)) >= epochs:
-                return folder
-        time.sleep(0.02)
-    raise TimeoutError
 
 
 def without_seconds(rows: list[dict[str, float]]) -> list[dict[str, float]]:

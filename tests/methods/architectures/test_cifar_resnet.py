@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import batch_norm, conv2d
 
 from methods.architectures.cifar_resnet import CifarResNet, ZeroPadded
+from tests.methods.networks import settle
 
 IMAGES = {"image_size": 32, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
@@ -38,12 +39,7 @@ def test_features_computed_by_hand():
     torch.manual_seed(0)
     network = CifarResNet(3, 4, depth=14, width=4, **IMAGES)
     images = torch.rand(4, 3, 15, 15)
-    network.apply(lambda module: setattr(module, "momentum", 1.0))  # running statistics: those of the next batch
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        network(images)
-    network.eval()
+    settle(network, images)
     w = network.state_dict()
 
     def norm(x, name):

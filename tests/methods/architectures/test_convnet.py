@@ -6,14 +6,14 @@ import torch
 from torch.nn.functional import batch_norm, conv2d
 
 from methods.architectures.convnet import ConvNet
+from tests.methods.networks import settle
 
 
 def test_three_convolutions_computed_by_hand():
     torch.manual_seed(0)
     network = ConvNet(1, 3, 28, [0.0], [1.0])
     images = torch.rand(5, 1, 28, 28)
-    network.apply(lambda module: setattr(module, "momentum", 1.0))  # running statistics: those of the next batch
-    network(images)
+    settle(network, images)
     w, x = network.state_dict(), images
     for i, (stride, side) in enumerate([(1, 28), (2, 14), (2, 7)]):
         conv, bn = f"layers.{3 * i}", f"layers.{3 * i + 1}"

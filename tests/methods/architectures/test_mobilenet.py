@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import batch_norm, conv2d
 
 from methods.architectures.mobilenet import InvertedResidual, MobileNetV2
+from tests.methods.networks import settle
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -21,11 +22,7 @@ def test_a_block_is_transformers_inverted_residual(width, out, stride):
     torch.manual_seed(0)
     block = InvertedResidual(width, out, 6, stride)
     x = torch.randn(4, width, 9, 9)
-    block.apply(lambda module: setattr(module, "momentum", 1.0))  # running statistics: those of the next batch
-    with torch.no_grad():
-        for parameter in block.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        block(x)
+    settle(block, x)
     config = MobileNetV2Config(hidden_act="relu", tf_padding=False, layer_norm_eps=1e-5, expand_ratio=6)
     peer = MobileNetV2InvertedResidual(config, width, out, stride).eval()
     w, state = block.eval().state_dict(), {}
@@ -64,9 +61,7 @@ def test_logits_follow_stem_blocks_and_last_convolution():
     torch.manual_seed(0)
     network = MobileNetV2(1, 4, 8, [0.0], [1.0])
     images = torch.rand(4, 1, 8, 8)
-    network.apply(lambda module: setattr(module, "momentum", 1.0))  # running statistics: those of the next batch
-    network(images)
-    network.eval()
+    settle(network, images)
     w = network.state_dict()
 
     def activate(x, name):

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import batch_norm, conv2d
 
 from methods.architectures.resnet import PreActResNet, ResNet
+from tests.methods.networks import settle
 
 IMAGES = {"num_classes": 3, "image_size": 16, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
-
-
-def settle(network: nn.Module) -> nn.Module:
-    """Affine weights and running statistics are no longer 0 and 1."""
-    network.apply(lambda module: setattr(module, "momentum", 1.0))  # running statistics: those of the next batch
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        network(torch.rand(8, 3, 16, 16))
-    return network.eval()
 
 
 def test_stages_are_those_of_transformers_basic_layers():
@@ -27,7 +17,7 @@ def test_stages_are_those_of_transformers_basic_layers():
 
     torch.manual_seed(0)
     blocks, width = [2, 1, 2, 1], 8
-    network = settle(ResNet(3, blocks=blocks, width=width, **IMAGES))
+    network = settle(ResNet(3, blocks=blocks, width=width, **IMAGES), torch.rand(8, 3, 16, 16))
     widths = [width * 2**i for i in range(4)]
     config = ResNetConfig(embedding_size=width, hidden_sizes=widths, depths=blocks, layer_type="basic")
     peer = ResNetModel(config).encoder.eval()
@@ -47,7 +37,7 @@ def test_stages_are_those_of_transformers_basic_layers():
 
 def test_features_are_the_mean_of_the_last_stage_after_the_stem():
     torch.manual_seed(0)
-    network = settle(ResNet(3, blocks=[1, 1], width=4, **IMAGES))
+    network = settle(ResNet(3, blocks=[1, 1], width=4, **IMAGES), torch.rand(8, 3, 16, 16))
     images = torch.rand(2, 3, 16, 16)
     w = network.state_dict()
     stats = [w[f"bn.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
@@ -85,7 +75,10 @@ def test_the_tensors_that_famus_learns_to_gate_are_the_last_stage_and_the_head()
 @pytest.mark.parametrize(("stem_norm", "final_norm"), [(False, True), (False, False), (True, False)])
 def test_preact_features_computed_by_hand(stem_norm, final_norm):
     torch.manual_seed(0)
-    network = settle(PreActResNet(3, blocks=[1, 2], width=4, stem_norm=stem_norm, final_norm=final_norm, **IMAGES))
+    network = settle(
+        PreActResNet(3, blocks=[1, 2], width=4, stem_norm=stem_norm, final_norm=final_norm, **IMAGES),
+        torch.rand(8, 3, 16, 16),
+    )
     images = torch.rand(2, 3, 16, 16)
     w = network.state_dict()
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import batch_norm, conv2d, max_pool2d
 
 from methods.architectures.vgg import VGG, VGG16
+from tests.methods.networks import settle
 
 
 def test_vgg16_has_13_convolutions_and_one_linear_layer():
@@ -23,12 +24,7 @@ def test_features_computed_by_hand():
     torch.manual_seed(0)
     network = VGG(2, 3, 16, [0.0] * 2, [1.0] * 2, widths=[[4], [6, 5], [7]])
     images = torch.rand(4, 2, 16, 16)
-    network.apply(lambda module: setattr(module, "momentum", 1.0))  # running statistics: those of the next batch
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        network(images)
-    network.eval()
+    settle(network, images)
     w, x, i = network.state_dict(), images, 0
     for size in (1, 2, 1):
         for _ in range(size):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ import torch
 from methods.attacks import PGD
 from methods.f2at.module import AdversarialTraining, contradictions, correct, weights_of
 from methods.f2at.objectives import Objective
-from runner.record import read_metrics
 from tests.methods.networks import batch, small_network
+from tests.runner.conftest import wait_for_epochs
 
 DIGITS = [
     *("dataset=digits", "model=smallcnn", "logger=csv", "threads=1", "method.eps=0.1", "method.step=0.03"),
@@ -87,11 +86,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
     run += ["method.perturbation={_target_: methods.f2at.averaging.WeightPerturbation, gamma: 0.01}"]
     assert call(*run, f"paths.outputs={tmp_path}/whole")[0] == 0
     process = spawn(*run, f"paths.outputs={tmp_path}/killed")
-    deadline = time.monotonic() + 120
-    while not any(len(read_metrics(f)) >= 4 for f in (tmp_path / "killed").glob("*/*/*")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
+    wait_for_epochs(tmp_path / "killed", process, 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list((tmp_path / "killed").rglob("result.json"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from runner.record import read_metrics
+from tests.runner.conftest import wait_for_epochs
 
 DIGITS = [
     *("dataset=digits", "model=smallcnn", "logger=csv", "threads=1", "model.widths=[8,12]", "dataset.limit_test=100"),
@@ -59,11 +59,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
     run = ["method=famus", *DIGITS, *META, "schedule.max_epochs=12", "checkpoint.every_seconds=0"]
     assert call(*run, f"paths.outputs={tmp_path}/whole")[0] == 0
     process = spawn(*run, f"paths.outputs={tmp_path}/killed")
-    deadline = time.monotonic() + 120
-    while not any(len(read_metrics(f)) >= 4 for f in (tmp_path / "killed").glob("*/*/*")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
+    wait_for_epochs(tmp_path / "killed", process, 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     code, printed = call(*run, f"paths.outputs={tmp_path}/killed")
@@ -76,6 +72,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
     ("arguments", "said"),
     [
         (["dataset.meta=0"], ["needs clean images: dataset.meta"]),
+        (["method.meta_batch_size=51"], ["a meta batch of 51 images cannot be cut out of 50"]),
         (["method.gates.budget=7"], ["method.gates.budget=7 is not among the 6"]),
         (["method.route=backward"], ["method.route must be one of direction, step"]),
         (["method.lr=0"], ["method.lr must be positive"]),

@@ -1,4 +1,4 @@
-"""The runner's entry point for the tests of adversarial training."""
+"""The runner's entry point for the tests of methods."""
 
 from tests.runner.conftest import call, spawn
 

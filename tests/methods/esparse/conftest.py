@@ -1,5 +1,0 @@
-"""The runner's entry point for the tests of one-shot pruning."""
-
-from tests.runner.conftest import call, spawn
-
-__all__ = ["call", "spawn"]
