@@ -13,81 +13,32 @@ it for few tokens; with it CUDA graphs are replayed, and that is left out.
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn.functional import linear
-from torch.utils.benchmark import Timer
 
-from methods.esparse.compress import bytes_of
-from methods.esparse.patterns import NM
-from methods.esparse.semi_structured import (
-    first_line,
-    machine_obstacle,
-    random_input,
-    relative_error,
-    search_algorithm,
-    semi_structured,
+from methods.esparse.products import (
+    CONTESTANTS,
+    GRAPH_CALLS,
+    LLAMA,
+    LlamaShapes,
+    graph_milliseconds,
+    measure,
+    milliseconds,
+    random_2to4,
+    usable,
 )
-
-VOCABULARY = 32000
-GRAPH_CALLS = 10
-CONTESTANTS = {"cutlass": ("cutlass",), "cusparselt": ("cusparselt", "searched")}  # the default algorithm, and the best
-
-
-@dataclass(frozen=True)
-class Llama:
-    """Sizes of a LLaMA-1: width, width of the MLP, blocks."""
-
-    d: int
-    d_ff: int
-    blocks: int
-
-    @property
-    def products(self) -> dict[str, tuple[int, int]]:
-        """(out, in) of the products of a block: matrices with the same input are one."""
-        d, d_ff = self.d, self.d_ff
-        return {"qkv": (3 * d, d), "attention out": (d, d), "gate+up": (2 * d_ff, d), "down": (d, d_ff)}
-
-    @property
-    def dense(self) -> int:
-        """Weights that are not pruned: embeddings, head, norms."""
-        return 2 * VOCABULARY * self.d + (2 * self.blocks + 1) * self.d
-
-    @property
-    def pruned(self) -> int:
-        return self.blocks * sum(rows * columns for rows, columns in self.products.values())
-
-    def bytes(self, itemsize: int) -> int:
-        return itemsize * (self.dense + self.pruned)
-
-    def compressed_bytes(self, itemsize: int) -> int:
-        matrices = sum(bytes_of(*shape, itemsize) for shape in self.products.values())
-        return itemsize * self.dense + self.blocks * matrices
-
-    @property
-    def permutation_bytes(self) -> int:
-        """One int32 a channel of each product's input."""
-        return 4 * self.blocks * sum(columns for _, columns in self.products.values())
-
-
-LLAMA = {
-    "7b": Llama(4096, 11008, 32),
-    "13b": Llama(5120, 13824, 40),
-    "30b": Llama(6656, 17920, 60),
-    "65b": Llama(8192, 22016, 80),
-}
+from methods.esparse.semi_structured import first_line
 
 
 def memory_table(names: list[str], itemsize: int) -> Iterator[str]:
     """Lines of (a)."""
     yield f"  {'model':<8}{'dense GiB':>12}{'2:4 GiB':>12}{'saved':>10}{'and with permutations':>24}"
     for name in names:
-        model = LLAMA[name]
+        model = LlamaShapes(*LLAMA[name])
         whole, compressed = model.bytes(itemsize), model.compressed_bytes(itemsize)
         shuffled = compressed + model.permutation_bytes
         yield (
@@ -96,84 +47,12 @@ def memory_table(names: list[str], itemsize: int) -> Iterator[str]:
         )
 
 
-def random_2to4(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(rows, columns): normal, its larger two of every four kept."""
-    weight = torch.randn(rows, columns, device=device, dtype=dtype)
-    return weight * NM(2, 4).mask(weight.abs())
-
-
-def milliseconds(call: Callable[[], Tensor], seconds: float) -> float:
-    """Median time of a call, warmed up, over `seconds` of calls."""
-    return 1e3 * Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=seconds).median
-
-
-def graph_milliseconds(call: Callable[[], Tensor], seconds: float) -> float:
-    """The same for a CUDA graph of some calls, by CUDA events: without what Python takes to launch them."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(GRAPH_CALLS):
-            call()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times: list[float] = []
-    while len(times) < 6 or sum(times) < 1e3 * seconds:
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times[1:]) / GRAPH_CALLS
-
-
-def sparse_weights(weight: Tensor, tokens: int, backends: list[str]) -> Iterator[tuple[str, Tensor, str]]:
-    """Contestants: name, the semi-structured weight, a remark."""
-    for backend in backends:
-        yield backend, semi_structured(weight, backend), ""
-        if backend == "cusparselt":
-            found = search_algorithm(weight, None, tokens)
-            yield "searched", semi_structured(weight, backend, found), f"algorithm {found}"
-
-
-def measure(weight: Tensor, tokens: int, backends: list[str], clock: Callable[..., float], seconds: float) -> dict:
-    """Milliseconds of `dense`, and for each contestant its own, its error and its remark."""
-    x = random_input(tokens, weight)
-    expected = linear(x, weight)
-    found: dict = {"dense": clock(lambda: linear(x, weight), seconds)}
-    for name, sparse, remark in sparse_weights(weight, tokens, backends):
-        error = relative_error(linear(x, sparse), expected)
-        found[name] = clock(lambda sparse=sparse: linear(x, sparse), seconds), error, remark
-    return found
-
-
 def line_of(found: dict, contestants: list[str]) -> str:
     """What was measured, as columns."""
     columns = [f"{found['dense']:10.4f}"]
     for taken, error, _ in (found[c] for c in contestants):
         columns.append(f"{taken:15.4f}{found['dense'] / taken:7.2f}{error:9.1e}")
     return "".join([*columns, *(f"  {found[c][2]}" for c in contestants if found[c][2])])
-
-
-def usable(backends: list[str], dtype: torch.dtype, device: torch.device) -> list[str]:
-    """Those that multiply on this machine; says why the others do not."""
-    works = []
-    for backend in backends:
-        reason = machine_obstacle(device, backend)
-        if reason is None:
-            weight = random_2to4(128, 128, dtype, device)
-            try:
-                linear(random_input(8, weight), semi_structured(weight, backend)).sum().item()
-            except RuntimeError as error:
-                reason = f"torch says: {first_line(error)}"
-        if reason is None:
-            works.append(backend)
-        else:
-            print(f"  {backend} left out: {reason}")
-    return works
 
 
 def compare(
@@ -190,7 +69,7 @@ def compare(
     ratios: dict[str, list[float]] = {c: [] for c in contestants}
     print(f"  {name:<14}{'(out, in)':>16}{'tokens':>8}{'dense ms':>10}", end="")
     print("".join(f"{c + ' ms':>15}{'ratio':>7}{'error':>9}" for c in contestants))
-    for product, shape in LLAMA[name].products.items():
+    for product, shape in LlamaShapes(*LLAMA[name]).products.items():
         weight = random_2to4(*shape, dtype, device)
         for count in tokens:
             print(f"  {product:<14}{shape!s:>16}{count:8d}", end="")
@@ -231,6 +110,7 @@ def main() -> None:
     if min(arguments.tokens) < 1:
         parser.error("--tokens must be positive")
     warnings.filterwarnings("ignore")
+    logging.basicConfig(format="  %(message)s")
     dtype = getattr(torch, arguments.dtype)
 
     print(f"(a) all weights of LLaMA-1 in {arguments.dtype}; the paper reports 42.6 to 43.52 % saved")
