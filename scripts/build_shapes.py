@@ -4,8 +4,8 @@
 
 MESHES is a folder with a sub-folder of meshes for each category (.off, .obj, .ply, .stl, also .gz), or with the meshes
 right in it, or an .npz file of arrays vN (vertices) and fN (faces), numbered as the Princeton segmentation benchmark
-does. A mesh must be watertight, unless --watertight closes it first (which takes point-cloud-utils). The first meshes of
-a category are train, then come val, then test.
+does. A mesh must be watertight, unless --watertight closes it first (which takes point-cloud-utils). The first meshes
+of a category are train, then come val, then test.
 
 Stopped, it goes on with the same command. Then: python -m runner ... dataset=shape_folder dataset.folder=FOLDER
 """

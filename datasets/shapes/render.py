@@ -13,7 +13,7 @@ from datasets.shapes.geometry import Array, Indices, area_normals
 SIZE = 137
 FOCAL = SIZE * 35 / 32
 ELEVATION = (25.0, 30.0)  # degrees above the horizon
-DISTANCE = (2.0, 2.6)  # from the middle of the unit cube, in its edges
+DISTANCE = (1.6, 2.0)  # from the middle of the unit cube, in its edges
 FINER = 2  # pixels a side that are averaged to one
 AMBIENT = 0.25  # share of the light that comes from everywhere; the rest comes from the camera
 
