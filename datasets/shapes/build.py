@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import yaml
@@ -150,12 +151,12 @@ def prepared(vertices: Array, faces: Indices, watertight: bool) -> tuple[Array, 
     vertices = (vertices - loc) / scale
     if watertight:
         vertices, faces = closed(vertices, faces)
+    hint = "" if watertight else "; --watertight closes it"
     if count := open_edges(faces):
-        hint = "" if watertight else "; --watertight closes it"
         raise ValueError(f"it is not watertight: {count} edges belong to an odd number of faces{hint}")
     enclosed = volume(vertices, faces)
     if abs(enclosed) < 1e-9:
-        raise ValueError("it encloses nothing: its volume is 0")
+        raise ValueError(f"it encloses nothing: its volume is 0{hint}")
     if np.abs(vertices).max() > BOX:
         raise ValueError(f"closed, it reaches {np.abs(vertices).max():.3f} from the middle, out of the box of {BOX}")
     return vertices, faces if enclosed > 0 else faces[:, ::-1], {"loc": loc, "scale": np.float64(scale)}
@@ -310,7 +311,7 @@ def _in_turn(todo: Sequence[Source], root: Path, recipe: Recipe) -> Iterator[tup
 def _side_by_side(
     todo: Sequence[Source], root: Path, recipe: Recipe, processes: int
 ) -> Iterator[tuple[int, str | None]]:
-    with _one_thread_each(), ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool:
         tasks = {pool.submit(_fault, source, root, recipe): number for number, source in enumerate(todo)}
         try:
             for task in as_completed(tasks):
@@ -318,6 +319,16 @@ def _side_by_side(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """A process of the pool whose parent was killed would wait for work for ever."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
