@@ -11,7 +11,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -244,8 +244,13 @@ def build(
     Raises CorruptData: meshes that make no model, all of them named, or a set that was begun in another way.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".lock"):
-        _build(sources, root, recipe, split, processes)
+    lock = root / ".lock"
+    with FileLock(lock):
+        try:
+            _build(sources, root, recipe, split, processes)
+        finally:
+            with suppress(OSError):
+                lock.unlink()  # still held: whoever waits for it sees that it is gone, and makes a new one
 
 
 def _build(
