@@ -51,13 +51,15 @@ RECORD = "build.yaml"  # how a set was built
 class Recipe:
     """points: so many of the volume, and of the surface. near: also points of which half are near the surface.
 
-    watertight: close every mesh first (point-cloud-utils). views: pictures of each shape. seed: of all that is drawn.
+    watertight: close every mesh first (point-cloud-utils). views: pictures of each shape, from
+    somewhat above, which is towards `up` (x, y, z). seed: of all that is drawn.
     """
 
     points: int = 100_000
     near: bool = False
     watertight: bool = False
     views: int = 0
+    up: str = "y"
     seed: int = 0
 
     def files(self) -> list[str]:
@@ -194,7 +196,7 @@ def build_model(source: Source, folder: Path, recipe: Recipe) -> None:
             mixed = np.concatenate([drawn.uniform(-BOX, BOX, (recipe.points - len(near), 3)), near])
             layout.write_points(temporary / layout.NEAR, mixed, contains(vertices, faces, mixed), frame)
         if recipe.views:
-            _write_pictures(temporary / layout.IMAGES, vertices, faces, frame, recipe.views, drawn)
+            _write_pictures(temporary / layout.IMAGES, vertices, faces, frame, recipe, drawn)
 
 
 def _write_pictures(
@@ -202,16 +204,16 @@ def _write_pictures(
     vertices: Array,
     faces: Indices,
     frame: Mapping[str, Array],
-    views: int,
+    recipe: Recipe,
     drawn: np.random.Generator,
 ) -> None:
     folder.mkdir()
     world = []
-    for number in range(views):
-        camera = random_camera(drawn)
+    for number in range(recipe.views):
+        camera = random_camera(drawn, recipe.up)
         Image.fromarray(render(vertices, faces, camera)).convert("RGB").save(folder / f"{number:03}.jpg", quality=95)
         world.append(np.column_stack([camera[:, :3], camera[:, 3] * frame["scale"] - camera[:, :3] @ frame["loc"]]))
-    layout.write_cameras(folder / layout.CAMERAS, world, [intrinsics()] * views)
+    layout.write_cameras(folder / layout.CAMERAS, world, [intrinsics()] * recipe.views)
 
 
 @contextmanager

@@ -89,6 +89,15 @@ def test_the_training_shapes_can_take_the_place_of_the_others():
     assert next(iter(data.train_dataloader())).inputs.dtype == torch.int64
 
 
+def test_pictures_show_the_solids_from_above():
+    data = solids(inputs="image", views=2, image_size=40, categories=["cup", "table"])
+    assert data.parts["train"].images.shape == (6, 2, 3, 40, 40)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.inputs.shape == (5, 3, 40, 40)
+    shown = (batch.inputs[:, 0] < 0.95).flatten(1).float().mean(1)
+    assert ((shown > 0.05) & (shown < 0.6)).all()
+
+
 def test_points_near_the_surface_are_for_training_alone():
     plain, near = solids(stored_points=3000), solids(stored_points=3000, sampling="surface")
     for part in ("val", "test"):
@@ -113,7 +122,7 @@ def test_points_near_the_surface_are_for_training_alone():
     ("options", "said"),
     [
         ({"inputs": "mesh"}, "dataset.inputs must be one of pointcloud, voxels, image, index, none; got mesh"),
-        ({"inputs": "image"}, "solids have no pictures"),
+        ({"views": 0}, "dataset.views must be positive"),
         ({"inputs": "index"}, "dataset.train_as_test=true"),
         ({"sampling": "both"}, "dataset.sampling must be one of uniform, equal, surface; got both"),
         ({"points": 0}, "dataset.points must be positive, got 0"),
