@@ -27,6 +27,7 @@ from datasets.shapes import layout
 from datasets.shapes.binvox import write_binvox
 from datasets.shapes.geometry import (
     BOX,
+    NEAR_SIGMA,
     RESOLUTION,
     Array,
     Indices,
@@ -43,7 +44,6 @@ from datasets.shapes.render import intrinsics, random_camera, render
 log = logging.getLogger(__name__)
 
 MESHES = re.compile(r"(?P<stem>.+)\.(?P<kind>off|obj|ply|stl)(?P<packed>\.gz)?", re.IGNORECASE)
-NEAR_SIGMA = 0.01  # of points near the surface, in edges of the unit cube
 RECORD = "build.yaml"  # how a set was built
 
 

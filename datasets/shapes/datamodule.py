@@ -1,4 +1,4 @@
-"""DataModules of sets of solid shapes."""
+"""The DataModule of the embedded shapes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.shapes.base import PARTS, ShapeDataModule, in_turn
-from datasets.shapes.geometry import BOX, RESOLUTION, voxel_centres
+from datasets.shapes.base import ShapeDataModule, in_turn
+from datasets.shapes.geometry import BOX, NEAR_SIGMA, RESOLUTION, voxel_centres
+from datasets.shapes.layout import PARTS
 from datasets.shapes.loader import ShapeSet
 from datasets.shapes.render import SIZE, random_camera, render
 from datasets.shapes.solids import CATEGORIES, Solid, random_solid
-
-NEAR_SIGMA = 0.01  # of points near the surface, in edges of the unit cube
 
 
 class Solids(ShapeDataModule):

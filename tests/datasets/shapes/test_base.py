@@ -130,6 +130,7 @@ def test_points_near_the_surface_are_for_training_alone():
         ({"limit_test": 0}, "dataset.limit_test must be positive"),
         ({"iterations": 0}, "dataset.iterations must be positive"),
         ({"input_noise": -1.0}, "dataset.input_noise must not be negative"),
+        ({"image_crop": 0.0}, r"dataset.image_crop must be in \(0, 1\]"),
         ({"categories": []}, "dataset.categories must name some"),
         ({"categories": ["cup", "cup"]}, "dataset.categories must name some, each once"),
         ({"categories": ["mug"]}, "dataset.categories: no mug; there are box, cone, cup"),

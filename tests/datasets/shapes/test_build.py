@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import psutil
@@ -118,6 +120,18 @@ def test_a_set_that_was_begun_otherwise_is_left_alone(copy, meshes):
     with pytest.raises(CorruptData, match=r"was begun with .*'points': 401.*not with .*'points': 50"):
         build(folder_sources(meshes), copy, Recipe(50, near=True, views=3), three_one_one)
     assert yaml.safe_load((copy / "build.yaml").read_text())["points"] == POINTS
+
+
+def test_two_that_build_the_same_set_at_once(meshes, built, tmp_path):
+    """One builds, the other waits and finds all done."""
+    build_it = partial(
+        build, folder_sources(meshes), tmp_path / "set", Recipe(POINTS, near=True, views=3), three_one_one
+    )
+    with ThreadPoolExecutor(2) as pool:
+        for task in [pool.submit(build_it), pool.submit(build_it)]:
+            task.result()
+    files = {path.relative_to(built) for path in built.rglob("*")}
+    assert files == {path.relative_to(tmp_path / "set") for path in (tmp_path / "set").rglob("*")}
 
 
 @pytest.mark.slow

@@ -38,9 +38,13 @@ def test_the_embedded_set_needs_no_files(tmp_path):
 def test_sets_that_are_not_there_say_so(tmp_path, name, kind, options):
     data = choice(name, root=tmp_path, seed=1, workers=1, **options)
     assert type(data) is kind
-    with pytest.raises(MissingData, match=str(tmp_path)):
+
+    def read() -> None:
         data.prepare_data()
         data.setup()
+
+    with pytest.raises(MissingData, match=str(tmp_path)):
+        read()
 
 
 def test_one_folder_of_shapes(built):
