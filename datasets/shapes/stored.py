@@ -46,6 +46,7 @@ class StoredShapes(ShapeDataModule):
             if value is not None and value < 1:
                 raise ValueError(f"dataset.{name} must be positive, got {value}")
         self.folder, self.stored_points, self.views, self.workers = folder, stored_points, views, workers
+        self.known: dict[str, layout.Category] = {}
 
     @property
     def place(self) -> Path:
@@ -168,17 +169,17 @@ class PSB(StoredShapes):
     data folder where that is writable, else in the user's cache. Poses differ within a category.
 
     Args:
-        built_points: of the volume and of the surface of each shape. processes: that build.
+        built_points: of the volume and of the surface of each shape.
         built_views: pictures of each shape that are rendered, where `inputs` is `image`.
+        workers: processes that build, and threads that read.
     """
 
-    def __init__(self, built_points: int = 100_000, built_views: int = 24, processes: int = 1, **kwargs: Any) -> None:
-        positive = {"built_points": built_points, "built_views": built_views, "processes": processes}
-        for name, value in positive.items():
+    def __init__(self, built_points: int = 100_000, built_views: int = 24, **kwargs: Any) -> None:
+        for name, value in {"built_points": built_points, "built_views": built_views}.items():
             if value < 1:
                 raise ValueError(f"dataset.{name} must be positive, got {value}")
         views = built_views if kwargs.get("inputs") == "image" else 0
-        self.recipe, self.processes = Recipe(points=built_points, near=True, views=views), processes
+        self.recipe = Recipe(points=built_points, near=True, views=views)
         below = f"shapes/psb-{built_points}" + (f"-{views}views" if views else "")
         super().__init__(folder=below, **kwargs)
 
@@ -195,7 +196,7 @@ class PSB(StoredShapes):
         wanted = [self.root / "meshes" / FILE, self.root / FILE]
         if (path := first_existing(*wanted)) is None:
             raise missing("the meshes of the Princeton segmentation benchmark", wanted, None, self.root)
-        build(psb_sources(path), place, self.recipe, psb_split, self.processes)
+        build(psb_sources(path), place, self.recipe, psb_split, max(self.workers, 1))
 
     def absent(self) -> str:
         return f"the set of shapes {self.place.absolute()} is not built yet: prepare_data() does it"
