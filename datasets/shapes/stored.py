@@ -17,7 +17,7 @@ from datasets.shapes import layout
 from datasets.shapes.base import ShapeDataModule, in_turn
 from datasets.shapes.build import Recipe, build
 from datasets.shapes.loader import ShapeSet
-from datasets.shapes.psb import FILE, psb_sources, psb_split
+from datasets.shapes.psb import ORIGINAL, SIMPLIFIED, psb_sources, psb_split
 
 SHOWN = 1000  # so many shapes take long enough to read for a progress bar
 
@@ -163,25 +163,35 @@ class ShapeNet(StoredShapes):
 
 
 class PSB(StoredShapes):
-    """364 watertight meshes of 19 categories, 2,000 to 5,000 faces each; yields what `ShapeDataModule` says.
+    """Watertight meshes of 19 categories, 20 of each less a few; yields what `ShapeDataModule` says.
 
-    The set is built out of meshes/psb380_simplified.npz once, which takes some minutes, and kept in shapes/ below the
-    data folder where that is writable, else in the user's cache. Poses differ within a category.
+    The set is built out of the meshes once, which takes some minutes, and kept in shapes/ below the data folder where
+    that is writable, else in the user's cache. Poses differ within a category.
 
     Args:
+        simplified: meshes of 2,000 to 5,000 faces, out of psb380_simplified.npz; else the benchmark's own files N.off.
         built_points: of the volume and of the surface of each shape.
         built_views: pictures of each shape that are rendered, where `inputs` is `image`.
+        expect: meshes that there must be; None: as many as there are.
         workers: processes that build, and threads that read.
     """
 
-    def __init__(self, built_points: int = 100_000, built_views: int = 24, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        simplified: bool = True,
+        built_points: int = 100_000,
+        built_views: int = 24,
+        expect: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         for name, value in {"built_points": built_points, "built_views": built_views}.items():
             if value < 1:
                 raise ValueError(f"dataset.{name} must be positive, got {value}")
         views = built_views if kwargs.get("inputs") == "image" else 0
+        self.candidates, self.expect = SIMPLIFIED if simplified else ORIGINAL, expect
         self.recipe = Recipe(points=built_points, near=True, views=views)
-        below = f"shapes/psb-{built_points}" + (f"-{views}views" if views else "")
-        super().__init__(folder=below, **kwargs)
+        name = f"psb{'' if simplified else '-original'}-{built_points}" + (f"-{views}views" if views else "")
+        super().__init__(folder=f"shapes/{name}", **kwargs)
 
     @property
     def place(self) -> Path:
@@ -193,10 +203,17 @@ class PSB(StoredShapes):
         place = self.place
         if layout.is_whole(place):
             return
-        wanted = [self.root / "meshes" / FILE, self.root / FILE]
+        wanted = [self.root / candidate for candidate in self.candidates]
         if (path := first_existing(*wanted)) is None:
-            raise missing("the meshes of the Princeton segmentation benchmark", wanted, None, self.root)
-        build(psb_sources(path), place, self.recipe, psb_split, max(self.workers, 1))
+            what = "the watertight meshes of the Princeton segmentation benchmark (its own: segeval.cs.princeton.edu)"
+            raise missing(what, wanted, None, self.root)
+        sources = psb_sources(path)
+        if self.expect is not None and len(sources) != self.expect:
+            raise CorruptData(
+                f"{path} has {len(sources)} meshes, expected {self.expect} (dataset.expect): "
+                "it is damaged or another version"
+            )
+        build(sources, place, self.recipe, psb_split, max(self.workers, 1))
 
     def absent(self) -> str:
         return f"the set of shapes {self.place.absolute()} is not built yet: prepare_data() does it"

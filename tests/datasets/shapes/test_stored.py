@@ -182,13 +182,13 @@ def test_shapenet_is_read_by_the_names_of_its_categories(copy, tmp_path):
 FEW = (21, 35, 37, 38, 381, 396, 397)  # cups and four-legged ones: train, val, test
 
 
-def tiny_psb(path, numbers=FEW) -> None:
+def tiny_psb(path) -> None:
     """Boxes in the place of the benchmark's meshes."""
     arrays = {}
-    for number in numbers:
+    for number in FEW:
         box = trimesh.creation.box((1, 1, number / 400))
         arrays |= {f"v{number}": box.vertices.astype(np.float32), f"f{number}": box.faces.astype(np.uint16)}
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
 
 
@@ -247,8 +247,35 @@ def test_psb_without_its_meshes_or_with_others(tmp_path):
     with pytest.raises(ValueError, match=r"dataset\.built_points must be positive"):
         PSB(built_points=0)
     np.savez(tmp_path / "psb380_simplified.npz", v261=np.zeros((3, 3)), f261=np.zeros((1, 3)))
-    with pytest.raises(CorruptData, match=r"numbers that the benchmark has not: \[261\]"):
+    with pytest.raises(CorruptData, match=r"npz has the mesh 261; the benchmark has none of this number"):
         PSB(root=tmp_path).prepare_data()
+
+
+def test_the_benchmark_must_be_whole(tmp_path):
+    tiny_psb(tmp_path / "psb380_simplified.npz")
+    with pytest.raises(CorruptData, match=r"psb380_simplified\.npz has 7 meshes, expected 364"):
+        PSB(expect=364, root=tmp_path).prepare_data()
+    assert not (tmp_path / "shapes").exists()
+
+
+def test_the_files_of_the_benchmark_itself(tmp_path):
+    folder = tmp_path / "MeshsegBenchmark-1.0" / "data" / "off"
+    folder.mkdir(parents=True)
+    box = trimesh.creation.box()
+    for name in ("9.off", "10.off", "21.off"):
+        box.export(folder / name)
+    (folder / "readme.txt").write_text("no mesh")
+    data = PSB(simplified=False, built_points=50, expect=3, root=tmp_path, limit_test=1)
+    data.prepare_data()
+    assert data.place == tmp_path / "shapes" / "psb-original-50"
+    assert (data.place / "human" / "train.lst").read_text() == "9\n10"
+    (folder / "more").mkdir()
+    (folder / "more" / "9.off.gz").write_bytes(b"")
+    with pytest.raises(CorruptData, match=r"more/9\.off\.gz and .*/9\.off have the same number"):
+        psb_sources(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorruptData, match="has no meshes of the benchmark"):
+        psb_sources(tmp_path / "empty")
 
 
 def test_the_real_benchmark(runner_data):
