@@ -7,7 +7,8 @@ loss changes along one direction, which forward-mode differentiation gives for a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.func import functional_call, jvp
 from torch.nn.functional import cross_entropy
 
 Params = dict[str, Tensor]
+Losses = Callable[[nn.Module, Params, Tensor, Any], Tensor]
 
 
 def sample_losses(network: nn.Module, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -58,19 +60,22 @@ def through_step(
     always: Sequence[str] = (),
     alignment: float = 0.0,
     form: str = "paper",
+    train_losses: Losses = sample_losses,
+    val_losses: Losses = sample_losses,
 ) -> Tensor:
     """The validation loss after the step, with a graph to shares and gates (published route).
 
     shares: (n,), the weights of the samples in the training loss, with a graph. opened: gates by name, None for all
-    layers; layers that have no gate and are not in `always` are closed.
+    layers; layers that have no gate and are not in `always` are closed. train_losses, val_losses: network, parameters,
+    images, targets -> (n,), those of the step and those whose mean is the validation loss.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    losses = sample_losses(network, leaves, *train)
+    losses = train_losses(network, leaves, *train)
     found = torch.autograd.grad((shares * losses).sum(), list(leaves.values()), create_graph=True)
     gradients = dict(zip(leaves, found, strict=True))
     used = gradients if opened is None else gated(gradients, opened, always)
     after = stepped({name: p.detach() for name, p in params.items()}, used, lr)
-    loss = sample_losses(network, after, *val).mean()
+    loss = val_losses(network, after, *val).mean()
     if alignment:
         last = list(leaves)[-2:]
         theirs = torch.autograd.grad(loss, [after[name] for name in last], retain_graph=True)
@@ -103,6 +108,8 @@ def by_direction(
     always: Sequence[str] = (),
     alignment: float = 0.0,
     form: str = "paper",
+    train_losses: Losses = sample_losses,
+    val_losses: Losses = sample_losses,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `through_step` gives, without differentiating the step.
 
@@ -114,7 +121,7 @@ def by_direction(
     open_names = names if opened is None else [n for n in names if n in always or (n in opened and opened[n] > 0.5)]
     needed = set(open_names) | set(opened or ())
     after = {n: (p.detach() - lr * gradients[n]).requires_grad_(n in needed) for n, p in params.items()}
-    loss = sample_losses(network, after, *val).mean()
+    loss = val_losses(network, after, *val).mean()
     asked = [n for n in names if n in needed]
     slopes = dict(zip(asked, torch.autograd.grad(loss, [after[n] for n in asked]), strict=True))
     direction = {n: -lr * slopes[n] for n in open_names}
@@ -129,7 +136,7 @@ def by_direction(
     held = {n: p.detach() for n, p in params.items()}
 
     def moved(some: Params) -> Tensor:
-        return sample_losses(network, held | some, *train)
+        return train_losses(network, held | some, *train)
 
     (_, s) = jvp(moved, ({n: held[n] for n in direction},), (direction,))
     term = loss.new_zeros(())
