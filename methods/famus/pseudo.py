@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 from torch.optim import Optimizer
@@ -15,12 +14,11 @@ from torch.optim import Optimizer
 from methods.attacks import mode_of
 from methods.famus.codivide import clean_posterior, divide
 from methods.famus.gates import Gates
-from methods.famus.meta import Params, by_direction, through_step
+from methods.famus.meta import by_direction, through_step
 from methods.famus.module import NoisyTraining
 from methods.famus.targets import (
     draw_mix,
     mixed,
-    outputs,
     prior_penalty,
     ramp,
     refined,
@@ -83,9 +81,9 @@ class DivideMix(NoisyTraining):
     half with the highest posterior is labelled.
 
     Metrics, fractions, of both networks together: `train/loss`; after the warm-up `train/labelled`, how many images
-    are labelled, `train/labelled_right`, how many of those have right labels, `train/auc`, how well the posterior
-    tells right labels from wrong ones. `val/acc`, `test/acc` and `test/best_acc` as of `NoisyTraining`, of the mean of
-    both networks' logits.
+    are labelled, and `train/labelled_right`, how many of those have right labels. The others are those of
+    `NoisyTraining`: accuracies are of the mean of both networks' logits, losses those that divide the images, and
+    the posterior takes the place of the weight.
 
     Args:
         network: the first of the two. warmup: epochs of cross-entropy on all images before the first division.
@@ -118,6 +116,7 @@ class DivideMix(NoisyTraining):
         self.turns: list[Turn] = []
 
     def prepare(self, data: Any) -> None:
+        super().prepare(data)
         count, self.size, self.classes = len(data.train_labels), data.batch_size // 2, len(data.classes)
         if data.batch_size % 2:
             raise ValueError(f"dataset.batch_size={data.batch_size} must be even: half labelled, half not")
@@ -129,6 +128,7 @@ class DivideMix(NoisyTraining):
         self.register_buffer("losses", torch.zeros(2, self.keep, count))  # of the last epochs, oldest first
 
     def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         data, epoch = self.trainer.datamodule, self.current_epoch
         if epoch < self.warmup:
             everything = torch.arange(len(data.train_labels))
@@ -139,7 +139,9 @@ class DivideMix(NoisyTraining):
             return
         self.losses = torch.cat([self.losses[:, 1:], self.look()[:, None]], 1)
         seen = min(self.keep, epoch - self.warmup + 1)
-        posteriors = [clean_posterior(losses) for losses in self.losses[:, -seen:].mean(1)]
+        losses = self.losses[:, -seen:].mean(1)
+        posteriors = torch.stack([clean_posterior(of_one) for of_one in losses]).to(losses)
+        self.diagnostics.see(torch.arange(len(self.noisy)), losses.mean(0), posteriors.mean(0))
         self.turns = [self.turn(which, posteriors[1 - which]) for which in range(2)]
 
     @torch.no_grad()
@@ -157,23 +159,14 @@ class DivideMix(NoisyTraining):
         data, key = self.trainer.datamodule, (self.current_epoch, which)
         most = min(int(MOST * len(clean)), len(clean) - self.size)
         chosen = divide(clean, self.threshold, self.size, most)
-        noisy = self.noisy.cpu()
-        for name, value in self.division(clean, chosen, noisy).items():
+        right = ~self.noisy[chosen]
+        for name, value in {"labelled": chosen.float().mean(), "labelled_right": right.float().mean()}.items():
             self.log(f"train/{name}", value, on_step=False, on_epoch=True, batch_size=1)
         labelled, unlabelled = (
-            data.chosen_batches(places.nonzero()[:, 0], self.size, 2, (*key, i))
+            data.chosen_batches(places.nonzero()[:, 0].cpu(), self.size, 2, (*key, i))
             for i, places in enumerate((chosen, ~chosen))
         )
-        return Turn(
-            int(chosen.sum()) // self.size, labelled, unlabelled, self.valid(clean, (*key, 2)), clean.to(self.device)
-        )
-
-    def division(self, clean: Tensor, chosen: Tensor, noisy: Tensor) -> dict[str, float]:
-        """Metrics of a division: posterior, who is labelled, whose label is wrong, (N,) each."""
-        found = {"labelled": float(chosen.float().mean()), "labelled_right": float((~noisy[chosen]).float().mean())}
-        if 0 < int(noisy.sum()) < len(noisy):
-            found["auc"] = float(roc_auc_score((~noisy).numpy(), clean.numpy()))
-        return found
+        return Turn(int(chosen.sum()) // self.size, labelled, unlabelled, self.valid(clean, (*key, 2)), clean)
 
     def valid(self, clean: Tensor, key: tuple[int, ...]) -> Iterator[Any]:
         """Batches of the pseudo-validation set, where the method has one."""
@@ -199,11 +192,7 @@ class DivideMix(NoisyTraining):
             losses = semi_losses(logits, mixture.refined, mixture.guessed, weight)
             factors = self.factors(which, turn, mixture, weight, logits, losses)
         loss = (factors * losses).sum()
-        optimizers = self.optimizers()
-        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
-        optimizer.zero_grad()  # to None: the other network stays as it is
-        self.manual_backward(loss)
-        optimizer.step()
+        self.descend(loss)  # gradients of the other network are None: it stays as it is
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=1)
         return loss.detach()
 
@@ -307,7 +296,7 @@ class PseudoClean(DivideMix):
 
     def valid(self, clean: Tensor, key: tuple[int, ...]) -> Iterator[Any]:
         chosen = divide(clean, self.meta_threshold, self.meta_batch_size, len(clean))
-        return self.trainer.datamodule.chosen_batches(chosen.nonzero()[:, 0], self.meta_batch_size, 2, key)
+        return self.trainer.datamodule.chosen_batches(chosen.nonzero()[:, 0].cpu(), self.meta_batch_size, 2, key)
 
     def refined_unlabelled(self, turn: Turn, batch: Any, own: Tensor, guess: Tensor) -> Tensor:
         return self.believed(turn, batch, own)
@@ -324,33 +313,35 @@ class PseudoClean(DivideMix):
     ) -> Tensor:
         network, weight_net = self.pair[which], self.weight_nets[which]
         gates = None if self.gates is None else self.gates[which]
-        actual, *learners = self.optimizers()
         weighed = soft_cross_entropy(logits, mixture.refined).detach()
         params = dict(network.named_parameters())
-        share = with_penalty(shares(weight_net(weighed), normalise=True))
-        found = torch.autograd.grad((share.detach() * losses).sum(), list(params.values()), retain_graph=True)
+        share, by_step = with_penalty(shares(weight_net(weighed), normalise=True)), self.route == "step"
+        total = ((share if by_step else share.detach()) * losses).sum()
+        found = torch.autograd.grad(total, list(params.values()), retain_graph=True, create_graph=by_step)
         gradients = dict(zip(params, found, strict=True))
-        opened = None if gates is None else gates(gradients)
-        train, clean = (mixture.x, (mixture.refined, mixture.guessed, weight)), self.believed_batch(which, turn)
+        opened = None if gates is None else gates({name: g.detach() for name, g in gradients.items()})
+        valid = self.believed_batch(which, turn)
         more = {
-            "lr": actual.param_groups[0]["lr"],
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "opened": opened,
             "always": () if gates is None else gates.always,
             "alignment": self.alignment,
             "form": self.form,
-            "train_losses": losses_of_training,
-            "val_losses": losses_of_validation,
+            "val_loss": losses_of_validation,
         }
-        if self.route == "step":
-            loss = target = through_step(network, params, share, train, clean, **more)
+        if by_step:
+            loss = target = through_step(network, params, gradients, valid, **more)
         else:
-            loss, slope, term = by_direction(network, params, gradients, train, clean, **more)
+            train = mixture.x, (mixture.refined, mixture.guessed, weight)
+            loss, slope, term = by_direction(network, params, gradients, train, valid, loss=losses_of_training, **more)
             target = (slope * share).sum() + term
         inputs = list(weight_net.parameters())
-        if gates is not None:
+        if opened is not None:
             target = target + self.count * gates.count_loss(opened)
             inputs += gates.parameters()
-            self.log("train/open_gates", sum(opened.values()).detach(), on_step=False, on_epoch=True, batch_size=1)
+            count = self.diagnostics.see_gates(gates.names, opened)
+            self.log("train/open_gates", count, on_step=False, on_epoch=True, batch_size=1)
+        learners = self.trainer.optimizers[1:]
         for learner in learners:
             learner.zero_grad()
         torch.autograd.backward(target, inputs=inputs)
@@ -366,12 +357,11 @@ def with_penalty(factors: Tensor) -> Tensor:
     return torch.cat([factors, factors.new_ones(1)])
 
 
-def losses_of_training(network: nn.Module, params: Params, x: Tensor, targets: tuple[Tensor, Tensor, float]) -> Tensor:
-    """`semi_losses` with these parameters. targets: all its other arguments."""
-    return semi_losses(outputs(network, params, x), *targets)
+def losses_of_training(logits: Tensor, targets: tuple[Tensor, Tensor, float]) -> Tensor:
+    """`semi_losses`. targets: all its other arguments."""
+    return semi_losses(logits, *targets)
 
 
-def losses_of_validation(network: nn.Module, params: Params, x: Tensor, targets: Tensor) -> Tensor:
+def losses_of_validation(logits: Tensor, targets: Tensor) -> Tensor:
     """(m,): cross-entropies with soft targets, each with the penalty of the whole batch."""
-    logits = outputs(network, params, x)
     return soft_cross_entropy(logits, targets) + prior_penalty(logits)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import log_softmax, softmax
-
-from methods.famus.meta import Params
 
 
 def sharpened(p: Tensor, temperature: float) -> Tensor:
@@ -58,9 +55,3 @@ def semi_losses(logits: Tensor, refined: Tensor, guessed: Tensor, unlabelled: fl
     labelled = soft_cross_entropy(logits[:m], refined[:m])
     errors = (softmax(logits[m:], 1) - guessed[m:]).square().mean(1)
     return torch.cat([2 * labelled, 2 * unlabelled * errors, prior_penalty(logits)[None]])
-
-
-def outputs(network: torch.nn.Module, params: Params, x: Tensor) -> Tensor:
-    """Logits with these parameters; the network's buffers stay as they are."""
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    return functional_call(network, (dict(params), buffers), (x,))
