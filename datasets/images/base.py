@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count as counting
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datasets.download import CorruptData
 from datasets.images.augment import Augment
-from datasets.images.loader import ImageBatch, ImageLoader, ImageSet
+from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, Turns
 from datasets.images.longtail import first_of_each, tail_counts
 from datasets.images.noise import (
     check_noise,
@@ -22,7 +22,7 @@ from datasets.images.noise import (
     write_labels,
 )
 
-META = 1  # keeps what is drawn for meta batches apart from what is drawn for training
+META, CHOSEN = 1, 2  # keep what is drawn for these batches apart from what is drawn for training
 
 
 class ImageDataModule(LightningDataModule):
@@ -31,6 +31,9 @@ class ImageDataModule(LightningDataModule):
     Loaders: train (shuffled, augmented), val (the parts `val_parts`, none of them augmented: no loader where nothing
     is held out), test. Batches are the global ones: under several processes each takes its share. Normalisation is the
     model's: it finds mean and std in `dims`.
+
+    A method that cuts its own batches (`chosen_batches`) sets `steps` before training: called in every epoch, it says
+    how many steps that has; train then yields their numbers alone.
 
     After `setup`: `parts`, the ImageSet of train, test and, with `holdout`, val, with `meta`, meta; a method may
     replace one (other labels, say) before the loaders are made. `classes`: names of the classes. Of the training part,
@@ -132,6 +135,7 @@ class ImageDataModule(LightningDataModule):
         self.validate_on_test = validate_on_test
         self.root, self.seed = Path(root), seed
         self.parts: dict[str, ImageSet] = {}
+        self.steps: Callable[[], int] | None = None
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
         """Train, test, names of the classes; a subclass says how."""
@@ -282,7 +286,9 @@ class ImageDataModule(LightningDataModule):
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
         return ImageLoader(self.parts[part], batch_size, seed=self.seed, **options)
 
-    def train_dataloader(self) -> ImageLoader:
+    def train_dataloader(self) -> ImageLoader | Turns:
+        if self.steps is not None:
+            return Turns(self.steps)
         return self._loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last, augment=self.augment)
 
     def val_dataloader(self) -> list[ImageLoader]:
@@ -305,11 +311,26 @@ class ImageDataModule(LightningDataModule):
                 f"a meta batch of {batch_size} images cannot be cut out of {have}: "
                 f"dataset.meta={self.meta} images of each of {len(self.classes)} classes"
             )
-        loader = self._loader("meta", batch_size, shuffle=True, drop_last=True, augment=self.augment)
+        return self._endless("meta", batch_size, (META, epoch))
+
+    def plain_batches(self) -> ImageLoader:
+        """The training images in their order, as they are, in batches for evaluation."""
+        return self._loader("train", self.eval_batch_size)
+
+    def chosen_batches(self, places: Tensor, batch_size: int, views: int, key: tuple[int, ...]) -> Iterator[ImageBatch]:
+        """Endless shuffled batches of the training images at `places` (M,), each `views` times, augmented as in
+        training; all full. They follow (seed, key) and the places alone.
+
+        Raises ValueError where the images do not fill a batch.
+        """
+        return self._endless("train", batch_size, (CHOSEN, *key), places=places, views=views)
+
+    def _endless(self, part: str, batch_size: int, key: tuple[int, ...], **options: Any) -> Iterator[ImageBatch]:
+        loader = self._loader(part, batch_size, shuffle=True, drop_last=True, augment=self.augment, **options)
 
         def endless() -> Iterator[ImageBatch]:
             for turn in counting():
-                loader.seed = hash((self.seed, META, epoch, turn))
+                loader.seed = hash((self.seed, *key, turn))
                 yield from loader
 
         return endless()

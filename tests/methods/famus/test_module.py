@@ -46,7 +46,7 @@ RUNS = {  # method: what it needs to run on few digits
     "famus/mentormix": ["method.mentor.burn_in=1"],
     "famus/cb_focal": LONG_TAIL,
     "famus/ldam_drw": [*LONG_TAIL, "method.start=1"],
-    "famus/longtail_famus_ldam": [*LONG_TAIL, *META],
+    "famus/famus_ldam": [*LONG_TAIL, *META],
 }
 
 
