@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from methods.famus.module import NoisyTraining
+from methods.famus.pseudo import Pair
 
 
 def kept_share(epoch: int, forget_rate: float, gradual: int) -> float:
@@ -23,21 +23,13 @@ def easiest(losses: Tensor, count: int) -> Tensor:
     return losses.detach().topk(count, largest=False).indices
 
 
-def another_start(network: nn.Module) -> nn.Module:
-    """A copy whose initial weights are as good as drawn anew: each tensor's entries in another order."""
-    other = copy.deepcopy(network)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].view_as(parameter))
-    return other
-
-
 class CoTeaching(NoisyTraining):
     """Adam on both networks; each learns the samples of least loss by the other. Accuracies are means of the two's.
 
     Losses, weights and `train/acc` are the first network's. The given `lr` is Adam's; SGD's arguments have no place.
 
     Args:
+        network: the first of the two.
         forget_rate: samples left out at last, as a fraction: the noise rate. gradual: epochs until then.
         decay_from: epoch, from 0, from which on lr goes to 0 in a straight line, and beta1 is `late_beta`.
     """
@@ -51,14 +43,13 @@ class CoTeaching(NoisyTraining):
         decay_from: int = 80,
         late_beta: float = 0.1,
     ) -> None:
-        super().__init__(network, lr)
+        super().__init__(Pair(network), lr)
         if not 0 <= forget_rate < 1:
             raise ValueError(f"method.forget_rate must be in [0, 1), got {forget_rate}")
         self.forget_rate, self.gradual, self.decay_from, self.late_beta = forget_rate, gradual, decay_from, late_beta
-        self.other = another_start(network)
 
     def configure_optimizers(self) -> Any:
-        return [torch.optim.Adam([*self.network.parameters(), *self.other.parameters()], self.lr)], []
+        return [torch.optim.Adam(self.network.parameters(), self.lr)], []
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -69,7 +60,7 @@ class CoTeaching(NoisyTraining):
             group["betas"] = (self.late_beta, group["betas"][1])
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        first, second = (network(batch.x) for network in (self.network, self.other))
+        first, second = (network(batch.x) for network in self.network.networks)
         losses = [self.loss(logits, batch.y) for logits in (first, second)]
         kept = kept_share(self.current_epoch, self.forget_rate, self.gradual)
         count = max(1, int(kept * len(batch.y)))
@@ -79,5 +70,5 @@ class CoTeaching(NoisyTraining):
         return self.record(batch, first, losses[0], share)
 
     def right(self, batch: Any) -> Tensor:
-        found = [(network(batch.x).argmax(1) == batch.y).float() for network in (self.network, self.other)]
+        found = [(network(batch.x).argmax(1) == batch.y).float() for network in self.network.networks]
         return (found[0] + found[1]) / 2

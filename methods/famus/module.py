@@ -175,6 +175,8 @@ class Gated(WithCleanImages):
         alignment: weight of the distance of the last layer's gradients (lambda 2); form: as in `alignment_loss`.
     """
 
+    distributed = False  # each process would learn from its own share of the clean images
+
     def __init__(
         self,
         network: nn.Module,

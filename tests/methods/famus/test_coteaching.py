@@ -1,4 +1,4 @@
-"""Co-teaching's choice of samples against brute force, and its step against one by hand."""
+"""Co-teaching's choice of samples against brute force, and how many it keeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.famus.coteaching import CoTeaching, another_start, easiest, kept_share
+from methods.famus.coteaching import CoTeaching, easiest, kept_share
 from tests.methods.networks import small_network
 
 
@@ -24,17 +24,6 @@ def test_the_kept_share_falls_in_a_line(rate, gradual):
     forget = np.full(20, rate)
     forget[:gradual] = np.linspace(0, rate, gradual) if gradual > 1 else rate
     assert [kept_share(epoch, rate, gradual) for epoch in range(20)] == pytest.approx(list(1 - forget))
-
-
-def test_another_start_has_the_same_values_in_other_places():
-    torch.manual_seed(0)
-    network = small_network()
-    other = another_start(network)
-    for (name, a), b in zip(network.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(a.flatten().sort().values, b.flatten().sort().values)
-        if a.flatten().unique().numel() > 1:
-            assert not torch.equal(a, b), name
-    assert not torch.allclose(network(torch.ones(1, 1, 8, 8)), other(torch.ones(1, 1, 8, 8)))
 
 
 def test_a_rate_that_leaves_nothing_is_refused():
