@@ -56,6 +56,8 @@ class ImageDataModule(LightningDataModule):
         mean, std: of each channel over the whole training part, pixels in [0, 1]; None: computed.
         expect: images that `train` and `test` must have. A damaged copy is refused by them.
         meta: images of each class that are taken out of the training part and become meta.
+        meta_from: `test`: out of the test part instead, as MLC does. A method that learns from them has then seen
+            images of the test set.
         imbalance: how many times fewer images the last class keeps than the first, those between exponentially fewer
             from class to class; the first keeps as many as the smallest class has. None: all are kept.
         noise: `kind` (of `noise.KINDS`) and `rate` (in [0, 1]) of wrong training labels. None: none.
@@ -87,6 +89,7 @@ class ImageDataModule(LightningDataModule):
         std: Sequence[float] | None = None,
         expect: Mapping[str, int] | None = None,
         meta: int = 0,
+        meta_from: str = "train",
         imbalance: float | None = None,
         noise: Mapping[str, Any] | None = None,
         noise_seed: int = 0,
@@ -109,6 +112,8 @@ class ImageDataModule(LightningDataModule):
         for name, value in {"holdout": holdout, "meta": meta, "noise_seed": noise_seed}.items():
             if value < 0:
                 raise ValueError(f"dataset.{name} must not be negative, got {value}")
+        if meta_from not in ("train", "test"):
+            raise ValueError(f"dataset.meta_from must be train or test, got {meta_from!r}")
         if imbalance is not None:
             tail_counts(1, imbalance, 1)
         if noise is not None:
@@ -124,7 +129,7 @@ class ImageDataModule(LightningDataModule):
         self.drop_last, self.evaluate_train = drop_last, evaluate_train
         self.mean, self.std = (None if values is None else list(values) for values in (mean, std))
         self.expect = dict(expect or {})
-        self.meta, self.imbalance = meta, imbalance
+        self.meta, self.meta_from, self.imbalance = meta, meta_from, imbalance
         self.noise = None if noise is None else dict(noise)
         self.noise_seed, self.noise_file = noise_seed, noise_file
         self.validate_on_test = validate_on_test
@@ -143,6 +148,13 @@ class ImageDataModule(LightningDataModule):
         self._check({"train": train, "test": test})
         self.mean, self.std = self._moments(train.images)
         parts = self._split(train)
+        if self.meta:
+            source = test if self.meta_from == "test" else parts["train"]
+            parts["meta"], rest = self._without_meta(source)
+            if self.meta_from == "test":
+                test = rest
+            else:
+                parts["train"] = rest
         parts["train"] = self._tailed(parts["train"])
         labels = self._noisy(parts["train"].labels)
         kept = self._kept("train", len(labels))
@@ -185,7 +197,7 @@ class ImageDataModule(LightningDataModule):
         return self.mean or mean, self.std or std
 
     def _split(self, train: ImageSet) -> dict[str, ImageSet]:
-        """Train and, where there are any, val and meta."""
+        """Train and, where images are held out, val."""
         parts = {}
         count = len(train.labels)
         if self.holdout >= count:
@@ -193,14 +205,17 @@ class ImageDataModule(LightningDataModule):
         if self.holdout:
             held, rest = self._shuffled(count).split([self.holdout, count - self.holdout])
             parts["val"], train = _select(train, held), _select(train, rest)
-        if self.meta:
-            for name, have in zip(self.classes, self._class_sizes(train.labels), strict=True):
-                if self.meta >= have:
-                    raise ValueError(f"dataset.meta={self.meta} leaves none of the {have} training images of {name!r}")
-            index = first_of_each(train.labels, [self.meta] * len(self.classes), self.split_seed)
-            rest = torch.ones(len(train.labels), dtype=torch.bool).index_fill(0, index, False).nonzero()[:, 0]
-            parts["meta"], train = _select(train, index), _select(train, rest)
         return parts | {"train": train}
+
+    def _without_meta(self, part: ImageSet) -> tuple[ImageSet, ImageSet]:
+        """The images that become meta, and the others."""
+        images = {"train": "training", "test": "test"}[self.meta_from]
+        for name, have in zip(self.classes, self._class_sizes(part.labels), strict=True):
+            if self.meta >= have:
+                raise ValueError(f"dataset.meta={self.meta} leaves none of the {have} {images} images of {name!r}")
+        index = first_of_each(part.labels, [self.meta] * len(self.classes), self.split_seed)
+        rest = torch.ones(len(part.labels), dtype=torch.bool).index_fill(0, index, False).nonzero()[:, 0]
+        return _select(part, index), _select(part, rest)
 
     def _class_sizes(self, labels: Tensor) -> list[int]:
         return labels.bincount(minlength=len(self.classes)).tolist()

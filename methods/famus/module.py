@@ -115,8 +115,12 @@ class NoisyTraining(LightningModule):
     def figures(self) -> dict[str, Any]:
         return self.diagnostics.figures()
 
+    def right(self, batch: Any) -> Tensor:
+        """(n,), 1 for each image that is classified as its label says."""
+        return (self.network(batch.x).argmax(1) == batch.y).float()
+
     def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
-        right = (self.network(batch.x).argmax(1) == batch.y).float()
+        right = self.right(batch)
         name = self.trainer.datamodule.val_prefix(dataloader_idx) + "acc"
         self.log(name, right.mean(), batch_size=len(batch.y), add_dataloader_idx=False, sync_dist=True)
 
@@ -125,7 +129,7 @@ class NoisyTraining(LightningModule):
             self.best = torch.maximum(self.best, accuracy.to(self.best))
 
     def test_step(self, batch: Any, index: int) -> None:
-        right = (self.network(batch.x).argmax(1) == batch.y).float()
+        right = self.right(batch)
         self.log("test/acc", right.mean(), batch_size=len(batch.y), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
@@ -170,6 +174,8 @@ class Gated(WithCleanImages):
         count: weight of the loss that keeps the gates to their budget (lambda 1).
         alignment: weight of the distance of the last layer's gradients (lambda 2); form: as in `alignment_loss`.
     """
+
+    distributed = False  # each process would learn from its own share of the clean images
 
     def __init__(
         self,

@@ -196,6 +196,16 @@ def test_noise_follows_its_own_seed():
     assert not made(noise={"kind": "symmetric", "rate": 0}).noisy.any()
 
 
+def test_meta_may_come_from_the_test_part():
+    data = made(meta=2, meta_from="test", noise=NOISE)
+    meta, test = numbers(data.parts["meta"]), numbers(data.parts["test"])
+    assert data.parts["meta"].labels.bincount().tolist() == [2] * 4
+    assert sorted([*meta, *test]) == list(range(12))
+    assert numbers(data.parts["train"]) == list(range(40))
+    with pytest.raises(ValueError, match=r"dataset\.meta=3 leaves none of the 3 test images of 'a'"):
+        made(meta=3, meta_from="test")
+
+
 def test_meta_is_cut_off_first_and_stays_clean():
     data = made(holdout=4, meta=3, imbalance=2, noise=NOISE)
     meta, val, train = (numbers(data.parts[name]) for name in ("meta", "val", "train"))

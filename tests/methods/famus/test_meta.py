@@ -123,6 +123,30 @@ def test_the_whole_gradient_is_the_sum_over_single_layers():
     assert torch.allclose(parts, whole, atol=1e-12)
 
 
+@pytest.mark.parametrize("route", [0, 1])
+def test_open_gates_change_nothing(route):
+    names = list(dict(small_network().named_parameters()))[:-2]
+    (loss, plain), (other, through) = both_routes()[route], both_routes(choice=dict.fromkeys(names, 1))[route]
+    assert torch.equal(loss, other)
+    assert torch.equal(plain, through[: len(plain)])
+
+
+@pytest.mark.parametrize("layers", ["all", "classifier"])
+def test_slopes_at_no_step_are_those_of_the_samples_own_weights(layers):
+    """L2R: the derivative by each sample's weight at 0, by differentiating a step on their weighted losses."""
+    network, _, params, train, val = scene()
+    passed = [n for n in params if layers == "all" or n.startswith("head.")]
+    weights = torch.zeros(len(train[1]), dtype=torch.float64, requires_grad=True)
+    losses = sample_losses(network, params, *train)
+    found = torch.autograd.grad((weights * losses).sum(), list(params.values()), create_graph=True)
+    after = {n: p - LR * (g if n in passed else g.detach()) for (n, p), g in zip(params.items(), found, strict=True)}
+    (wanted,) = torch.autograd.grad(sample_losses(network, after, *val).mean(), weights)
+    still = {n: torch.zeros_like(p) for n, p in params.items()}
+    more = {} if layers == "all" else {"opened": {}, "always": passed}
+    _, s, _ = by_direction(network, params, still, train, val, LR, **more)
+    assert torch.allclose(s, wanted, rtol=0, atol=1e-12)
+
+
 def test_buffers_stay_as_they_are():
     network, psi, params, train, val = scene()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
