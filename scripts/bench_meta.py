@@ -1,6 +1,6 @@
 """What an iteration costs: cross-entropy, MW-Net and FaMUS by either route of the meta gradient, and as published.
 
-    python -m scripts.bench_famus [--models preact_resnet18 wrn16_2] [--batch 32] [--rounds 5] [--threads 0]
+    python -m scripts.bench_meta [--models preact_resnet18 wrn16_2] [--batch 32] [--rounds 5] [--threads 0]
                                   [--eligible 15] [--budget 4]
 
 An iteration is a virtual step, a step of the weight net (and of the gates) by as many clean images, and the actual
@@ -125,7 +125,7 @@ class Contest:
 def peak_of(given: argparse.Namespace, model: str, name: str) -> float:
     """MB, measured in a process of its own."""
     options = [f"--{key}={getattr(given, key)}" for key in ("batch", "threads", "eligible", "budget")]
-    command = [sys.executable, "-m", "scripts.bench_famus", *options, "--models", model, "--peak-of", name]
+    command = [sys.executable, "-m", "scripts.bench_meta", *options, "--models", model, "--peak-of", name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))
 
