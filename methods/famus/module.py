@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from methods.famus.diagnostics import Diagnostics
 from methods.famus.losses import CrossEntropy
-from methods.famus.meta import Params, by_direction, through_step
+from methods.famus.meta import Params, by_direction, through_step, which_open
 from methods.famus.weighting import WeightNet, shares
 
 
@@ -259,10 +259,13 @@ class LearningToReweight(Gated):
             found = torch.autograd.grad(losses.mean(), list(params.values()), retain_graph=True)
             gradients = dict(zip(params, found, strict=True))
         more = self.open(gradients)
+        gates, states = more["opened"], which_open(more["opened"])
+        if gates is not None:
+            more["opened"] = {n: r.detach() for n, r in gates.items() if states[n]}
         loss, slope, term = by_direction(
             self.network, params, still, (batch.x, batch.y), self.next_clean(), self.step_size, self.loss, **more
         )
-        self.learn(loss, term, more["opened"])
+        self.learn(loss, term, gates)
         return shares((-slope).clamp_min(0), normalise=True)
 
 
