@@ -271,10 +271,11 @@ class PseudoClean(DivideMix):
         for name, value, known in (("route", route, ("direction", "step")), ("form", form, ("paper", "code"))):
             if value not in known:
                 raise ValueError(f"method.{name} must be one of {', '.join(known)}, got {value}")
-        if gates is not None and gate_optimizer is None:
-            raise ValueError("method.gates needs method.gate_optimizer")
         self.weight_nets = nn.ModuleList(weight_net() for _ in range(2))
         self.gates = None if gates is None else nn.ModuleList(gates(one) for one in self.pair)
+        self.learned_gates = [] if self.gates is None else list(self.gates.parameters())
+        if self.learned_gates and gate_optimizer is None:
+            raise ValueError("method.gates needs method.gate_optimizer")
         self.meta_optimizer, self.gate_optimizer = meta_optimizer, gate_optimizer
         self.meta_threshold, self.meta_batch_size = meta_threshold, meta_batch_size
         self.count, self.alignment, self.form, self.route = count, alignment, form, route
@@ -290,8 +291,8 @@ class PseudoClean(DivideMix):
     def configure_optimizers(self) -> Any:
         optimizers, schedulers = super().configure_optimizers()
         optimizers.append(self.meta_optimizer(self.weight_nets.parameters()))
-        if self.gates is not None:
-            optimizers.append(self.gate_optimizer(self.gates.parameters()))
+        if self.learned_gates:
+            optimizers.append(self.gate_optimizer(self.learned_gates))
         return optimizers, schedulers
 
     def valid(self, clean: Tensor, key: tuple[int, ...]) -> Iterator[Any]:
