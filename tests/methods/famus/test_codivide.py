@@ -43,7 +43,7 @@ def test_losses_that_are_all_alike_say_nothing():
 
 
 def test_a_loss_that_is_not_finite_is_said():
-    with pytest.raises(FloatingPointError, match="lower method.lr"):
+    with pytest.raises(FloatingPointError, match=r"lower method\.lr"):
         clean_posterior(torch.tensor([0.1, torch.nan, 0.3]))
 
 
