@@ -1,6 +1,6 @@
 """What an iteration costs: cross-entropy, MW-Net and FaMUS by either route of the meta gradient, and as published.
 
-    python -m scripts.bench_meta [--models preact_resnet18 wrn16_2] [--batch 32] [--rounds 5] [--threads 0]
+    python -m scripts.bench_meta [--models preact_resnet18 wrn16_2] [--batch 16] [--rounds 3] [--threads 0]
                                  [--eligible 15] [--budget 4]
 
 An iteration is a virtual step, a step of the weight net (and of the gates) by as many clean images, and the actual
@@ -179,8 +179,8 @@ def race(given: argparse.Namespace, model: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["preact_resnet18", "wrn16_2"], help="of conf/, or wrn<d>_<k>")
-    parser.add_argument("--batch", type=int, default=32, help="training images, and as many clean ones")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=16, help="training images, and as many clean ones")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--eligible", type=int, default=15, help="last tensors that FaMUS may open; 0: all")
     parser.add_argument("--budget", type=float, default=4, help="gates that should be open")
