@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from methods.famus.meta import after_step, along, cross_entropies
-from methods.famus.module import Gated
+from methods.famus.module import Gated, NoisyTraining
 
 
 def transition_gradient(logits: Tensor, change: Tensor, y: Tensor) -> Tensor:
@@ -32,6 +32,18 @@ def corrected(gradient: Tensor, lr: float) -> Tensor:
     return matrix / torch.where(total == 0, torch.ones_like(total), total)
 
 
+class WarmUp(NoisyTraining):
+    """Cross-entropy whose best weights by `val/acc`, where something is validated on, are what is tested and left."""
+
+    monitor: str | None = "val/acc"
+    monitor_mode = "max"
+
+    def prepare(self, data: Any) -> None:
+        super().prepare(data)
+        if data.val_parts in ([], ["train"]):
+            self.monitor = None
+
+
 class LabelCorrection(Gated):
     """MLC (Wang et al., CVPR 2020): logits times a matrix T learn the given labels; the logits alone are evaluated.
 
@@ -39,7 +51,7 @@ class LabelCorrection(Gated):
     Metrics besides: `train/transition_kept`, mean of T's diagonal.
 
     Args:
-        transition_lr: of T. virtual_lr: of the virtual step, on the sum of the losses of a batch.
+        transition_lr: of T. virtual_lr: of the virtual step; as `lr`, on the sum of the losses of a batch.
         start: checkpoint of a run on plain cross-entropy to go on from; None: the network as it is.
         more: as `Gated`; the loss is cross-entropy.
     """
@@ -71,6 +83,6 @@ class LabelCorrection(Gated):
         _, change = along(self.network, params, direction, lambda outputs: outputs, batch.x)
         matrix = corrected(transition_gradient(logits, change, batch.y), self.transition_lr)
         self.learn(meta_loss, term, more["opened"])
-        self.descend(cross_entropies(logits @ matrix, batch.y).mean())
+        self.descend(cross_entropies(logits @ matrix, batch.y).sum())
         self.log("train/transition_kept", matrix.diagonal().mean(), on_step=False, on_epoch=True)
         return self.record(batch, logits, losses, torch.full_like(losses, 1 / len(losses), requires_grad=False))

@@ -18,9 +18,13 @@ def kept_share(epoch: int, forget_rate: float, gradual: int) -> float:
     return 1 - forget_rate * min(epoch / (gradual - 1), 1.0)
 
 
-def easiest(losses: Tensor, count: int) -> Tensor:
-    """Places of the `count` smallest: (n,) -> (count,)."""
-    return losses.detach().topk(count, largest=False).indices
+def exchanged(first: Tensor, second: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Places of the samples that the first and the second network learn: the `count` of least loss by the other one.
+
+    first, second: (n,) losses by each network. -> (count,), (count,).
+    """
+    for_first, for_second = (losses.detach().topk(count, largest=False).indices for losses in (second, first))
+    return for_first, for_second
 
 
 class CoTeaching(NoisyTraining):
@@ -64,7 +68,7 @@ class CoTeaching(NoisyTraining):
         losses = [self.loss(logits, batch.y) for logits in (first, second)]
         kept = kept_share(self.current_epoch, self.forget_rate, self.gradual)
         count = max(1, int(kept * len(batch.y)))
-        mine, theirs = easiest(losses[1], count), easiest(losses[0], count)
+        mine, theirs = exchanged(*losses, count)
         self.descend(losses[0][mine].mean() + losses[1][theirs].mean())
         share = torch.zeros_like(losses[0], requires_grad=False).index_fill(0, mine, 1 / count)
         return self.record(batch, first, losses[0], share)

@@ -8,15 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.famus.coteaching import CoTeaching, easiest, kept_share
+from methods.famus.coteaching import CoTeaching, exchanged, kept_share
 from tests.methods.networks import small_network
 
 
-@given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=20, unique=True), st.data())
-def test_the_easiest_are_those_of_least_loss(values, data):
-    count = data.draw(st.integers(1, len(values)))
-    wanted = sorted(range(len(values)), key=values.__getitem__)[:count]
-    assert set(easiest(torch.tensor(values), count).tolist()) == set(wanted)
+@given(st.lists(st.tuples(*[st.floats(-5, 5, width=32)] * 2), min_size=1, max_size=20), st.data())
+def test_each_network_learns_what_the_other_finds_easy(pairs, data):
+    count = data.draw(st.integers(1, len(pairs)))
+    losses = torch.tensor(pairs).T
+    for places, by_other in zip(exchanged(*losses, count), losses.flip(0).tolist(), strict=True):
+        assert len(set(places.tolist())) == count
+        assert sorted(by_other[i] for i in places) == sorted(by_other)[:count]
 
 
 @pytest.mark.parametrize(("rate", "gradual"), [(0.4, 10), (0.2, 3), (0.5, 1)])

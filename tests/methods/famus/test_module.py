@@ -33,7 +33,7 @@ def rows_of(outputs: Path, name: str = "*") -> list[dict[str, float]]:
 
 
 LONG_TAIL = ["dataset.imbalance=10"]
-START = ["needs.start.run=['method=famus/mlc_warmup','schedule.max_epochs=1']"]
+START = ["needs.start.run=['method=famus/mlc_warmup','schedule.max_epochs=2']"]
 RUNS = {  # method: what it needs to run on few digits
     "famus": META,
     "famus/ce": [],
@@ -77,6 +77,8 @@ def test_every_method_trains(call, tmp_path, method):
         assert {"weights", "weight_means", "separation", "open_gates", "open_layers", "meta_gradient"} <= drawn
     if method == "famus/mlc_famus":
         assert 0.5 < first["train/transition_kept"] < 1
+        start = metrics_of(tmp_path, "mlc_warmup-*")
+        assert start["test/acc"] == pytest.approx(start["test/best_acc"])  # the best weights are handed on
     if method == "famus/random_layers":
         assert first["train/open_gates"] == 4
 
