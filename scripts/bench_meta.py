@@ -1,14 +1,15 @@
 """What an iteration costs: cross-entropy, MW-Net and FaMUS by either route of the meta gradient, and as published.
 
-    python -m scripts.bench_meta [--models preact_resnet18 wrn16_2] [--batch 32] [--rounds 5] [--threads 0]
-                                  [--eligible 15] [--budget 4]
+    python -m scripts.bench_meta [--models preact_resnet18 wrn16_2] [--batch 16] [--rounds 3] [--threads 0]
+                                 [--eligible 15] [--budget 4]
 
 An iteration is a virtual step, a step of the weight net (and of the gates) by as many clean images, and the actual
 step. The published loop has a forward pass of its own for the virtual step and differentiates it twice; ours has one
 for both steps. FaMUS holds the meta gradient to gates of the last `eligible` tensors, classifier included, as the
 published code does (0: of all); they decide anew in every iteration, so its times vary. The contestants take turns;
-medians of the times and of the ratios of each round. Peak memory is what a fresh process of each contestant holds at
-most beyond what it holds before its first iteration, of two iterations, as the operating system counts it.
+medians of the times and of the ratios of each round; with one thread they are the processor's, so that other programs
+do not count. Peak memory is what two iterations add, at most, to what a fresh process of each contestant holds before
+them, as the operating system counts it.
 """
 
 from __future__ import annotations
@@ -140,6 +141,11 @@ def measure_peak(contest: Contest, name: str) -> float:
     return (kilobytes("VmHWM") - held) / 1024
 
 
+def now() -> float:
+    """Seconds."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def kilobytes(name: str) -> int:
     """Of this process: VmRSS, held now, or VmHWM, held at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -152,10 +158,10 @@ def race(given: argparse.Namespace, model: str) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in iterations}
     for turn in range(given.rounds + 1):
         for name, iterate in iterations.items():
-            started = time.perf_counter()
+            started = now()
             iterate()
             if turn:  # the first one warms up
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(now() - started)
         print(f"\r{model}: round {turn} of {given.rounds}", end="", file=sys.stderr, flush=True)
     print("\r", end="", file=sys.stderr)
     million = sum(p.numel() for p in contest.network.parameters()) / 1e6
@@ -173,8 +179,8 @@ def race(given: argparse.Namespace, model: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["preact_resnet18", "wrn16_2"], help="of conf/, or wrn<d>_<k>")
-    parser.add_argument("--batch", type=int, default=32, help="training images, and as many clean ones")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=16, help="training images, and as many clean ones")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--eligible", type=int, default=15, help="last tensors that FaMUS may open; 0: all")
     parser.add_argument("--budget", type=float, default=4, help="gates that should be open")

@@ -18,8 +18,12 @@ def clean_posterior(losses: Tensor) -> Tensor:
 
     Losses are brought to [0, 1] first. Two components, 10 rounds of expectation maximisation, as published. Where all
     losses are alike, 0.5 for all.
+
+    Raises FloatingPointError where a loss is not finite.
     """
     values = losses.double().cpu()
+    if not values.isfinite().all():
+        raise FloatingPointError("a network's losses are not finite: training has diverged; lower method.lr")
     low, high = values.min(), values.max()
     if high - low < SPREAD:
         return torch.full((len(values),), 0.5)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.famus.module import NoisyTraining
+from methods.famus.module import NoisyTraining, hits
 from methods.famus.pseudo import Pair
 
 
@@ -73,6 +73,6 @@ class CoTeaching(NoisyTraining):
         share = torch.zeros_like(losses[0], requires_grad=False).index_fill(0, mine, 1 / count)
         return self.record(batch, first, losses[0], share)
 
-    def right(self, batch: Any) -> Tensor:
-        found = [(network(batch.x).argmax(1) == batch.y).float() for network in self.network.networks]
+    def right(self, batch: Any, top: int = 1) -> Tensor:
+        found = [hits(network(batch.x), batch.y, top) for network in self.network.networks]
         return (found[0] + found[1]) / 2

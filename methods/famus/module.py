@@ -21,9 +21,10 @@ class NoisyTraining(LightningModule):
     """Cross-entropy on the labels as they are, every sample alike; subclasses weigh them.
 
     Metrics, fractions: `train/loss` (every sample alike), `train/acc` (of the given labels), `val/acc`; `test/acc` of
-    the last weights; `test/best_acc`, the highest `val/acc`, where `dataset.validate_on_test` makes that the test
-    images' (the papers' way, and optimistic). Where the wrong labels are known: `train/weight_clean` and
-    `train/weight_noisy`, mean factors of right and wrong samples times their number, so that 1 is that of all alike;
+    the last weights, with more than 10 classes `test/top5_acc`; `test/best_acc`, the highest `val/acc`, where
+    `dataset.validate_on_test` makes that the test images' (the papers' way, and optimistic). Where the wrong labels are
+    known: `train/weight_clean` and `train/weight_noisy`, mean factors of right and wrong samples times their number, so
+    that 1 is that of all alike;
     `train/loss_auc` and `train/weight_auc`, how well losses and weights tell wrong samples from right ones (area under
     the ROC curve: 1 where each wrong one has a higher loss, a lower weight).
 
@@ -115,9 +116,9 @@ class NoisyTraining(LightningModule):
     def figures(self) -> dict[str, Any]:
         return self.diagnostics.figures()
 
-    def right(self, batch: Any) -> Tensor:
-        """(n,), 1 for each image that is classified as its label says."""
-        return (self.network(batch.x).argmax(1) == batch.y).float()
+    def right(self, batch: Any, top: int = 1) -> Tensor:
+        """(n,), 1 for each image whose label is among the `top` highest logits."""
+        return hits(self.network(batch.x), batch.y, top)
 
     def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
         right = self.right(batch)
@@ -129,12 +130,18 @@ class NoisyTraining(LightningModule):
             self.best = torch.maximum(self.best, accuracy.to(self.best))
 
     def test_step(self, batch: Any, index: int) -> None:
-        right = self.right(batch)
-        self.log("test/acc", right.mean(), batch_size=len(batch.y), sync_dist=True)
+        names = {"acc": 1} | ({"top5_acc": 5} if len(self.trainer.datamodule.classes) > 10 else {})
+        for name, top in names.items():
+            self.log(f"test/{name}", self.right(batch, top).mean(), batch_size=len(batch.y), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         if self.trainer.datamodule.validate_on_test:
             self.log("test/best_acc", self.best)
+
+
+def hits(logits: Tensor, y: Tensor, top: int) -> Tensor:
+    """(n, K), (n,) -> (n,): 1 where the class is among the `top` highest logits, else 0."""
+    return (logits.topk(top).indices == y[:, None]).any(1).float()
 
 
 class WithCleanImages(NoisyTraining):

@@ -78,7 +78,8 @@ class DivideMix(NoisyTraining):
 
     `dataset.batch_size` images make a step of the warm-up; later half as many labelled and half as many unlabelled
     ones do, twice augmented each. Where the division leaves less than a batch, or over 90 % of the images labelled, the
-    half with the highest posterior is labelled.
+    half with the highest posterior is labelled. As published, predictions that become targets are made in train mode,
+    so that batch norm's running statistics see images before MixUp too.
 
     Metrics, fractions, of both networks together: `train/loss`; after the warm-up `train/labelled`, how many images
     are labelled, and `train/labelled_right`, how many of those have right labels. The others are those of

@@ -42,6 +42,11 @@ def test_losses_that_are_all_alike_say_nothing():
     assert int(divide(found, 0.5, least=1, most=6).sum()) == 4
 
 
+def test_a_loss_that_is_not_finite_is_said():
+    with pytest.raises(FloatingPointError, match=r"lower method\.lr"):
+        clean_posterior(torch.tensor([0.1, torch.nan, 0.3]))
+
+
 @given(
     posterior=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=30),
     threshold=st.floats(0, 1, width=32),

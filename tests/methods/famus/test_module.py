@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_accuracy
 
+from methods.famus.module import hits
 from runner.record import read_metrics
 from tests.runner.conftest import wait_for_epochs
 
@@ -160,3 +163,11 @@ def test_a_diverging_weight_net_ends_in_a_failed_run(call, tmp_path):
     assert not list(tmp_path.glob("famus/*/*/result.json"))
     (state,) = tmp_path.glob("famus/*/*/state.json")
     assert json.loads(state.read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("top", [1, 5])
+def test_hits_are_top_k_accuracies(top):
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(200, 20, generator=generator), torch.randint(0, 20, (200,), generator=generator)
+    expected = multiclass_accuracy(logits, y, num_classes=20, top_k=top, average="micro")
+    torch.testing.assert_close(hits(logits, y, top).mean(), expected)
