@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count as counting
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datasets.download import CorruptData
 from datasets.images.augment import Augment
-from datasets.images.loader import ImageBatch, ImageLoader, ImageSet
+from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, Turns
 from datasets.images.longtail import first_of_each, tail_counts
 from datasets.images.noise import (
     check_noise,
@@ -22,7 +22,7 @@ from datasets.images.noise import (
     write_labels,
 )
 
-META = 1  # keeps what is drawn for meta batches apart from what is drawn for training
+META, CHOSEN = 1, 2  # keep what is drawn for these batches apart from what is drawn for training
 
 
 class ImageDataModule(LightningDataModule):
@@ -31,6 +31,9 @@ class ImageDataModule(LightningDataModule):
     Loaders: train (shuffled, augmented), val (the parts `val_parts`, none of them augmented: no loader where nothing
     is held out), test. Batches are the global ones: under several processes each takes its share. Normalisation is the
     model's: it finds mean and std in `dims`.
+
+    A method that cuts its own batches (`chosen_batches`) sets `steps` before training: called in every epoch, it says
+    how many steps that has; train then yields their numbers alone.
 
     After `setup`: `parts`, the ImageSet of train, test and, with `holdout`, val, with `meta`, meta; a method may
     replace one (other labels, say) before the loaders are made. `classes`: names of the classes. Of the training part,
@@ -53,6 +56,8 @@ class ImageDataModule(LightningDataModule):
         mean, std: of each channel over the whole training part, pixels in [0, 1]; None: computed.
         expect: images that `train` and `test` must have. A damaged copy is refused by them.
         meta: images of each class that are taken out of the training part and become meta.
+        meta_from: `test`: out of the test part instead, as MLC does. A method that learns from them has then seen
+            images of the test set.
         imbalance: how many times fewer images the last class keeps than the first, those between exponentially fewer
             from class to class; the first keeps as many as the smallest class has. None: all are kept.
         noise: `kind` (of `noise.KINDS`) and `rate` (in [0, 1]) of wrong training labels. None: none.
@@ -84,6 +89,7 @@ class ImageDataModule(LightningDataModule):
         std: Sequence[float] | None = None,
         expect: Mapping[str, int] | None = None,
         meta: int = 0,
+        meta_from: str = "train",
         imbalance: float | None = None,
         noise: Mapping[str, Any] | None = None,
         noise_seed: int = 0,
@@ -106,6 +112,8 @@ class ImageDataModule(LightningDataModule):
         for name, value in {"holdout": holdout, "meta": meta, "noise_seed": noise_seed}.items():
             if value < 0:
                 raise ValueError(f"dataset.{name} must not be negative, got {value}")
+        if meta_from not in ("train", "test"):
+            raise ValueError(f"dataset.meta_from must be train or test, got {meta_from!r}")
         if imbalance is not None:
             tail_counts(1, imbalance, 1)
         if noise is not None:
@@ -121,12 +129,13 @@ class ImageDataModule(LightningDataModule):
         self.drop_last, self.evaluate_train = drop_last, evaluate_train
         self.mean, self.std = (None if values is None else list(values) for values in (mean, std))
         self.expect = dict(expect or {})
-        self.meta, self.imbalance = meta, imbalance
+        self.meta, self.meta_from, self.imbalance = meta, meta_from, imbalance
         self.noise = None if noise is None else dict(noise)
         self.noise_seed, self.noise_file = noise_seed, noise_file
         self.validate_on_test = validate_on_test
         self.root, self.seed = Path(root), seed
         self.parts: dict[str, ImageSet] = {}
+        self.steps: Callable[[], int] | None = None
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
         """Train, test, names of the classes; a subclass says how."""
@@ -139,6 +148,13 @@ class ImageDataModule(LightningDataModule):
         self._check({"train": train, "test": test})
         self.mean, self.std = self._moments(train.images)
         parts = self._split(train)
+        if self.meta:
+            source = test if self.meta_from == "test" else parts["train"]
+            parts["meta"], rest = self._without_meta(source)
+            if self.meta_from == "test":
+                test = rest
+            else:
+                parts["train"] = rest
         parts["train"] = self._tailed(parts["train"])
         labels = self._noisy(parts["train"].labels)
         kept = self._kept("train", len(labels))
@@ -181,7 +197,7 @@ class ImageDataModule(LightningDataModule):
         return self.mean or mean, self.std or std
 
     def _split(self, train: ImageSet) -> dict[str, ImageSet]:
-        """Train and, where there are any, val and meta."""
+        """Train and, where images are held out, val."""
         parts = {}
         count = len(train.labels)
         if self.holdout >= count:
@@ -189,14 +205,17 @@ class ImageDataModule(LightningDataModule):
         if self.holdout:
             held, rest = self._shuffled(count).split([self.holdout, count - self.holdout])
             parts["val"], train = _select(train, held), _select(train, rest)
-        if self.meta:
-            for name, have in zip(self.classes, self._class_sizes(train.labels), strict=True):
-                if self.meta >= have:
-                    raise ValueError(f"dataset.meta={self.meta} leaves none of the {have} training images of {name!r}")
-            index = first_of_each(train.labels, [self.meta] * len(self.classes), self.split_seed)
-            rest = torch.ones(len(train.labels), dtype=torch.bool).index_fill(0, index, False).nonzero()[:, 0]
-            parts["meta"], train = _select(train, index), _select(train, rest)
         return parts | {"train": train}
+
+    def _without_meta(self, part: ImageSet) -> tuple[ImageSet, ImageSet]:
+        """The images that become meta, and the others."""
+        images = {"train": "training", "test": "test"}[self.meta_from]
+        for name, have in zip(self.classes, self._class_sizes(part.labels), strict=True):
+            if self.meta >= have:
+                raise ValueError(f"dataset.meta={self.meta} leaves none of the {have} {images} images of {name!r}")
+        index = first_of_each(part.labels, [self.meta] * len(self.classes), self.split_seed)
+        rest = torch.ones(len(part.labels), dtype=torch.bool).index_fill(0, index, False).nonzero()[:, 0]
+        return _select(part, index), _select(part, rest)
 
     def _class_sizes(self, labels: Tensor) -> list[int]:
         return labels.bincount(minlength=len(self.classes)).tolist()
@@ -267,7 +286,9 @@ class ImageDataModule(LightningDataModule):
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
         return ImageLoader(self.parts[part], batch_size, seed=self.seed, **options)
 
-    def train_dataloader(self) -> ImageLoader:
+    def train_dataloader(self) -> ImageLoader | Turns:
+        if self.steps is not None:
+            return Turns(self.steps)
         return self._loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last, augment=self.augment)
 
     def val_dataloader(self) -> list[ImageLoader]:
@@ -290,11 +311,26 @@ class ImageDataModule(LightningDataModule):
                 f"a meta batch of {batch_size} images cannot be cut out of {have}: "
                 f"dataset.meta={self.meta} images of each of {len(self.classes)} classes"
             )
-        loader = self._loader("meta", batch_size, shuffle=True, drop_last=True, augment=self.augment)
+        return self._endless("meta", batch_size, (META, epoch))
+
+    def plain_batches(self) -> ImageLoader:
+        """The training images in their order, as they are, in batches for evaluation."""
+        return self._loader("train", self.eval_batch_size)
+
+    def chosen_batches(self, places: Tensor, batch_size: int, views: int, key: tuple[int, ...]) -> Iterator[ImageBatch]:
+        """Endless shuffled batches of the training images at `places` (M,), each `views` times, augmented as in
+        training; all full. They follow (seed, key) and the places alone.
+
+        Raises ValueError where the images do not fill a batch.
+        """
+        return self._endless("train", batch_size, (CHOSEN, *key), places=places, views=views)
+
+    def _endless(self, part: str, batch_size: int, key: tuple[int, ...], **options: Any) -> Iterator[ImageBatch]:
+        loader = self._loader(part, batch_size, shuffle=True, drop_last=True, augment=self.augment, **options)
 
         def endless() -> Iterator[ImageBatch]:
             for turn in counting():
-                loader.seed = hash((self.seed, META, epoch, turn))
+                loader.seed = hash((self.seed, *key, turn))
                 yield from loader
 
         return endless()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,9 @@ class ImageLoader:
     A last batch of fewer images than there are processes joins the one before it, so that none is left without.
 
     Args:
+        places: the images that it goes through, (M,) int64 in the part; None: all of them.
         drop_last: leave out a last batch that is not full. augment: what is done to every batch.
+        views: times that a batch has each of its `batch_size` images, augmented anew: all of them, then all again.
         rank, world_size: of this process.
 
     Raises ValueError where there is not a batch for every process.
@@ -47,21 +49,24 @@ class ImageLoader:
         images: ImageSet,
         batch_size: int,
         *,
+        places: Tensor | None = None,
         shuffle: bool = False,
         drop_last: bool = False,
         augment: Augment | None = None,
+        views: int = 1,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        if min(batch_size, len(images.labels)) < world_size:
-            count = len(images.labels)
+        self.places = torch.arange(len(images.labels)) if places is None else places
+        count = len(self.places)
+        if min(batch_size, count) < world_size:
             raise ValueError(f"{count} images in batches of {batch_size} are too few for {world_size} processes")
-        if drop_last and len(images.labels) < batch_size:
-            raise ValueError(f"{len(images.labels)} images make no full batch of {batch_size}, and drop_last is set")
+        if drop_last and count < batch_size:
+            raise ValueError(f"{count} images make no full batch of {batch_size}, and drop_last is set")
         self.images, self.batch_size = ImageSet(*(part.to(device) for part in images)), batch_size
-        self.shuffle, self.drop_last, self.augment, self.seed = shuffle, drop_last, augment, seed
+        self.shuffle, self.drop_last, self.augment, self.views, self.seed = shuffle, drop_last, augment, views, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
@@ -71,7 +76,7 @@ class ImageLoader:
 
     def _sizes(self) -> list[int]:
         """Images of each global batch."""
-        full, rest = divmod(len(self.images.labels), self.batch_size)
+        full, rest = divmod(len(self.places), self.batch_size)
         sizes = [self.batch_size] * full
         if not rest or self.drop_last:
             return sizes
@@ -84,22 +89,35 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         epoch = self.epoch  # looked up at the first batch: Lightning sets it after it has made the iterator
-        order = torch.arange(len(self.images.labels))
+        order = self.places
         if self.shuffle:
-            order = torch.randperm(len(order), generator=_generator(self.seed, epoch))
+            order = order[torch.randperm(len(order), generator=_generator(self.seed, epoch))]
         sizes = self._sizes()
         for number, index in enumerate(order[: sum(sizes)].split(sizes)):
             yield self._batch(index, (self.seed, epoch, number))
 
     def _batch(self, index: Tensor, key: tuple[int, ...]) -> ImageBatch:
         """This process's share of the global batch of the images `index`, whose augmentation follows `key`."""
-        share = slice(self.rank, None, self.world_size)
+        share = torch.arange(self.views * len(index)).view(self.views, -1)[:, self.rank :: self.world_size].flatten()
+        index = index.repeat(self.views)
         here = index[share].to(self.images.images.device)
         x = self.images.images.index_select(0, here)
         if self.augment:
             corner, mirrored = self.augment.draw(len(index), _generator(*key))
             x = self.augment.apply(x, corner[share], mirrored[share])
         return ImageBatch(x.float().div_(255), self.images.labels.index_select(0, here), here)
+
+
+class Turns:
+    """Iterates over 0, 1, ..., as many as `count` says once the first is asked for: a training loop's steps, for
+    methods that cut their own batches, of a number that may change from epoch to epoch. At least one."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[int]:
+        yield 0  # Lightning asks for it before the epoch has begun, and for the second in the first step
+        yield from range(1, self.count())
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
+from methods.famus.meta import of_the_classifier
+
 
 def pooled(gradient: Tensor) -> Tensor:
     """A layer's gradient, averaged over all but its first dimension: (D, ...) -> (D,)."""
@@ -39,7 +41,7 @@ class Gates(nn.Module):
     """A gate for each of the last `eligible` tensors of a network but the classifier's own, which are always open.
 
     Args:
-        network: whose parameters, in order, are the layers; the last two are the classifier's weight and bias.
+        network: whose parameters, in order, are the layers; the last are the classifier's.
         budget: how many gates should be open (K). eligible: None for all; those before are always closed (the
             published code: 15). hidden, temperature: as in `Gate`.
 
@@ -56,8 +58,8 @@ class Gates(nn.Module):
     ) -> None:
         super().__init__()
         named = list(network.named_parameters())
-        self.always = [name for name, _ in named[-2:]]
-        gated = named[:-2] if eligible is None else named[-eligible:-2]
+        self.always = of_the_classifier(name for name, _ in named)
+        gated = [pair for pair in named[-(eligible or len(named)) :] if pair[0] not in self.always]
         if not 0 <= budget <= len(gated):
             raise ValueError(f"method.gates.budget={budget} is not among the {len(gated)} layers that have a gate")
         self.budget = budget

@@ -3,11 +3,14 @@
 Two routes to the same values. `through_step` differentiates the step itself, as published code does: a second backward
 pass through the first. `by_direction` needs no second-order graph: the gradient is a weighted sum of how each sample's
 loss changes along one direction, which forward-mode differentiation gives for all samples at once.
+
+A loss here takes logits (n, K) and targets, and gives (n,). Networks have their classifier's tensors below `head.`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +18,37 @@ from torch.func import functional_call, jvp
 from torch.nn.functional import cross_entropy
 
 Params = dict[str, Tensor]
+Loss = Callable[[Tensor, Any], Tensor]
 
 
-def sample_losses(network: nn.Module, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each sample with these parameters; the network's buffers stay as they are. -> (n,)."""
+def cross_entropies(logits: Tensor, y: Tensor) -> Tensor:
+    """(n, K), classes (n,) or distributions (n, K) -> (n,)."""
+    return cross_entropy(logits, y, reduction="none")
+
+
+def logits_at(network: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """What the network says with these parameters; its buffers stay as they are. -> (n, K)."""
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    return cross_entropy(functional_call(network, (dict(params), buffers), (x,)), y, reduction="none")
+    return functional_call(network, (dict(params), buffers), (x,))
+
+
+def sample_losses(
+    network: nn.Module, params: Mapping[str, Tensor], x: Tensor, y: Any, loss: Loss = cross_entropies
+) -> Tensor:
+    """The loss of each sample with these parameters; the network's buffers stay as they are. -> (n,)."""
+    return loss(logits_at(network, params, x), y)
+
+
+def of_the_classifier(names: Iterable[str]) -> list[str]:
+    """The names of the classifier's own tensors."""
+    return [name for name in names if name.startswith("head.")]
+
+
+def which_open(opened: Mapping[str, Tensor] | None) -> dict[str, bool]:
+    """The states of the gates, fetched from the device at once."""
+    if not opened:
+        return {}
+    return dict(zip(opened, (torch.stack(list(opened.values())) > 0.5).tolist(), strict=True))
 
 
 def stepped(params: Mapping[str, Tensor], gradients: Mapping[str, Tensor], lr: float) -> Params:
@@ -50,29 +78,25 @@ def alignment_loss(train: Sequence[Tensor], val: Sequence[Tensor], form: str = "
 def through_step(
     network: nn.Module,
     params: Params,
-    shares: Tensor,
-    train: tuple[Tensor, Tensor],
-    val: tuple[Tensor, Tensor],
+    gradients: Params,
+    val: tuple[Tensor, Any],
     lr: float,
     opened: Mapping[str, Tensor] | None = None,
     always: Sequence[str] = (),
     alignment: float = 0.0,
     form: str = "paper",
+    val_loss: Loss = cross_entropies,
 ) -> Tensor:
-    """The validation loss after the step, with a graph to shares and gates (published route).
+    """The validation loss after the step, with a graph to all that the gradients and gates depend on (published route).
 
-    shares: (n,), the weights of the samples in the training loss, with a graph. opened: gates by name, None for all
-    layers; layers that have no gate and are not in `always` are closed.
+    gradients: of the weighted training loss, made with `create_graph`. opened: gates by name, None for all layers;
+    layers that have no gate and are not in `always` are closed. alignment: weight of `alignment_loss`.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    losses = sample_losses(network, leaves, *train)
-    found = torch.autograd.grad((shares * losses).sum(), list(leaves.values()), create_graph=True)
-    gradients = dict(zip(leaves, found, strict=True))
     used = gradients if opened is None else gated(gradients, opened, always)
     after = stepped({name: p.detach() for name, p in params.items()}, used, lr)
-    loss = sample_losses(network, after, *val).mean()
+    loss = sample_losses(network, after, *val, val_loss).mean()
     if alignment:
-        last = list(leaves)[-2:]
+        last = of_the_classifier(params)
         theirs = torch.autograd.grad(loss, [after[name] for name in last], retain_graph=True)
         loss = loss + alignment * alignment_loss([gradients[name] for name in last], theirs, form)
     return loss
@@ -80,60 +104,88 @@ def through_step(
 
 def gated(gradients: Params, opened: Mapping[str, Tensor], always: Sequence[str]) -> Params:
     """The same values, with a graph through open layers alone, and to the gates (the paper's section 4.1)."""
-    used = {}
+    used, states = {}, which_open(opened)
     for name, g in gradients.items():
         if name in always:
             used[name] = g
         elif name in opened:
             r = opened[name]
-            used[name] = r * g if r > 0.5 else (1 - r) * g.detach()
+            used[name] = r * g if states[name] else (1 - r) * g.detach()
         else:
             used[name] = g.detach()
     return used
+
+
+def after_step(
+    network: nn.Module,
+    params: Params,
+    gradients: Mapping[str, Tensor],
+    val: tuple[Tensor, Any],
+    lr: float,
+    opened: Mapping[str, Tensor] | None = None,
+    always: Sequence[str] = (),
+    alignment: float = 0.0,
+    form: str = "paper",
+    val_loss: Loss = cross_entropies,
+) -> tuple[Tensor, Params, Tensor]:
+    """The validation loss after a step along `gradients`; how it depends on them, by layer; and the gates' term.
+
+    gradients: of the weighted training loss, without a graph. The second is the loss's derivative by each gradient
+    that a layer's gate lets through: times the change of the gradients, it is the change of the loss. The gradient of
+    the third with respect to the gates is theirs. The rest: as in `through_step`.
+    """
+    names, states = list(params), which_open(opened)
+    open_names = names if opened is None else [n for n in names if n in always or states.get(n)]
+    needed = set(open_names) | set(states)
+    after = {n: (p.detach() - lr * gradients[n]).requires_grad_(n in needed) for n, p in params.items()}
+    loss = sample_losses(network, after, *val, val_loss).mean()
+    asked = [n for n in names if n in needed]
+    slopes = dict(zip(asked, torch.autograd.grad(loss, [after[n] for n in asked]), strict=True))
+    direction = {n: -lr * slopes[n] for n in open_names}
+    total = loss.detach()
+    if alignment:
+        last = of_the_classifier(names)
+        ours = [gradients[n].detach().requires_grad_() for n in last]
+        apart = alignment_loss(ours, [slopes[n] for n in last], form)
+        for n, g in zip(last, torch.autograd.grad(apart, ours), strict=True):
+            direction[n] = direction[n] + alignment * g
+        total = total + alignment * apart.detach()
+    term = loss.new_zeros(())
+    for n, r in (opened or {}).items():
+        product = -lr * (gradients[n] * slopes[n]).sum()
+        term = term + (r if states[n] else 1 - r) * product
+    return total, direction, term
+
+
+def along(
+    network: nn.Module, params: Params, direction: Params, outputs: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """outputs(logits of x), and how they change as the parameters named in `direction` move along it."""
+    held = {n: p.detach() for n, p in params.items()}
+
+    def moved(some: Params) -> Tensor:
+        return outputs(logits_at(network, held | some, x))
+
+    return jvp(moved, ({n: held[n] for n in direction},), (direction,))
 
 
 def by_direction(
     network: nn.Module,
     params: Params,
     gradients: Mapping[str, Tensor],
-    train: tuple[Tensor, Tensor],
-    val: tuple[Tensor, Tensor],
+    train: tuple[Tensor, Any],
+    val: tuple[Tensor, Any],
     lr: float,
-    opened: Mapping[str, Tensor] | None = None,
-    always: Sequence[str] = (),
-    alignment: float = 0.0,
-    form: str = "paper",
+    loss: Loss = cross_entropies,
+    **more: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `through_step` gives, without differentiating the step.
 
-    gradients: of the weighted training loss, without a graph. Returns the validation loss after the step; s (n,), such
-    that the gradient with respect to the shares is s; and a term whose gradient with respect to the gates is theirs.
-    Layers below the lowest open one cost a forward pass alone.
+    gradients: of the weighted training loss, without a graph. loss: of training samples. more: as in `after_step`.
+    Returns the validation loss after the step; s (n,), such that the gradient with respect to the shares is s; and a
+    term whose gradient with respect to the gates is theirs. Layers below the lowest open one cost a forward pass alone.
     """
-    names = list(params)
-    open_names = names if opened is None else [n for n in names if n in always or (n in opened and opened[n] > 0.5)]
-    needed = set(open_names) | set(opened or ())
-    after = {n: (p.detach() - lr * gradients[n]).requires_grad_(n in needed) for n, p in params.items()}
-    loss = sample_losses(network, after, *val).mean()
-    asked = [n for n in names if n in needed]
-    slopes = dict(zip(asked, torch.autograd.grad(loss, [after[n] for n in asked]), strict=True))
-    direction = {n: -lr * slopes[n] for n in open_names}
-    total = loss.detach()
-    if alignment:
-        last = names[-2:]
-        ours = [gradients[n].detach().requires_grad_() for n in last]
-        apart = alignment_loss(ours, [slopes[n] for n in last], form)
-        for n, g in zip(last, torch.autograd.grad(apart, ours), strict=True):
-            direction[n] = direction[n] + alignment * g
-        total = total + alignment * apart.detach()
-    held = {n: p.detach() for n, p in params.items()}
-
-    def moved(some: Params) -> Tensor:
-        return sample_losses(network, held | some, *train)
-
-    (_, s) = jvp(moved, ({n: held[n] for n in direction},), (direction,))
-    term = loss.new_zeros(())
-    for n, r in (opened or {}).items():
-        product = -lr * (gradients[n] * slopes[n]).sum()
-        term = term + (r if r > 0.5 else 1 - r) * product
+    total, direction, term = after_step(network, params, gradients, val, lr, **more)
+    x, y = train
+    _, s = along(network, params, direction, lambda logits: loss(logits, y), x)
     return total, s.detach(), term

@@ -196,6 +196,16 @@ def test_noise_follows_its_own_seed():
     assert not made(noise={"kind": "symmetric", "rate": 0}).noisy.any()
 
 
+def test_meta_may_come_from_the_test_part():
+    data = made(meta=2, meta_from="test", noise=NOISE)
+    meta, test = numbers(data.parts["meta"]), numbers(data.parts["test"])
+    assert data.parts["meta"].labels.bincount().tolist() == [2] * 4
+    assert sorted([*meta, *test]) == list(range(12))
+    assert numbers(data.parts["train"]) == list(range(40))
+    with pytest.raises(ValueError, match=r"dataset\.meta=3 leaves none of the 3 test images of 'a'"):
+        made(meta=3, meta_from="test")
+
+
 def test_meta_is_cut_off_first_and_stays_clean():
     data = made(holdout=4, meta=3, imbalance=2, noise=NOISE)
     meta, val, train = (numbers(data.parts[name]) for name in ("meta", "val", "train"))
@@ -285,6 +295,36 @@ def test_meta_batches_without_enough_images(meta, batch_size, have):
         ValueError, match=rf"meta batch of {batch_size} images cannot be cut out of {have}: dataset\.meta"
     ):
         made(meta=meta).meta_batches(batch_size, 0)
+
+
+def test_chosen_batches_follow_seed_key_and_places_alone():
+    options = {"augment": {"crop": 1, "flip": True}}
+    data, resumed = made(**options), made(**options)
+    places = torch.arange(0, len(data.train_labels), 3)
+
+    def first(of: ImageDataModule, *key: int) -> list[torch.Tensor]:
+        return [batch.x for batch, _ in zip(of.chosen_batches(places, 4, 2, key), range(9), strict=False)]
+
+    ours = first(data, 3, 0)
+    assert all(torch.equal(a, b) for a, b in zip(ours, first(resumed, 3, 0), strict=True))
+    for other in (first(data, 3, 1), first(data, 4, 0), first(made(**options, seed=1), 3, 0)):
+        assert not torch.equal(torch.stack(ours), torch.stack(other))
+    seen = {
+        i
+        for batch, _ in zip(data.chosen_batches(places, 4, 1, (0,)), range(40), strict=False)
+        for i in batch.index.tolist()
+    }
+    assert seen == set(places.tolist())
+    with pytest.raises(ValueError, match="make no full batch"):
+        data.chosen_batches(places[:3], 4, 1, (0,))
+
+
+def test_plain_batches_are_the_training_images_in_their_order():
+    data = made(augment={"crop": 1, "flip": True}, eval_batch_size=7)
+    x, y, index = (torch.cat(tensors) for tensors in zip(*data.plain_batches(), strict=True))
+    assert index.tolist() == list(range(len(data.train_labels)))
+    assert torch.equal(x, data.train_images.float() / 255)
+    assert torch.equal(y, data.train_labels)
 
 
 class Recorder(pl.LightningModule):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datasets.images.augment import Augment
-from datasets.images.loader import ImageBatch, ImageLoader, ImageSet
+from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, Turns
 
 
 def images(count: int = 23, size: int = 6) -> ImageSet:
@@ -107,3 +107,37 @@ def test_drop_last():
 def test_too_few_images_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         ImageLoader(images(), **{"batch_size": 3} | options)
+
+
+def test_chosen_places_are_all_that_is_seen():
+    part, places = images(), torch.tensor([4, 7, 8, 20, 22])
+    loader = ImageLoader(part, 2, places=places, shuffle=True)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 3
+    index = torch.cat([batch.index for batch in batches])
+    assert sorted(index.tolist()) == places.tolist()
+    assert torch.equal(torch.cat([batch.y for batch in batches]), part.labels[index])
+    with pytest.raises(ValueError, match="5 images make no full batch of 6"):
+        ImageLoader(part, 6, places=places, drop_last=True)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_views_are_the_same_images_augmented_anew(world_size):
+    part = images()
+    for rank in range(world_size):
+        options = {"shuffle": True, "augment": Augment(2, True), "rank": rank, "world_size": world_size}
+        for once, twice in zip(ImageLoader(part, 7, **options), ImageLoader(part, 7, views=2, **options), strict=True):
+            n = len(once.y)
+            for first in (twice.index[:n], twice.index[n:]):
+                assert torch.equal(first, once.index)
+            assert torch.equal(twice.y, part.labels[twice.index])
+            assert not torch.equal(twice.x[:n], twice.x[n:])
+
+
+def test_turns_ask_how_many_they_are_at_the_second():
+    said = [4]
+    turns = iter(Turns(lambda: said[0]))
+    assert next(turns) == 0
+    said[0] = 2
+    assert list(turns) == [1]
+    assert list(Turns(lambda: 0)) == [0]

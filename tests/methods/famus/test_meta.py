@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from methods.famus.gates import Gate, Gates, pooled
-from methods.famus.meta import alignment_loss, by_direction, sample_losses, stepped, through_step
+from methods.famus.losses import LDAM, focal_losses
+from methods.famus.meta import alignment_loss, by_direction, cross_entropies, sample_losses, stepped, through_step
 from methods.famus.weighting import WeightNet, shares
 from tests.methods.networks import batch, small_network
 
@@ -22,10 +23,13 @@ def scene():
     return network, psi, params, (x.double(), y), (xv.double(), yv)
 
 
-def first_order(network, psi, params, train, normalise):
-    losses = sample_losses(network, params, *train)
+def first_order(network, psi, params, train, normalise, graph=False, loss=cross_entropies):
+    """Shares of the samples, and the gradients of their weighted loss, with a graph or without."""
+    losses = sample_losses(network, params, *train, loss)
     share = shares(psi(losses), normalise)
-    found = torch.autograd.grad((share.detach() * losses).sum(), list(params.values()))
+    found = torch.autograd.grad(
+        ((share if graph else share.detach()) * losses).sum(), list(params.values()), create_graph=graph
+    )
     return share, dict(zip(params, found, strict=True))
 
 
@@ -33,7 +37,7 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients])
 
 
-def both_routes(normalise=True, choice=None, alignment=0.0, form="paper"):
+def both_routes(normalise=True, choice=None, alignment=0.0, form="paper", train_loss=cross_entropies):
     """The gradients with respect to the weight net and the gates by either route."""
     network, psi, params, train, val = scene()
     names = list(params)
@@ -42,13 +46,12 @@ def both_routes(normalise=True, choice=None, alignment=0.0, form="paper"):
     for route in ("step", "direction"):
         opened = None if choice is None else {n: g.clone().requires_grad_() for n, g in gates.items()}
         always = names[-2:] if choice is not None else ()
-        share, gradients = first_order(network, psi, params, train, normalise)
+        share, gradients = first_order(network, psi, params, train, normalise, route == "step", train_loss)
         more = {"opened": opened, "always": always, "alignment": alignment, "form": form}
         if route == "step":
-            loss = through_step(network, params, share, train, val, LR, **more)
-            target = loss
+            loss = target = through_step(network, params, gradients, val, LR, **more)
         else:
-            loss, s, term = by_direction(network, params, gradients, train, val, LR, **more)
+            loss, s, term = by_direction(network, params, gradients, train, val, LR, train_loss, **more)
             target = (s * share).sum() + term
         inputs = [*psi.parameters(), *(opened or {}).values()]
         found = torch.autograd.grad(target, inputs, allow_unused=True)
@@ -69,6 +72,20 @@ def test_both_routes_agree(normalise, open_layers, alignment, form):
     assert torch.allclose(loss, other_loss, atol=1e-12)
     assert one.abs().max() > 1e-8
     assert torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
+def margin_loss():
+    loss = LDAM(scale=2.0)
+    loss.see(torch.tensor([50, 20, 5, 2]))
+    return loss.double()
+
+
+@pytest.mark.parametrize("train_loss", [margin_loss(), lambda z, y: focal_losses(z, y, 2.0)])
+def test_both_routes_agree_on_other_training_losses(train_loss):
+    (_, one), (_, other) = both_routes(alignment=0.1, train_loss=train_loss)
+    (_, plain), _ = both_routes(alignment=0.1)
+    assert torch.allclose(one, other, rtol=0, atol=1e-10)
+    assert not torch.allclose(one, plain, rtol=0.01, atol=0)
 
 
 def test_the_meta_gradient_against_finite_differences():
@@ -96,8 +113,9 @@ def test_the_meta_gradient_against_finite_differences():
 
 def test_the_whole_gradient_is_the_sum_over_single_layers():
     network, psi, params, train, val = scene()
-    share, gradients = first_order(network, psi, params, train, True)
-    (whole,) = torch.autograd.grad(through_step(network, params, share, train, val, LR), [share], retain_graph=True)
+    share, gradients = first_order(network, psi, params, train, True, graph=True)
+    (whole,) = torch.autograd.grad(through_step(network, params, gradients, val, LR), [share], retain_graph=True)
+    gradients = {name: g.detach() for name, g in gradients.items()}
     parts = torch.zeros_like(whole)
     for name in params:
         _, s, _ = by_direction(network, params, gradients, train, val, LR, opened={}, always=[name])
@@ -105,11 +123,35 @@ def test_the_whole_gradient_is_the_sum_over_single_layers():
     assert torch.allclose(parts, whole, atol=1e-12)
 
 
+@pytest.mark.parametrize("route", [0, 1])
+def test_open_gates_change_nothing(route):
+    names = list(dict(small_network().named_parameters()))[:-2]
+    (loss, plain), (other, through) = both_routes()[route], both_routes(choice=dict.fromkeys(names, 1))[route]
+    assert torch.equal(loss, other)
+    assert torch.equal(plain, through[: len(plain)])
+
+
+@pytest.mark.parametrize("layers", ["all", "classifier"])
+def test_slopes_at_no_step_are_those_of_the_samples_own_weights(layers):
+    """L2R: the derivative by each sample's weight at 0, by differentiating a step on their weighted losses."""
+    network, _, params, train, val = scene()
+    passed = [n for n in params if layers == "all" or n.startswith("head.")]
+    weights = torch.zeros(len(train[1]), dtype=torch.float64, requires_grad=True)
+    losses = sample_losses(network, params, *train)
+    found = torch.autograd.grad((weights * losses).sum(), list(params.values()), create_graph=True)
+    after = {n: p - LR * (g if n in passed else g.detach()) for (n, p), g in zip(params.items(), found, strict=True)}
+    (wanted,) = torch.autograd.grad(sample_losses(network, after, *val).mean(), weights)
+    still = {n: torch.zeros_like(p) for n, p in params.items()}
+    more = {} if layers == "all" else {"opened": {}, "always": passed}
+    _, s, _ = by_direction(network, params, still, train, val, LR, **more)
+    assert torch.allclose(s, wanted, rtol=0, atol=1e-12)
+
+
 def test_buffers_stay_as_they_are():
     network, psi, params, train, val = scene()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    share, gradients = first_order(network, psi, params, train, True)
-    through_step(network, params, share, train, val, LR)
+    _, gradients = first_order(network, psi, params, train, True)
+    through_step(network, params, gradients, val, LR)
     by_direction(network, params, gradients, train, val, LR)
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 

@@ -7,14 +7,18 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_accuracy
 
+from methods.famus.module import hits
 from runner.record import read_metrics
 from tests.runner.conftest import wait_for_epochs
 
-DIGITS = [
-    *("dataset=digits", "model=smallcnn", "logger=csv", "threads=1", "model.widths=[8,12]", "dataset.limit_test=100"),
-    *("dataset.batch_size=40", "dataset.meta=5", "schedule.max_epochs=2", "dataset.limit_train=300"),
+DATA = [
+    *("dataset=digits", "logger=csv", "threads=1", "dataset.limit_test=100", "dataset.batch_size=40"),
+    *("dataset.meta=5", "schedule.max_epochs=2", "dataset.limit_train=300"),
 ]
+DIGITS = [*DATA, "model=smallcnn", "model.widths=[8,12]"]
 META = ["method.meta_batch_size=20"]
 
 
@@ -23,24 +27,86 @@ def metrics_of(outputs: Path, name: str = "*") -> dict[str, float]:
     return json.loads(path.read_text())["metrics"]
 
 
-def rows_of(outputs: Path) -> list[dict[str, float]]:
-    (folder,) = outputs.glob("famus/*/*")
+def rows_of(outputs: Path, name: str = "*") -> list[dict[str, float]]:
+    (folder,) = outputs.glob(f"famus/{name}/*")
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
 
 
-@pytest.mark.parametrize("method", ["famus/ce", "famus/l2r", "famus/mw_net", "famus"])
+LONG_TAIL = ["dataset.imbalance=10"]
+START = ["needs.start.run=['method=famus/mlc_warmup','schedule.max_epochs=2']"]
+RUNS = {  # method: what it needs to run on few digits
+    "famus": META,
+    "famus/ce": [],
+    "famus/l2r": META,
+    "famus/l2r_famus": META,
+    "famus/mw_net": META,
+    "famus/mw_net_stable": META,
+    "famus/random_layers": META,
+    "famus/mlc_famus": [*META, *START],
+    "famus/coteaching": ["dataset.meta=0"],
+    "famus/mixup": ["dataset.meta=0"],
+    "famus/mentornet": ["method.mentor.burn_in=1"],
+    "famus/mentormix": ["method.mentor.burn_in=1"],
+    "famus/cb_focal": LONG_TAIL,
+    "famus/ldam_drw": [*LONG_TAIL, "method.start=1"],
+    "famus/famus_ldam": [*LONG_TAIL, *META],
+}
+
+
+@pytest.mark.parametrize("method", RUNS)
 def test_every_method_trains(call, tmp_path, method):
-    more = [] if method == "famus/ce" else META
-    code, printed = call(f"method={method}", *DIGITS, *more, f"paths.outputs={tmp_path}")
+    code, printed = call(f"method={method}", *DIGITS, *RUNS[method], f"paths.outputs={tmp_path}")
     assert code == 0, printed
-    metrics, rows = metrics_of(tmp_path), rows_of(tmp_path)
+    name = f"{method.partition('/')[2] or 'famus'}-*"
+    metrics, rows = metrics_of(tmp_path, name), rows_of(tmp_path, name)
     assert metrics["test/acc"] == pytest.approx(rows[-1]["val/acc"])  # nothing is held out: the test images are watched
     assert metrics["test/best_acc"] == pytest.approx(max(row["val/acc"] for row in rows))
-    if method == "famus/ce":
-        assert rows[0]["train/weight_clean"] == pytest.approx(1)
+    first, last = rows
+    assert last["step"] == 2 * first["step"] == 2 * (300 // 40 if "ldam_drw" not in method else 8)
+    if method in ("famus/ce", "famus/mixup"):
+        assert first["train/weight_clean"] == pytest.approx(1)
+        assert first["train/weight_auc"] == pytest.approx(0.5)
+    if "famus" in method.partition("/")[2] or method == "famus":
+        assert 0 <= first["train/open_gates"] <= 6
+    if method == "famus/coteaching":
+        assert "train/meta_loss" not in first
+    if method in ("famus", "famus/mw_net"):
+        assert first["train/meta_grad_std"] > 0
     if method == "famus":
-        assert 0 <= rows[0]["train/open_gates"] <= 6
-        assert rows[0]["train/meta_grad_std"] > 0
+        drawn = {path.stem for path in tmp_path.glob("famus/*/*/figures/*.png")}
+        assert {"weights", "weight_means", "separation", "open_gates", "open_layers", "meta_gradient"} <= drawn
+    if method == "famus/mlc_famus":
+        assert 0.5 < first["train/transition_kept"] < 1
+        start = metrics_of(tmp_path, "mlc_warmup-*")
+        assert start["test/acc"] == pytest.approx(start["test/best_acc"])  # the best weights are handed on
+    if method == "famus/random_layers":
+        assert first["train/open_gates"] == 4
+
+
+def test_gates_that_are_all_open_are_mw_net(call, tmp_path):
+    run = [*DIGITS, *META, "schedule.max_epochs=1"]
+    assert call("method=famus/mw_net", *run, f"paths.outputs={tmp_path}")[0] == 0
+    assert call("method=famus/random_layers", "method.gates.layers=6", *run, f"paths.outputs={tmp_path}")[0] == 0
+    plain, through = rows_of(tmp_path, "mw_net-*"), rows_of(tmp_path, "random_layers-*")
+    assert [{**row, "train/open_gates": 6} for row in plain] == through
+
+
+def test_blocks_alone_are_open(call, tmp_path):
+    more = ["model=resnet20", "model.depth=8", "model.width=4", "method.gates.block=3"]
+    code, printed = call("method=famus/from_block", *DATA, *META, *more, f"paths.outputs={tmp_path}")
+    assert code == 0, printed
+    assert {row["train/open_gates"] for row in rows_of(tmp_path)} == {6}  # two convolutions and their norms
+
+
+@pytest.mark.slow
+def test_open_gates_settle_at_their_budget_and_weights_tell_noise(call, tmp_path):
+    run = ["experiment=famus/demo", "logger=csv", "threads=1", "dataset.limit_train=700", "schedule.max_epochs=16"]
+    code, printed = call(*run, "method.scheduler.milestones=[12,15]", f"paths.outputs={tmp_path}")
+    assert code == 0, printed
+    rows = rows_of(tmp_path)
+    assert sum(row["train/open_gates"] for row in rows[-8:]) / 8 == pytest.approx(2, abs=0.5)
+    assert rows[-1]["train/weight_clean"] > rows[-1]["train/weight_noisy"]
+    assert rows[-1]["train/weight_auc"] > 0.7
 
 
 def test_both_routes_train_alike(call, tmp_path):
@@ -76,6 +142,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
         (["method.gates.budget=7"], ["method.gates.budget=7 is not among the 6"]),
         (["method.route=backward"], ["method.route must be one of direction, step"]),
         (["method.lr=0"], ["method.lr must be positive"]),
+        (["dataset.noise.rate=1.2"], ["dataset.noise.rate must be a number in [0, 1], got 1.2"]),
+        (["dataset.meta=200"], ["dataset.meta=200 leaves none of the"]),
+        (["dataset.meta_from=val"], ["dataset.meta_from must be train or test"]),
+        (["method.form=mean"], ["method.form must be one of paper, code"]),
+        (["method.gate_optimizer=null"], ["method.gates needs method.gate_optimizer"]),
     ],
 )
 def test_a_mistake_ends_in_one_message(call, tmp_path, arguments, said):
@@ -83,3 +154,20 @@ def test_a_mistake_ends_in_one_message(call, tmp_path, arguments, said):
     assert code == 2
     assert all(words in printed for words in said), printed
     assert "Traceback" not in printed
+
+
+def test_a_diverging_weight_net_ends_in_a_failed_run(call, tmp_path):
+    run = ["method=famus", *DIGITS, *META, "method.meta_optimizer.lr=1e38", f"paths.outputs={tmp_path}"]
+    with pytest.raises(FloatingPointError, match="loss of the clean images is nan after the virtual step 1"):
+        call(*run)
+    assert not list(tmp_path.glob("famus/*/*/result.json"))
+    (state,) = tmp_path.glob("famus/*/*/state.json")
+    assert json.loads(state.read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("top", [1, 5])
+def test_hits_are_top_k_accuracies(top):
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(200, 20, generator=generator), torch.randint(0, 20, (200,), generator=generator)
+    expected = multiclass_accuracy(logits, y, num_classes=20, top_k=top, average="micro")
+    torch.testing.assert_close(hits(logits, y, top).mean(), expected)
