@@ -261,10 +261,11 @@ class LearningToReweight(Gated):
     def weigh(self, batch: Any, losses: Tensor) -> Tensor:
         params = self.params()
         still = {name: torch.zeros_like(p) for name, p in params.items()}
-        gradients = still
+        gradients = {}
         if self.gates is not None:
-            found = torch.autograd.grad(losses.mean(), list(params.values()), retain_graph=True)
-            gradients = dict(zip(params, found, strict=True))
+            asked = [*self.gates.names, *self.gates.always]
+            found = torch.autograd.grad(losses.mean(), [params[n] for n in asked], retain_graph=True)
+            gradients = dict(zip(asked, found, strict=True))
         more = self.open(gradients)
         gates, states = more["opened"], which_open(more["opened"])
         if gates is not None:

@@ -84,7 +84,7 @@ def test_every_method_trains(call, tmp_path, method):
 
 
 def test_gates_that_are_all_open_are_mw_net(call, tmp_path):
-    run = [*DIGITS, *META]
+    run = [*DIGITS, *META, "schedule.max_epochs=1"]
     assert call("method=famus/mw_net", *run, f"paths.outputs={tmp_path}")[0] == 0
     assert call("method=famus/random_layers", "method.gates.layers=6", *run, f"paths.outputs={tmp_path}")[0] == 0
     plain, through = rows_of(tmp_path, "mw_net-*"), rows_of(tmp_path, "random_layers-*")
