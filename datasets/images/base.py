@@ -136,6 +136,7 @@ class ImageDataModule(LightningDataModule):
         self.root, self.seed = Path(root), seed
         self.parts: dict[str, ImageSet] = {}
         self.steps: Callable[[], int] | None = None
+        self._copies: dict[tuple[str, torch.device], tuple[ImageSet, ImageSet]] = {}
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
         """Train, test, names of the classes; a subclass says how."""
@@ -281,10 +282,20 @@ class ImageDataModule(LightningDataModule):
         return "train/eval_" if self.val_parts[loader] == "train" else "val/"
 
     def _loader(self, part: str, batch_size: int, **options: Any) -> ImageLoader:
+        device = torch.device("cpu")
         if self.trainer:
-            options["device"] = self.trainer.strategy.root_device
+            device = self.trainer.strategy.root_device
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return ImageLoader(self.parts[part], batch_size, seed=self.seed, **options)
+        return ImageLoader(self._placed(part, device), batch_size, seed=self.seed, device=device, **options)
+
+    def _placed(self, part: str, device: torch.device) -> ImageSet:
+        """A part on a device, where it lies once for all loaders."""
+        images, placed = self._copies.get((part, device), (None, None))
+        if placed is None or images is not self.parts[part]:
+            images = self.parts[part]
+            placed = ImageSet(*(tensor.to(device) for tensor in images))
+            self._copies[part, device] = images, placed
+        return placed
 
     def train_dataloader(self) -> ImageLoader | Turns:
         if self.steps is not None:

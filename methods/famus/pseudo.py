@@ -82,9 +82,9 @@ class DivideMix(NoisyTraining):
     so that batch norm's running statistics see images before MixUp too.
 
     Metrics, fractions, of both networks together: `train/loss`; after the warm-up `train/labelled`, how many images
-    are labelled, and `train/labelled_right`, how many of those have right labels. The others are those of
-    `NoisyTraining`: accuracies are of the mean of both networks' logits, losses those that divide the images, and
-    the posterior takes the place of the weight.
+    are labelled, and, where the wrong labels are known, `train/labelled_right`, how many of those have right labels.
+    The others are those of `NoisyTraining`: accuracies are of the mean of both networks' logits, losses those that
+    divide the images, and the posterior takes the place of the weight.
 
     Args:
         network: the first of the two. warmup: epochs of cross-entropy on all images before the first division.
@@ -160,8 +160,10 @@ class DivideMix(NoisyTraining):
         data, key = self.trainer.datamodule, (self.current_epoch, which)
         most = min(int(MOST * len(clean)), len(clean) - self.size)
         chosen = divide(clean, self.threshold, self.size, most)
-        right = ~self.noisy[chosen]
-        for name, value in {"labelled": chosen.float().mean(), "labelled_right": right.float().mean()}.items():
+        found = {"labelled": chosen.float().mean()}
+        if self.noisy.any():
+            found["labelled_right"] = (~self.noisy[chosen]).float().mean()
+        for name, value in found.items():
             self.log(f"train/{name}", value, on_step=False, on_epoch=True, batch_size=1)
         labelled, unlabelled = (
             data.chosen_batches(places.nonzero()[:, 0].cpu(), self.size, 2, (*key, i))

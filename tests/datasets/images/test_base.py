@@ -319,6 +319,15 @@ def test_chosen_batches_follow_seed_key_and_places_alone():
         data.chosen_batches(places[:3], 4, 1, (0,))
 
 
+def test_a_part_that_was_replaced_is_what_loaders_yield():
+    data = made()
+    first = next(iter(data.plain_batches()))
+    part = data.parts["train"]
+    assert data.train_dataloader().images.images is data.plain_batches().images.images
+    data.parts["train"] = part._replace(labels=(part.labels + 1) % 4)
+    assert torch.equal(next(iter(data.plain_batches())).y, (first.y + 1) % 4)
+
+
 def test_plain_batches_are_the_training_images_in_their_order():
     data = made(augment={"crop": 1, "flip": True}, eval_batch_size=7)
     x, y, index = (torch.cat(tensors) for tensors in zip(*data.plain_batches(), strict=True))
