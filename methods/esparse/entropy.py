@@ -27,6 +27,11 @@ def add_counts(counts: Tensor, x: Tensor, low: Tensor, high: Tensor) -> None:
     """
     channels, bins = counts.shape
     width = torch.where(high > low, high - low, torch.inf)
+    if x.device.type == "cpu":
+        from methods.esparse import compiled  # at its first use
+
+        compiled.add_counts(counts, x, low, width)
+        return
     for start in range(0, channels, CHANNELS_AT_ONCE):
         part = slice(start, min(start + CHANNELS_AT_ONCE, channels))
         columns = x[:, part].T.float() - low[part, None]

@@ -42,6 +42,10 @@ def swap_parts(columns: Tensor, keep: int, of: int, groups: Tensor) -> tuple[Ten
     (n of, R), the score that a newcomer in the column's place must beat; A (n of,), the group's kept sum without the
     column (`keep` - 1 of the others, and then the one that the newcomer must beat); base (n,), its kept sum as it is.
     """
+    if columns.device.type == "cpu":
+        from methods.esparse import compiled
+
+        return compiled.swap_parts(columns, keep, of, groups)
     members = columns.unflatten(0, (-1, of))[groups].movedim(1, 0)  # (of, n, R)
     rank = ranks(members)
     kth = (members * (rank == keep - 1)).sum(0)
@@ -70,9 +74,9 @@ def ranks(members: Tensor) -> Tensor:
 def sums_of_maxima(a: Tensor, b: Tensor) -> Tensor:
     """sum_r max(a[p, r], b[q, r]): (n, R), (m, R) -> (n, m)."""
     if a.device.type == "cpu":
-        from methods.esparse import maxima  # compiled at its first use
+        from methods.esparse import compiled  # at its first use
 
-        return maxima.sums_of_maxima(a, b)
+        return compiled.sums_of_maxima(a, b)
     return (a.sum(1)[:, None] + b.sum(1)[None] + torch.cdist(a, b, p=1)) / 2
 
 
