@@ -34,7 +34,10 @@ class ClassBalanced(NoisyTraining):
         super().prepare(data)
         counts = data.train_labels.bincount(minlength=len(data.classes))
         if not counts.all():
-            raise ValueError("class weights need training images of every class")
+            raise ValueError(
+                "method.beta weighs classes by their numbers of training images, and one has none: "
+                "raise dataset.limit_train, or lower dataset.imbalance"
+            )
         self.register_buffer("weights", balanced_weights(counts, self.beta), persistent=False)
 
     def weigh(self, batch: Any, losses: Tensor) -> Tensor:

@@ -74,7 +74,10 @@ class LDAM(CrossEntropy):
     def see(self, counts: Tensor) -> None:
         """Raises ValueError where a class has no images."""
         if not counts.all():
-            raise ValueError("LDAM needs training images of every class: its margins follow from their numbers")
+            raise ValueError(
+                "method.loss sets margins by the classes' numbers of training images, and one has none: "
+                "raise dataset.limit_train, or lower dataset.imbalance"
+            )
         self.register_buffer("margins", self.scale * class_margins(counts, self.margin), persistent=False)
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:

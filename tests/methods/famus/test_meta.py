@@ -211,3 +211,21 @@ def test_a_gate_sees_the_standardised_pooled_gradient():
         torch.manual_seed(1)
         assert gate(scale * pooled(g) + shift).item() in (0.0, 1.0)
     assert Gate(1)(torch.tensor([3.0])).item() in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("state", [0.0, 1.0])
+def test_a_gate_learns_from_what_its_layer_does_to_the_loss(state):
+    """Published: opening an open gate further takes its layer's step, opening a closed one takes it back."""
+    network, psi, params, train, val = scene()
+    _, gradients = first_order(network, psi, params, train, True)
+    name, step = "head.weight", 1e-5
+    opened = {name: torch.tensor(state, dtype=torch.float64, requires_grad=True)}
+    _, _, term = by_direction(network, params, gradients, train, val, LR, opened=opened, always=["head.bias"])
+    (ours,) = torch.autograd.grad(term, opened[name])
+    values = []
+    for moved in (1 + step, 1 - step):
+        after = stepped(params, gradients | {name: moved * gradients[name]}, LR)
+        values.append(sample_losses(network, after, *val).mean().item())
+    further = (values[0] - values[1]) / (2 * step)
+    assert ours.item() == pytest.approx(further if state else -further, abs=1e-8)
+    assert abs(further) > 1e-6
