@@ -1,0 +1,88 @@
+"""Pictures of meshes, points and voxels without a graphics library: samples of the surface, shaded, the nearest in front."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from datasets.shapes.geometry import surface_points
+
+SAMPLES = 400_000
+COLOUR = (0.40, 0.60, 0.78)
+LIGHT = np.array([0.35, -0.45, 0.82])
+OVERSAMPLE = 2  # for smooth edges
+
+
+def camera(azimuth: float = 35.0, elevation: float = 25.0) -> np.ndarray:
+    """Rows: right, up and towards the viewer, unit vectors, z being up. Angles in degrees."""
+    a, e = np.radians([azimuth, elevation])
+    towards = np.array([np.cos(e) * np.sin(a), -np.cos(e) * np.cos(a), np.sin(e)])
+    right = np.array([np.cos(a), np.sin(a), 0.0])
+    return np.stack([right, np.cross(towards, right), towards])
+
+
+def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
+    """(size, size, 4), RGBA in 0..1, of the cube of edge 1.1 around 0. Both sides of a face are shown alike."""
+    if not len(faces):
+        return np.zeros((size, size, 4))
+    view = camera() if view is None else view
+    points, normals = surface_points(vertices, faces, SAMPLES, np.random.default_rng(0))
+    facing = normals @ view[2]
+    normals = np.where(facing[:, None] < 0, -normals, normals)
+    return splat(points, shade(normals, colour, view), size, view)
+
+
+def render_surface(points: np.ndarray, normals: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
+    """The same of samples of a surface, points and unit normals (n, 3), drawn as discs that leave no gaps."""
+    view = camera() if view is None else view
+    radius = max(1, round(2.2 * size * OVERSAMPLE / np.sqrt(len(points))))
+    return splat(points, shade(normals, colour, view), size, view, radius)
+
+
+def render_points(points: np.ndarray, size: int = 256, colour=COLOUR, view=None, radius: float = 0.011) -> np.ndarray:
+    """The same of loose points (n, 3), drawn as balls of that radius, the nearer ones darker."""
+    view = camera() if view is None else view
+    pixels = size * OVERSAMPLE
+    r = max(1, round(radius * pixels / 1.1))
+    axis = np.arange(-r, r + 1) / r
+    dx, dy = (grid.ravel() for grid in np.meshgrid(axis, axis))
+    on = dx**2 + dy**2 <= 1
+    bulge = np.stack([dx, dy, np.sqrt(np.maximum(0, 1 - dx**2 - dy**2))], axis=1)[on]
+    balls = (points[:, None] + radius * bulge @ view).reshape(-1, 3)
+    normals = np.tile(bulge @ view, (len(points), 1))
+    return splat(balls, shade(normals, colour, view), size, view)
+
+
+def shade(normals: np.ndarray, colour, view: np.ndarray) -> np.ndarray:
+    """Colours (n, 3): two lights, one from above that stays, one from the viewer."""
+    above = np.clip(normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
+    ahead = np.clip(normals @ view[2], 0, 1)
+    return np.clip((0.30 + 0.45 * above + 0.35 * ahead)[:, None] * np.asarray(colour), 0, 1)
+
+
+def splat(points: np.ndarray, colours: np.ndarray, size: int, view: np.ndarray, radius: int = 1) -> np.ndarray:
+    """Coloured points (n, 3) on a picture (size, size, 4), squares of `radius` fine pixels each, the nearest in front."""
+    pixels = size * OVERSAMPLE
+    right, up, depth = (points @ view.T).T
+    scale = pixels / 1.5  # the cube's diagonal fits but for its very ends
+    column = np.floor(pixels / 2 + right * scale).astype(int)
+    row = np.floor(pixels / 2 - up * scale).astype(int)
+    nearest = np.full(pixels * pixels, -np.inf)
+    owner = np.full(pixels * pixels, -1)
+    order = np.argsort(depth)
+    for i in range(radius + 1):
+        for j in range(radius + 1):
+            x, y = column[order] + i, row[order] + j
+            seen = (x >= 0) & (x < pixels) & (y >= 0) & (y < pixels)
+            place, index = (y * pixels + x)[seen], order[seen]
+            front = np.full(pixels * pixels, -1)
+            front[place] = index  # in order of depth, so that the nearest stays
+            better = (front >= 0) & (np.where(front >= 0, depth[front], -np.inf) > nearest)
+            owner[better] = front[better]
+            nearest[better] = depth[front[better]]
+    picture = np.zeros((pixels * pixels, 4))
+    picture[owner >= 0, :3] = colours[owner[owner >= 0]]
+    picture[owner >= 0, 3] = 1
+    fine = picture.reshape(size, OVERSAMPLE, size, OVERSAMPLE, 4)
+    alpha = fine[..., 3:].mean((1, 3))
+    shown = (fine[..., :3] * fine[..., 3:]).mean((1, 3)) / np.maximum(alpha, 1e-9)
+    return np.concatenate([shown, alpha], axis=-1)
