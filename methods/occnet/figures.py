@@ -54,8 +54,8 @@ def picture_of(inputs: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def generated(meshes: Sequence[Mesh]) -> Any:
-    """Shapes drawn from the prior, four in a row."""
+def gallery_of(meshes: Sequence[Mesh]) -> Any:
+    """Meshes, four in a row."""
     pictures = [render_mesh(mesh.vertices, mesh.faces, colour=FOUND) for mesh in meshes]
     return gallery([pictures[i : i + 4] for i in range(0, len(pictures), 4)], [], [])
 
@@ -103,13 +103,13 @@ def slices(grid: Grid, level: float) -> Any:
 
     middle = grid.resolution // 2
     limit = max(1e-6, float(np.abs(grid.values - level).max()))
-    figure, axes = plt.subplots(1, 3, figsize=(3.4, 1.5), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(3.4, 1.35), layout="constrained")
     extent = (-BOX / 2, BOX / 2, -BOX / 2, BOX / 2)
     for ax, axis, (a, b) in zip(axes, range(3), ("yz", "xz", "xy"), strict=True):
         plane = grid.values.take(middle, axis=axis).T - level
         image = ax.imshow(plane, origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
         if plane.min() < 0 < plane.max():
             ax.contour(plane, levels=[0], extent=extent, colors="black", linewidths=0.7)
-        ax.set(xlabel=a, ylabel=b, xticks=[-0.5, 0.5], yticks=[-0.5, 0.5])
-    figure.colorbar(image, ax=axes, shrink=0.8, label="logit - threshold")
+        ax.set(xlabel=a, ylabel=b, xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
+    figure.colorbar(image, ax=axes, shrink=0.6, label="logit - threshold")
     return figure

@@ -21,19 +21,20 @@ from methods.occnet.export import FORMATS, write_mesh, write_points
 from methods.occnet.metrics import iou, ious
 from methods.occnet.mise import Grid, check_resolution, mise
 from methods.occnet.network import OccupancyNetwork
-from methods.occnet.surface import field_normals, march, refine, simplify
+from methods.occnet.surface import Mesh, field_normals, march, refine, simplify
 
 log = logging.getLogger(__name__)
 
 CHUNK = 100_000  # points that go through the decoder at once
+TOLD = ("iou", "chamfer_l1", "normals", "fscore")  # metrics that are logged of every category too
 POSTERIOR_POINTS = 2048  # by which a latent code is inferred in validation and test
 
 
 class ShapeReconstruction(LightningModule):
     """The test stage of every method here: each test shape is reconstructed and scored against the true one.
 
-    Metrics, means over the categories of means over their shapes, and `test/<metric>_<category>` where there are
-    several: `test/iou` (of the mesh, on the stored points), `test/chamfer_l1`, `test/accuracy`, `test/completeness` (a
+    Metrics, means over the categories of means over their shapes, and of the chief ones `test/<metric>_<category>` where
+    there are several: `test/iou` (of the mesh, on the stored points), `test/chamfer_l1`, `test/accuracy`, `test/completeness` (a
     tenth of the unit cube's edge is 1), `test/normals` (consistency, -1..1), `test/fscore` (at 1 % of the edge),
     `test/empty` (share of the shapes without a surface, which get the worst of every metric). Point sets have no IoU
     and no normals, open meshes no IoU. `test/reconstruct_seconds`: of a shape. In the run's folder: `shapes.csv`, a row
@@ -124,7 +125,7 @@ class ShapeReconstruction(LightningModule):
         by_category = class_means(scores, self.categories)
         metrics = {f"test/{key}": value for key, value in mean_of(by_category.values()).items()}
         if len(by_category) > 1:
-            metrics |= {f"test/{k}_{name}": v for name, row in by_category.items() for k, v in row.items()}
+            metrics |= {f"test/{k}_{name}": row[k] for name, row in by_category.items() for k in TOLD if k in row}
         if empty := sum(row["empty"] for row in scores.values()):
             log.warning("%d of %d reconstructions have no surface; they count as the worst there is", empty, len(scores))
         self.log_dict({key: torch.tensor(value, dtype=torch.float64) for key, value in metrics.items()})
@@ -234,12 +235,12 @@ class OccupancyTraining(Training):
             raise ValueError(f"method.val_points must be positive, got {val_points}")
         self.tune, self.val_points, self.generate = tune, val_points, generate
         self.resolution, self.resolution_0 = resolution, resolution_0
-        self.simplify, self.refine_steps, self.normals = simplify, refine_steps, normals
+        self.simplify_to, self.refine_steps, self.normals = simplify, refine_steps, normals
         grid = torch.arange(1, 20) / 20 if tune else torch.tensor([threshold])
         self.register_buffer("thresholds", grid, persistent=False)
         self.register_buffer("threshold", torch.tensor(float(threshold)))
-        self.grid: Grid | None = None
-        self.slices: tuple[Grid, np.ndarray] | None = None
+        self.extracted: tuple[Grid, Mesh] | None = None  # of the first test shape
+        self.generated: list[Mesh] = []
 
     @property
     def level(self) -> float:
@@ -305,8 +306,8 @@ class OccupancyTraining(Training):
         z = batch.points.new_zeros(1, 0) if q is None else q.mean
         found, grid = self.extract(c, z, seed=int(batch.index))
         inside = self.evaluate(batch.points[0], self.field(c, z)) >= self.level
-        if self.grid is None:
-            self.grid, self.slices = grid, batch.points[0].cpu().numpy()
+        if self.extracted is None:
+            self.extracted = grid, found.mesh
         net_iou = iou(inside, batch.occupancies[0].cpu().numpy() > 0.5)
         return found._replace(measured=found.measured | {"net_iou": net_iou})
 
@@ -320,13 +321,31 @@ class OccupancyTraining(Training):
             self.resolution_0,
         )
         mesh = march(grid, self.level)
-        if self.simplify and not mesh.empty:
-            mesh = simplify(mesh, self.simplify)
+        if self.simplify_to and not mesh.empty:
+            mesh = simplify(mesh, self.simplify_to)
         mesh = refine(mesh, field, float(self.threshold), self.refine_steps, seed=seed, device=self.device)
         if self.normals and not mesh.empty:
             mesh = mesh._replace(normals=field_normals(mesh.vertices, field, CHUNK, self.device))
         measured = {"evaluated": grid.evaluated / grid.values.size, "faces": float(len(mesh.faces))}
         return Reconstruction(mesh, measured=measured), grid
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        if self.network.z_dim and self.network.encoder is None:
+            codes = self.network.prior(self.generate).to(self.device)
+            empty = codes.new_zeros(1, 0)
+            self.generated = [self.extract(empty, z[None])[0].mesh for z in codes]
+
+    def figures(self) -> dict[str, Any]:
+        from methods.occnet.figures import gallery_of, refinement, slices
+
+        drawn = super().figures()
+        if self.extracted:
+            grid, mesh = self.extracted
+            drawn |= {"refinement": refinement(grid, mesh), "slices": slices(grid, self.level)}
+        if self.generated:
+            drawn["generated"] = gallery_of(self.generated)
+        return drawn
 
     @staticmethod
     @torch.no_grad()

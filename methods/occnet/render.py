@@ -32,10 +32,11 @@ def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour
 
 
 def render_surface(points: np.ndarray, normals: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
-    """The same of samples of a surface, points and unit normals (n, 3), drawn as discs that leave no gaps."""
+    """The same of samples of a closed surface, points and unit outward normals (n, 3), large enough to leave no gaps."""
     view = camera() if view is None else view
     radius = max(1, round(2.2 * size * OVERSAMPLE / np.sqrt(len(points))))
-    return splat(points, shade(normals, colour, view), size, view, radius)
+    ahead = normals @ view[2] > 0
+    return splat(points[ahead], shade(normals[ahead], colour, view), size, view, radius)
 
 
 def render_points(points: np.ndarray, size: int = 256, colour=COLOUR, view=None, radius: float = 0.011) -> np.ndarray:
