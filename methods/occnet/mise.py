@@ -43,9 +43,7 @@ class Grid:
 def check_resolution(resolution: int, coarse: int) -> int:
     """How often `coarse` is doubled to get `resolution`. Raises ValueError where it cannot be."""
     if coarse < 1 or resolution < coarse or resolution % coarse or (resolution // coarse) & (resolution // coarse - 1):
-        raise ValueError(
-            f"method.resolution={resolution} must be method.resolution_0={coarse} times a power of two"
-        )
+        raise ValueError(f"method.resolution={resolution} must be method.resolution_0={coarse} times a power of two")
     return (resolution // coarse).bit_length() - 1
 
 

@@ -127,7 +127,9 @@ class ShapeReconstruction(LightningModule):
         if len(by_category) > 1:
             metrics |= {f"test/{k}_{name}": row[k] for name, row in by_category.items() for k in TOLD if k in row}
         if empty := sum(row["empty"] for row in scores.values()):
-            log.warning("%d of %d reconstructions have no surface; they count as the worst there is", empty, len(scores))
+            log.warning(
+                "%d of %d reconstructions have no surface; they count as the worst there is", empty, len(scores)
+            )
         self.log_dict({key: torch.tensor(value, dtype=torch.float64) for key, value in metrics.items()})
 
     def figures(self) -> dict[str, Any]:
@@ -222,7 +224,9 @@ class OccupancyTraining(Training):
     ) -> None:
         super().__init__(network, monitor=monitor, **kwargs)
         if not isinstance(network, OccupancyNetwork):
-            raise ValueError(f"this method trains an occupancy network, and {type(network).__name__} is none: model=onet")
+            raise ValueError(
+                f"this method trains an occupancy network, and {type(network).__name__} is none: model=onet"
+            )
         if not 0 < threshold < 1:
             raise ValueError(f"method.threshold is a probability between 0 and 1, got {threshold}")
         check_resolution(resolution, resolution_0)

@@ -48,7 +48,9 @@ class Encoded(nn.Module):
 
     def check_encoder(self) -> None:
         if self.encoder is None:
-            raise ValueError("this model needs an input to reconstruct from; dataset.inputs=none goes with model=onet_vae")
+            raise ValueError(
+                "this model needs an input to reconstruct from; dataset.inputs=none goes with model=onet_vae"
+            )
 
 
 class OccupancyNetwork(Encoded):

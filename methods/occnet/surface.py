@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods.occnet.mise import BOX, Grid
 
-DROP = 10.0  # how far below the threshold the field is taken to be outside the box; small enough for smooth caps
+DROP = 10.0  # how far below the threshold the field is taken to be outside the box
 LogitField = Callable[[Tensor], Tensor]
 
 
@@ -31,9 +31,10 @@ NOTHING = Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64))
 
 
 def march(grid: Grid, threshold: float, box: float = BOX) -> Mesh:
-    """The level set as a closed mesh: what reaches the box's faces is capped there. Empty where nothing is inside.
+    """The level set as a closed mesh: what reaches the box's faces is cut off flat there. Empty where nothing is inside.
 
-    grid: values of a field that is larger inside.
+    grid: values of a field that is larger inside. The caps' vertices are corners of the grid, whatever the values there,
+    so that those that MISE has not computed do not matter.
     """
     from skimage.measure import marching_cubes
 
@@ -41,7 +42,7 @@ def march(grid: Grid, threshold: float, box: float = BOX) -> Mesh:
     if not values.max() > threshold:
         return NOTHING
     vertices, faces, _, _ = marching_cubes(values, threshold, gradient_direction="ascent")
-    vertices = box * ((vertices - 1) / grid.resolution - 0.5)
+    vertices = box * (np.clip(vertices - 1, 0, grid.resolution) / grid.resolution - 0.5)
     return Mesh(vertices.astype(np.float32), faces.astype(np.int64))
 
 
