@@ -71,8 +71,8 @@ class PatchTraining(Training):
     """AtlasNet: the Chamfer distance, squared, of points drawn on all patches. Its mesh is open, so it has no IoU.
 
     Args:
-        points: drawn on the patches, divided among them. side: of the square grid of vertices that each patch's mesh has.
-        The others: as of `Training`.
+        points: drawn on the patches, divided among them. side: of the square grid of vertices that each patch's mesh
+        has. The others: as of `Training`.
     """
 
     def __init__(self, network: nn.Module, points: int = 2500, side: int = 10, **kwargs: Any) -> None:
@@ -104,7 +104,7 @@ class PatchTraining(Training):
 
 
 def chamfer_squared(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared distance to the nearest point, of a's to b's plus of b's to a's: (B,). a: (B, n, 3), b: (B, m, 3)."""
+    """Mean squared distance to the nearest point, of a's to b's plus of b's to a's: (B,). (B, n, 3), (B, m, 3)."""
     squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
     return squared.amin(2).mean(1) + squared.amin(1).mean(1)
 

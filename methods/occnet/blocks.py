@@ -15,7 +15,8 @@ class PointNorm(nn.BatchNorm1d):
 
 
 class ConditionalNorm(nn.Module):
-    """gamma(c) * BN(x) + beta(c), a normalisation whose affine part is read off the code (paper, section 3.1, supplementary 1.1).
+    """gamma(c) * BN(x) + beta(c), a normalisation whose affine part is read off the code (paper, section 3.1,
+    supplementary 1.1).
 
     BN has no parameters and takes its statistics over all points of all shapes. gamma and beta are linear in c, with
     weights that start at 0 and biases at 1 and 0: at first it is a plain BN. x: (B, T, features), c: (B, c_dim).

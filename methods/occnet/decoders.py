@@ -47,7 +47,7 @@ class ConditionalDecoder(Decoder):
 
 
 class LatentConditionalDecoder(ConditionalDecoder):
-    """The same, with the latent code added to the input's code instead of to the points (official code, cbatchnorm2)."""
+    """The same, with the latent code added to the input's code, not to the points (official code, cbatchnorm2)."""
 
     def __init__(self, c_dim: int, z_dim: int, hidden: int = 256, blocks: int = 5) -> None:
         super().__init__(c_dim, 0, hidden, blocks)

@@ -131,7 +131,7 @@ class ImageEncoder(nn.Module):
 
 
 def torchvision_name(name: str) -> str:
-    """What torchvision calls a tensor of `ImageEncoder`'s: stages.1.0.shortcut.0.weight -> layer2.0.downsample.0.weight."""
+    """Torchvision's name of a tensor: stages.1.0.shortcut.0.weight -> layer2.0.downsample.0.weight."""
     parts = name.split(".")
     if parts[0] == "stem":
         return ".".join([{"0": "conv1", "1": "bn1"}[parts[1]], *parts[2:]])
@@ -153,7 +153,8 @@ class IndexEncoder(nn.Module):
 
 
 class LatentEncoder(nn.Module):
-    """PointNet over points with their occupancy -> q(z | p, o, c), normal with diagonal covariance (paper, section 3.1).
+    """PointNet over points with their occupancy -> q(z | p, o, c), normal with diagonal covariance (paper, section
+    3.1).
 
     Forward: p (B, T, 3), o (B, T), c (B, c_dim) -> Normal over (B, z_dim).
     """

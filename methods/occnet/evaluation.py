@@ -19,7 +19,8 @@ Scores = dict[str, float]
 
 
 class Reconstruction(NamedTuple):
-    """What a method makes of an input: a mesh, or points alone. closed: does the mesh bound a solid? Else it has no IoU.
+    """What a method makes of an input: a mesh, or points alone. closed: does the mesh bound a solid? Else it has no
+    IoU.
 
     measured: what the method itself has to say of it, by the metric's name.
     """
@@ -42,8 +43,8 @@ class Truth(NamedTuple):
 def score(found: Reconstruction, true: Truth, samples: int, seed: int, device: torch.device | str = "cpu") -> Scores:
     """iou (of the true shape's points, by which of them the closed mesh holds), and what `compare` gives.
 
-    samples: points drawn evenly from the mesh. `empty` is 1 for a reconstruction without a surface, which gets the worst
-    of every metric, else 0. seed: of the drawing.
+    samples: points drawn evenly from the mesh. `empty` is 1 for a reconstruction without a surface, which gets the
+    worst of every metric, else 0. seed: of the drawing.
     """
     if found.mesh is None:
         points = found.points if found.points is not None else np.zeros((0, 3), np.float32)

@@ -1,7 +1,7 @@
 """How near a reconstruction is to the true shape (paper, section 4, metrics, and supplementary 3).
 
-Distances are Euclidean, and given in the paper's unit: a tenth of the longest edge of the shape's bounding box, which is
-the edge of the unit cube here.
+Distances are Euclidean, and given in the paper's unit: a tenth of the longest edge of the shape's bounding box, which
+is the edge of the unit cube here.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Multiresolution IsoSurface Extraction (paper, section 3.3): a field's values on a fine grid, most of them never computed.
+"""Multiresolution IsoSurface Extraction (paper, section 3.3): a field's values on a fine grid, most of them never
+computed.
 
 The field is evaluated at the corners of a coarse grid of cubes. A cube is active where known values at its corners, or
-elsewhere on its boundary, lie on both sides of the threshold: it is split into eight, whose corners are evaluated, and so
-on down to the finest level, until no cube is active that could be split. What lies in the other cubes is on one side of the
-threshold, as far as anything is known, and takes the value at its lower corner.
+elsewhere on its boundary, lie on both sides of the threshold: it is split into eight, whose corners are evaluated, and
+so on down to the finest level, until no cube is active that could be split. What lies in the other cubes is on one
+side of the threshold, as far as anything is known, and takes the value at its lower corner.
 
-On all cells that the level set crosses the values are those of the dense grid, so that marching cubes makes the same mesh,
-vertex for vertex. The exception, in the nature of the method: a part of the surface that no known value of a coarse cube
-gives away (a component between the coarse corners, a wire through the middle of faces) is not found. `resolution_0` says how
-small such parts are.
+On all cells that the level set crosses the values are those of the dense grid, so that marching cubes makes the same
+mesh, vertex for vertex. The exception, in the nature of the method: a part of the surface that no known value of a
+coarse cube gives away (a component between the coarse corners, a wire through the middle of faces) is not found.
+`resolution_0` says how small such parts are.
 """
 
 from __future__ import annotations

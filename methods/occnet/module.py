@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,17 @@ POSTERIOR_POINTS = 2048  # by which a latent code is inferred in validation and 
 class ShapeReconstruction(LightningModule):
     """The test stage of every method here: each test shape is reconstructed and scored against the true one.
 
-    Metrics, means over the categories of means over their shapes, and of the chief ones `test/<metric>_<category>` where
-    there are several: `test/iou` (of the mesh, on the stored points), `test/chamfer_l1`, `test/accuracy`, `test/completeness` (a
-    tenth of the unit cube's edge is 1), `test/normals` (consistency, -1..1), `test/fscore` (at 1 % of the edge),
-    `test/empty` (share of the shapes without a surface, which get the worst of every metric). Point sets have no IoU
-    and no normals, open meshes no IoU. `test/reconstruct_seconds`: of a shape. In the run's folder: `shapes.csv`, a row
-    a shape.
+    Metrics, means over the categories of means over their shapes, and of the chief ones `test/<metric>_<category>`
+    where there are several: `test/iou` (of the mesh, on the stored points), `test/chamfer_l1`, `test/accuracy`,
+    `test/completeness` (a tenth of the unit cube's edge is 1), `test/normals` (consistency, -1..1), `test/fscore` (at
+    1 % of the edge), `test/empty` (share of the shapes without a surface, which get the worst of every metric). Point
+    sets have no IoU and no normals, open meshes no IoU. `test/reconstruct_seconds`: of a shape. In the run's folder:
+    `shapes.csv`, a row a shape.
 
     Args:
         samples: points drawn from each mesh. export: format in which the reconstructions are kept in `meshes/` of the
-            run's folder (ply, obj, glb; points are always ply), also W&B's with the logger; None: they are not.
-        show: how many shapes the figures show.
+            run's folder (ply, obj, glb; points are always ply); None: they are not.
+        show: how many shapes the figures show, and W&B from all sides, where it is the logger.
 
     A subclass has `reconstruct(batch)`, a `ShapeBatch` of one shape -> `Reconstruction`.
     """
@@ -83,6 +84,7 @@ class ShapeReconstruction(LightningModule):
         self.scorer.add(index, found, true)
         if len(self.shown) < self.show and self._worth_showing(index):
             self.shown.append(Shown(self.names[index], batch.inputs[0].cpu().numpy(), found, true))
+            self._track(index, found)
         if self.export:
             self._export(index, found)
         self._tell(number + 1)
@@ -100,19 +102,25 @@ class ShapeReconstruction(LightningModule):
             log.info("reconstructed %d of %d shapes, %.0f s left", done, int(total), left)
 
     def _export(self, index: int, found: Reconstruction) -> None:
-        name = self.names[index].replace("/", "_")
+        """Keeps what was made as a file, where that is wanted."""
         folder = Path(self.trainer.default_root_dir) / "meshes" / self.categories[index]
         folder.mkdir(parents=True, exist_ok=True)
+        name = self.names[index].replace("/", "_")
         if found.mesh is None:
             write_points(folder / f"{name}.ply", found.points)
-            return
-        write_mesh(folder / f"{name}.{self.export}", found.mesh)
-        if isinstance(self.logger, WandbLogger) and index < self.show and not found.mesh.empty:
-            import wandb
+        else:
+            write_mesh(folder / f"{name}.{self.export}", found.mesh)
 
-            path = folder / f"{name}.glb"
+    def _track(self, index: int, found: Reconstruction) -> None:
+        """Hands a mesh to W&B, which shows it from all sides."""
+        if found.mesh is None or found.mesh.empty or not isinstance(self.logger, WandbLogger):
+            return
+        import wandb
+
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "mesh.glb"
             write_mesh(path, found.mesh)
-            self.logger.log_metrics({f"meshes/{name}": wandb.Object3D(str(path))})
+            self.logger.log_metrics({f"meshes/{self.names[index]}": wandb.Object3D(str(path))})
 
     def on_test_epoch_end(self) -> None:
         scores = self.scorer.finish()
@@ -127,9 +135,7 @@ class ShapeReconstruction(LightningModule):
         if len(by_category) > 1:
             metrics |= {f"test/{k}_{name}": row[k] for name, row in by_category.items() for k in TOLD if k in row}
         if empty := sum(row["empty"] for row in scores.values()):
-            log.warning(
-                "%d of %d reconstructions have no surface; they count as the worst there is", empty, len(scores)
-            )
+            log.warning("%d of %d reconstructions have no surface and count as the worst", empty, len(scores))
         self.log_dict({key: torch.tensor(value, dtype=torch.float64) for key, value in metrics.items()})
 
     def figures(self) -> dict[str, Any]:
@@ -188,17 +194,18 @@ class Training(ShapeReconstruction):
 class OccupancyTraining(Training):
     """The paper's method: binary cross-entropy of the occupancy at drawn points; meshes by MISE.
 
-    A network with a latent code is trained as a variational autoencoder: its loss is the cross-entropy plus KL(q || N(0,
-    1)) (paper, equation 3), and in validation and test a shape's code is the mean of q, inferred from 2,048 of its points;
-    the figures then also show shapes generated from the prior.
+    A network with a latent code is trained as a variational autoencoder: its loss is the cross-entropy plus KL(q ||
+    N(0, 1)) (paper, equation 3), and in validation and test a shape's code is the mean of q, inferred from 2,048 of
+    its points; the figures then also show shapes generated from the prior.
 
     Metrics besides those of `Training`: `train/iou`, `val/iou` (of the network itself, on the points), `val/kl`,
-    `val/threshold` (with `tune`); `test/net_iou` (of the network, where `test/iou` is the mesh's), `test/evaluated` (how
-    many points MISE evaluated for a shape, as a share of the dense grid), `test/faces`.
+    `val/threshold` (with `tune`); `test/net_iou` (of the network, where `test/iou` is the mesh's), `test/evaluated`
+    (how many points MISE evaluated for a shape, as a share of the dense grid), `test/faces`.
 
     Args:
-        threshold: tau, of the probability; the surface is where it is reached (paper: 0.2). tune: after every validation,
-            the one of 0.05, 0.1, ..., 0.95 with the highest IoU takes its place, and is kept with the weights.
+        threshold: tau, of the probability; the surface is where it is reached (paper: 0.2). tune: after every
+            validation, the one of 0.05, 0.1, ..., 0.95 with the highest IoU takes its place, and is kept with the
+            weights.
         val_points: stored points of each shape that a validation uses, the first ones; None: all.
         resolution: cells a side of the finest grid, a power of two times resolution_0, that of the first.
         simplify: number of faces that meshes are reduced to; None: they are not. refine_steps: of the gradient-based
@@ -269,11 +276,13 @@ class OccupancyTraining(Training):
         """Logits (B, T) at the batch's points, and q(z). z is drawn from q in training, and q's mean otherwise."""
         c = self.network.encode(batch.inputs)
         q = self.network.infer(batch.points, batch.occupancies, c) if self.training else self.posterior(batch, c)
+        return self.network.decoder(batch.points, self.latent(q, batch), c), q
+
+    def latent(self, q: Normal | None, batch: Any) -> Tensor:
+        """(B, z_dim), z_dim 0 where there is no latent code."""
         if q is None:
-            z = batch.points.new_zeros(len(c), 0)
-        else:
-            z = q.rsample() if self.training else q.mean
-        return self.network.decoder(batch.points, z, c), q
+            return batch.points.new_zeros(len(batch.points), 0)
+        return q.rsample() if self.training else q.mean
 
     def posterior(self, batch: Any, c: Tensor) -> Normal | None:
         first = slice(POSTERIOR_POINTS)
@@ -307,7 +316,7 @@ class OccupancyTraining(Training):
     def reconstruct(self, batch: Any) -> Reconstruction:
         c = self.network.encode(batch.inputs)
         q = self.posterior(batch, c)
-        z = batch.points.new_zeros(1, 0) if q is None else q.mean
+        z = self.latent(q, batch)
         found, grid = self.extract(c, z, seed=int(batch.index))
         inside = self.evaluate(batch.points[0], self.field(c, z)) >= self.level
         if self.extracted is None:

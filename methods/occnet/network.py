@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ MakeEncoder = Callable[..., nn.Module]
 
 
 def make_encoder(inputs: str, num_shapes: int, encoders: Mapping[str, MakeEncoder]) -> nn.Module | None:
-    """The encoder of `encoders` for these inputs, None for `none`. Raises ValueError where there is none, or another."""
+    """The encoder for these inputs, None for `none`. Raises ValueError where `encoders` has none, or another."""
     if inputs == "none":
         return None
     if inputs not in encoders:
@@ -94,7 +95,8 @@ class OccupancyNetwork(Encoded):
 
 
 class VoxelNetwork(Encoded):
-    """3D-R2N2's decoder (Choy et al., ECCV 2016) without recurrence, as the paper compares with it. x -> (B, 32, 32, 32).
+    """3D-R2N2's decoder (Choy et al., ECCV 2016) without recurrence, as the paper compares with it. x -> (B, 32, 32,
+    32).
 
     channels: of the four volumes of 4, 8, 16 and 32 voxels a side. The others: as of `Encoded`.
     """
@@ -113,7 +115,7 @@ class VoxelNetwork(Encoded):
         self.channels = tuple(channels)
         self.seed = nn.Linear(self.c_dim, channels[0] * 4**3)
         layers: list[nn.Module] = []
-        for a, b in zip(channels, channels[1:], strict=False):
+        for a, b in pairwise(channels):
             layers += [nn.ReLU(), nn.ConvTranspose3d(a, b, 3, stride=2, padding=1, output_padding=1)]
         self.grow = nn.Sequential(*layers, nn.ReLU(), nn.Conv3d(channels[-1], 1, 1))
 
@@ -123,7 +125,7 @@ class VoxelNetwork(Encoded):
 
 
 class PointSetNetwork(Encoded):
-    """PSGN's fully connected decoder (Fan et al., CVPR 2017), as the paper compares with it. x -> points (B, points, 3)."""
+    """PSGN's fully connected decoder (Fan et al., CVPR 2017), as the paper compares with it. x -> (B, points, 3)."""
 
     def __init__(
         self,
@@ -178,12 +180,8 @@ class PatchNetwork(Encoded):
         # product with the same code for every point
         self.of_code = nn.Linear(self.c_dim, patches * hidden)
         self.of_square = nn.Parameter(_uniform(patches, 2, hidden, fan_in=2 + self.c_dim))
-        self.weights = nn.ParameterList(
-            _uniform(patches, a, b, fan_in=a) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
-        self.biases = nn.ParameterList(
-            _uniform(patches, 1, b, fan_in=a) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(_uniform(patches, a, b, fan_in=a) for a, b in pairwise(sizes))
+        self.biases = nn.ParameterList(_uniform(patches, 1, b, fan_in=a) for a, b in pairwise(sizes))
         self.patches = patches
 
     def forward(self, uv: Tensor, x: Tensor) -> Tensor:

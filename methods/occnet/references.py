@@ -42,8 +42,8 @@ class Hull(ShapeReconstruction):
     """The solid that an input cloud spans: an alpha shape, which is the convex hull where alpha is infinite.
 
     Args:
-        alpha: greatest radius of the sphere around a tetrahedron of the Delaunay triangulation that belongs to the solid,
-            in edges of the unit cube.
+        alpha: greatest radius of the sphere around a tetrahedron of the Delaunay triangulation that belongs to the
+            solid, in edges of the unit cube.
         The others: as of `ShapeReconstruction`.
     """
 
@@ -65,8 +65,8 @@ class Hull(ShapeReconstruction):
 def inside_of(surface: np.ndarray, normals: np.ndarray, points: np.ndarray, neighbours: int = 5) -> np.ndarray:
     """Which of the points lie inside a surface known by samples: (n,) bool.
 
-    surface (m, 3), normals (m, 3) outward; points (n, 3). The nearest samples vote, each by the side of its tangent plane
-    that the point is on, in proportion to the distance from that plane.
+    surface (m, 3), normals (m, 3) outward; points (n, 3). The nearest samples vote, each by the side of its tangent
+    plane that the point is on, in proportion to the distance from that plane.
     """
     _, index = cKDTree(surface).query(points, k=neighbours)
     towards = points[:, None] - surface[index]
@@ -83,7 +83,7 @@ def convex_hull(points: np.ndarray) -> Mesh:
 
 
 def alpha_shape(points: np.ndarray, alpha: float) -> Mesh:
-    """The boundary of all tetrahedra of the Delaunay triangulation whose circumscribed sphere has at most radius alpha."""
+    """The boundary of the Delaunay triangulation's tetrahedra whose circumscribed sphere has at most radius alpha."""
     try:
         cells = Delaunay(points).simplices
     except QhullError:

@@ -1,4 +1,4 @@
-"""Pictures of meshes, points and voxels without a graphics library: samples of the surface, shaded, the nearest in front."""
+"""Pictures of meshes and points without a graphics library: samples of a surface, shaded, the nearest in front."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour
 
 
 def render_surface(points: np.ndarray, normals: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
-    """The same of samples of a closed surface, points and unit outward normals (n, 3), large enough to leave no gaps."""
+    """The same of samples of a closed surface, points and unit outward normals (n, 3), drawn without gaps."""
     view = camera() if view is None else view
     radius = max(1, round(2.2 * size * OVERSAMPLE / np.sqrt(len(points))))
     ahead = normals @ view[2] > 0
@@ -61,7 +61,7 @@ def shade(normals: np.ndarray, colour, view: np.ndarray) -> np.ndarray:
 
 
 def splat(points: np.ndarray, colours: np.ndarray, size: int, view: np.ndarray, radius: int = 1) -> np.ndarray:
-    """Coloured points (n, 3) on a picture (size, size, 4), squares of `radius` fine pixels each, the nearest in front."""
+    """Coloured points (n, 3) on a picture (size, size, 4), `radius` fine pixels wide, the nearest in front."""
     pixels = size * OVERSAMPLE
     right, up, depth = (points @ view.T).T
     scale = pixels / 1.5  # the cube's diagonal fits but for its very ends

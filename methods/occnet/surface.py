@@ -31,10 +31,11 @@ NOTHING = Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64))
 
 
 def march(grid: Grid, threshold: float, box: float = BOX) -> Mesh:
-    """The level set as a closed mesh: what reaches the box's faces is cut off flat there. Empty where nothing is inside.
+    """The level set as a closed mesh: what reaches the box's faces is cut off flat there. Empty where nothing is
+    inside.
 
-    grid: values of a field that is larger inside. The caps' vertices are corners of the grid, whatever the values there,
-    so that those that MISE has not computed do not matter.
+    grid: values of a field that is larger inside. The caps' vertices are corners of the grid, whatever the values
+    there, so that those that MISE has not computed do not matter.
     """
     from skimage.measure import marching_cubes
 
@@ -72,8 +73,8 @@ def refine(
 ) -> Mesh:
     """Moves the vertices towards the level set, and faces' normals towards the field's (paper, equation 4).
 
-    Each step of RMSprop draws one point q on every face and lowers the mean of (f(q) - threshold)^2 + weight * |n - m|^2,
-    f being the probability, n the face's normal, and m the field's: minus its gradient at q, of unit length.
+    Each step of RMSprop draws one point q on every face and lowers the mean of (f(q) - threshold)^2 + weight * |n -
+    m|^2, f being the probability, n the face's normal, and m the field's: minus its gradient at q, of unit length.
 
     Args:
         logits: places (n, 3) -> logits (n,), differentiable twice. threshold: of the probability, 0..1.

@@ -22,7 +22,7 @@ def torus(p):
 
 def blobs(p):
     """Two balls that just touch, one of them cut by the box."""
-    return np.maximum(0.2 - np.linalg.norm(p - [0.2, 0, 0.1], axis=1), 0.35 - np.linalg.norm(p + [0.35, 0, 0], axis=1))
+    return np.maximum(0.2 - np.linalg.norm(p - [0.2, 0, 0.1], axis=1), 0.35 - np.linalg.norm(p - [-0.35, 0, 0], axis=1))
 
 
 def box(p):
@@ -77,7 +77,7 @@ def test_values_are_exact_around_every_crossing_of_random_smooth_fields(seed, th
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_of_any_field_nothing_is_split_in_vain_and_all_that_can_be_known_is_followed(seed):
-    """Noise: much is missed, but no leaf that is left has known values on both sides, and values asked for are exact."""
+    """Noise: much is missed, but no cube that is left has known values on both sides, and known values are exact."""
     drawn = np.random.default_rng(seed)
     table = drawn.normal(size=(17, 17, 17)).astype(np.float32) + 2.2  # rarely below 0
 
