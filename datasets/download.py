@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import tarfile
 import urllib.error
 import urllib.request
@@ -37,6 +38,17 @@ class CorruptData(ValueError):
 def first_existing(*candidates: Path) -> Path | None:
     """The first of the paths that exists."""
     return next((path for path in candidates if path.exists()), None)
+
+
+def cache_folder(root: Path, below: str) -> Path:
+    """Where to keep what is made of data: `below` the data folder where that may be written to, else the user's cache.
+
+    Root, who may always write, leaves a read-only folder alone too.
+    """
+    writable = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+    if os.access(root, os.W_OK) and root.stat().st_mode & writable:
+        return root / below
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paper-runner" / below
 
 
 def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20.0, *, md5: str | None = None) -> Path:

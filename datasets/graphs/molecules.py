@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import pickle
-import stat
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from datasets.download import CorruptData, fetch, first_existing, missing
+from datasets.download import CorruptData, cache_folder, fetch, first_existing, missing
 from datasets.graphs.datamodule import CollectionDataModule
 from datasets.graphs.store import GraphStore, offsets
 
@@ -95,7 +94,7 @@ def cached(table: Path, root: Path) -> dict[str, Tensor]:
     Raises CorruptData, ImportError.
     """
     key = hashlib.sha256(table.read_bytes()).hexdigest()[:16]
-    path = _cache_folder(root) / f"molhiv-{key}-v{FORMAT}.pt"
+    path = cache_folder(root, "processed") / f"molhiv-{key}-v{FORMAT}.pt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
@@ -107,14 +106,6 @@ def cached(table: Path, root: Path) -> dict[str, Tensor]:
         return torch.load(path, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CorruptData(f"{path} is damaged: delete it, and it is built anew ({error})") from error
-
-
-def _cache_folder(root: Path) -> Path:
-    """Below the data folder if that may be written to; root, who may always, leaves a read-only folder alone too."""
-    writable = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-    if os.access(root, os.W_OK) and root.stat().st_mode & writable:
-        return root / "processed"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paper-runner"
 
 
 def read_hiv(table: Path) -> tuple[list[str], list[int]]:

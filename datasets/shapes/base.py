@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from datasets.download import CorruptData
 from datasets.shapes.loader import EvalLoader, Inputs, Sampling, ShapeSet, TrainLoader
 
 PARTS = ("train", "val", "test")
@@ -121,6 +122,9 @@ class ShapeDataModule(LightningDataModule):
             points, occupancies = self.read_near(train)
             train = replace(train, points=points, occupancies=occupancies)
         self.parts = {"train": train} | held
+        if empty := [part for part, shapes in self.parts.items() if not len(shapes)]:
+            self.parts = {}
+            raise CorruptData(f"no shapes of {', '.join(self.categories)} are in the part {', '.join(empty)}")
 
     def _held(self, part: str) -> ShapeSet:
         return self.read(part, self.categories, self.limits[part])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from datasets.shapes.base import PARTS, ShapeDataModule, in_turn
-from datasets.shapes.geometry import BOX, voxel_centres
-from datasets.shapes.loader import RESOLUTION, ShapeSet
+from datasets.shapes.geometry import BOX, RESOLUTION, voxel_centres
+from datasets.shapes.loader import ShapeSet
 from datasets.shapes.solids import CATEGORIES, Solid, random_solid
 
 NEAR_SIGMA = 0.01  # of points near the surface, in edges of the unit cube

@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+RESOLUTION = 32  # voxels a side
 BOX = 0.55  # points are drawn from [-BOX, BOX]^3: the unit cube and a tenth of it around
 HASH = 512  # cells a side of the grid that triangles are looked up in
 CHUNK = 1 << 21  # pairs of a point and a triangle at once

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from datasets.shapes.geometry import RESOLUTION
+
 Inputs = Literal["pointcloud", "voxels", "image", "index", "none"]
 Sampling = Literal["uniform", "equal", "surface"]
 
 LATTICE = 1e-4  # noise that takes points off the lattice of float16, whose steps are up to 2^-11 in the unit cube
-RESOLUTION = 32  # voxels a side
 UNSEEDED = 1  # keeps the draws of evaluation, which follow the shape alone, apart from those of training
 
 

@@ -143,7 +143,7 @@ def test_points_are_drawn_evenly(sampling):
 def test_a_shape_without_inside_cannot_be_drawn_half_inside():
     part = shapes()
     part.occupancies[3] = 0
-    with pytest.raises(ValueError, match="dataset.sampling=equal: shape3 has no points inside"):
+    with pytest.raises(ValueError, match=r"dataset.sampling=equal: shape3 has no points inside"):
         TrainLoader(part, 3, 16, "none", sampling="equal")
 
 
@@ -200,7 +200,7 @@ def test_evaluation_shares_shapes_among_processes(world_size):
 def test_what_is_not_there_is_refused():
     part = shapes()
     part.images = None
-    with pytest.raises(ValueError, match="dataset.inputs=image: this data set has none"):
+    with pytest.raises(ValueError, match=r"dataset.inputs=image: this data set has none"):
         EvalLoader(part, "image")
     with pytest.raises(ValueError, match="7 shapes in batches of 3 are too few for 4 processes"):
         TrainLoader(shapes(), 3, 16, "none", world_size=4)
