@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import LambdaLR
 
 from methods.occnet.evaluation import Reconstruction, Scorer, Truth, class_means, mean_of, write_scores
 from methods.occnet.export import FORMATS, write_mesh, write_points
@@ -145,10 +146,11 @@ class ShapeReconstruction(LightningModule):
 
 
 class Training(ShapeReconstruction):
-    """What is trained: Adam at a constant rate, as the paper does. Metrics: `train/loss`, `val/loss`, and the test's.
+    """What is trained, by Adam. Metrics: `train/loss`, `val/loss`, and the test's.
 
     Args:
-        network: of the data. lr, weight_decay: of Adam. monitor: metric that picks the weights; None: the last.
+        network: of the data. lr, weight_decay: of Adam. decay: the last share of the training, in which the rate falls
+            linearly to 0; 0: it is constant, as in the paper. monitor: metric that picks the weights; None: the last.
         The others: as of `ShapeReconstruction`.
     """
 
@@ -157,6 +159,7 @@ class Training(ShapeReconstruction):
         network: nn.Module,
         lr: float = 1e-4,
         weight_decay: float = 0.0,
+        decay: float = 0.0,
         monitor: str | None = "val/loss",
         **kwargs: Any,
     ) -> None:
@@ -165,14 +168,22 @@ class Training(ShapeReconstruction):
             raise ValueError(f"method.lr must be positive, got {lr}")
         if weight_decay < 0:
             raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"method.decay is a share of the training, 0 to 1, got {decay}")
         self.network, self.lr, self.weight_decay, self.monitor = network, lr, weight_decay, monitor
+        self.decay = decay
 
     @property
     def monitor_mode(self) -> str:
         return "min" if (self.monitor or "").endswith("loss") else "max"
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        if not self.decay:
+            return optimizer
+        steps = max(self.trainer.estimated_stepping_batches, 1)
+        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (1 - step / steps) / self.decay))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def measure(self, batch: Any) -> dict[str, Tensor]:
         """`loss`, and what else is to be logged of a batch in training and validation."""

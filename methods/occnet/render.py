@@ -10,6 +10,7 @@ SAMPLES = 400_000
 COLOUR = (0.40, 0.60, 0.78)
 LIGHT = np.array([0.35, -0.45, 0.82])
 OVERSAMPLE = 2  # for smooth edges
+FIELD = 1.5  # edge of what a picture shows; only the ends of the unit cube's diagonals may lie outside
 
 
 def camera(azimuth: float = 35.0, elevation: float = 25.0) -> np.ndarray:
@@ -21,7 +22,7 @@ def camera(azimuth: float = 35.0, elevation: float = 25.0) -> np.ndarray:
 
 
 def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
-    """(size, size, 4), RGBA in 0..1, of the cube of edge 1.1 around 0. Both sides of a face are shown alike."""
+    """(size, size, 4), RGBA in 0..1, of the space around 0. Both sides of a face are shown alike."""
     if not len(faces):
         return np.zeros((size, size, 4))
     view = camera() if view is None else view
@@ -34,16 +35,16 @@ def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour
 def render_surface(points: np.ndarray, normals: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
     """The same of samples of a closed surface, points and unit outward normals (n, 3), drawn without gaps."""
     view = camera() if view is None else view
-    radius = max(1, round(2.2 * size * OVERSAMPLE / np.sqrt(len(points))))
+    width = max(2, round(2.2 * size * OVERSAMPLE / np.sqrt(len(points))))
     ahead = normals @ view[2] > 0
-    return splat(points[ahead], shade(normals[ahead], colour, view), size, view, radius)
+    return splat(points[ahead], shade(normals[ahead], colour, view), size, view, width)
 
 
 def render_points(points: np.ndarray, size: int = 256, colour=COLOUR, view=None, radius: float = 0.011) -> np.ndarray:
     """The same of loose points (n, 3), drawn as balls of that radius, the nearer ones darker."""
     view = camera() if view is None else view
     pixels = size * OVERSAMPLE
-    r = max(1, round(radius * pixels / 1.1))
+    r = max(1, round(radius * pixels / FIELD))
     axis = np.arange(-r, r + 1) / r
     dx, dy = (grid.ravel() for grid in np.meshgrid(axis, axis))
     on = dx**2 + dy**2 <= 1
@@ -60,30 +61,22 @@ def shade(normals: np.ndarray, colour, view: np.ndarray) -> np.ndarray:
     return np.clip((0.30 + 0.45 * above + 0.35 * ahead)[:, None] * np.asarray(colour), 0, 1)
 
 
-def splat(points: np.ndarray, colours: np.ndarray, size: int, view: np.ndarray, radius: int = 1) -> np.ndarray:
-    """Coloured points (n, 3) on a picture (size, size, 4), `radius` fine pixels wide, the nearest in front."""
+def splat(points: np.ndarray, colours: np.ndarray, size: int, view: np.ndarray, width: int = 2) -> np.ndarray:
+    """Coloured points (n, 3) on a picture (size, size, 4), squares `width` fine pixels wide, the nearest in front."""
     pixels = size * OVERSAMPLE
     right, up, depth = (points @ view.T).T
-    scale = pixels / 1.5  # the cube's diagonal fits but for its very ends
-    column = np.floor(pixels / 2 + right * scale).astype(int)
-    row = np.floor(pixels / 2 - up * scale).astype(int)
-    nearest = np.full(pixels * pixels, -np.inf)
-    owner = np.full(pixels * pixels, -1)
+    scale = pixels / FIELD
     order = np.argsort(depth)
-    for i in range(radius + 1):
-        for j in range(radius + 1):
-            x, y = column[order] + i, row[order] + j
-            seen = (x >= 0) & (x < pixels) & (y >= 0) & (y < pixels)
-            place, index = (y * pixels + x)[seen], order[seen]
-            front = np.full(pixels * pixels, -1)
-            front[place] = index  # in order of depth, so that the nearest stays
-            better = (front >= 0) & (np.where(front >= 0, depth[front], -np.inf) > nearest)
-            owner[better] = front[better]
-            nearest[better] = depth[front[better]]
+    spread = np.arange(width)
+    column = np.rint(pixels / 2 + right[order] * scale - width / 2).astype(int)[:, None] + np.tile(spread, width)
+    row = np.rint(pixels / 2 - up[order] * scale - width / 2).astype(int)[:, None] + np.repeat(spread, width)
+    seen = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
+    owner = np.full(pixels * pixels, -1)
+    owner[(row * pixels + column)[seen]] = np.broadcast_to(order[:, None], seen.shape)[seen]  # the last one stays
     picture = np.zeros((pixels * pixels, 4))
     picture[owner >= 0, :3] = colours[owner[owner >= 0]]
     picture[owner >= 0, 3] = 1
     fine = picture.reshape(size, OVERSAMPLE, size, OVERSAMPLE, 4)
     alpha = fine[..., 3:].mean((1, 3))
-    shown = (fine[..., :3] * fine[..., 3:]).mean((1, 3)) / np.maximum(alpha, 1e-9)
+    shown = fine[..., :3].mean((1, 3)) / np.maximum(alpha, 1e-9)
     return np.concatenate([shown, alpha], axis=-1)
