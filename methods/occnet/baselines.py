@@ -11,9 +11,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from methods.occnet.evaluation import Reconstruction
 from methods.occnet.metrics import iou
-from methods.occnet.module import Training
 from methods.occnet.network import PatchNetwork, PointSetNetwork, VoxelNetwork
+from methods.occnet.solid import look_up
 from methods.occnet.surface import Mesh, blocky
+from methods.occnet.task import Training
 
 
 class VoxelTraining(Training):
@@ -40,14 +41,13 @@ class VoxelTraining(Training):
         logits = self.network(batch.inputs)
         metrics = {"loss": binary_cross_entropy_with_logits(logits, batch.voxels)}
         if not self.training:
-            reached = look_up(logits[0].sigmoid() >= self.threshold, batch.points[0])
-            metrics["iou"] = torch.tensor(iou(reached, batch.occupancies[0] > 0.5))
+            occupied = (logits[0].sigmoid() >= self.threshold).cpu().numpy()
+            metrics["iou"] = torch.tensor(point_iou(occupied, batch))
         return metrics
 
     def reconstruct(self, batch: Any) -> Reconstruction:
-        occupied = self.network(batch.inputs)[0].sigmoid() >= self.threshold
-        net_iou = iou(look_up(occupied, batch.points[0]), batch.occupancies[0] > 0.5)
-        return Reconstruction(blocky(occupied.cpu().numpy()), measured={"net_iou": net_iou})
+        occupied = (self.network(batch.inputs)[0].sigmoid() >= self.threshold).cpu().numpy()
+        return Reconstruction(blocky(occupied), measured={"net_iou": point_iou(occupied, batch)})
 
 
 class PointSetTraining(Training):
@@ -103,6 +103,11 @@ class PatchTraining(Training):
         return Reconstruction(Mesh(vertices.cpu().numpy(), (first + faces).reshape(-1, 3)), closed=False)
 
 
+def point_iou(occupied: np.ndarray, batch: Any) -> float:
+    """IoU of voxels (R, R, R) with the one shape of a batch, on its points."""
+    return iou(look_up(occupied, batch.points[0].cpu().numpy()), batch.occupancies[0].cpu().numpy() > 0.5)
+
+
 def chamfer_squared(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared distance to the nearest point, of a's to b's plus of b's to a's: (B,). (B, n, 3), (B, m, 3)."""
     squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -114,15 +119,6 @@ def targets(batch: Any) -> Tensor:
     if batch.surface is None:
         raise ValueError("the shapes come without points on their surface, which this method trains on")
     return batch.surface if len(batch.surface) > 1 else batch.surface[:, :2048]
-
-
-def look_up(occupied: Tensor, points: Tensor) -> Tensor:
-    """Which of the points (n, 3) lie in an occupied voxel of the unit cube around 0: (n,) bool. occupied: (R, R, R)."""
-    side = len(occupied)
-    cell = ((points + 0.5) * side).floor().long()
-    within = ((cell >= 0) & (cell < side)).all(1)
-    x, y, z = cell.clamp(0, side - 1).unbind(1)
-    return occupied[x, y, z] & within
 
 
 def grid_patch(side: int) -> tuple[Tensor, np.ndarray]:

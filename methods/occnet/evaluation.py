@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +22,15 @@ class Reconstruction(NamedTuple):
     """What a method makes of an input: a mesh, or points alone. closed: does the mesh bound a solid? Else it has no
     IoU.
 
-    measured: what the method itself has to say of it, by the metric's name.
+    measured: what the method itself has to say of it, by the metric's name. at: closed meshes at other resolutions, of
+    which the IoU is of interest.
     """
 
     mesh: Mesh | None
     points: np.ndarray | None = None
     closed: bool = True
     measured: Scores = {}  # noqa: RUF012  (never written to)
+    at: Mapping[int, Mesh] = {}
 
 
 class Truth(NamedTuple):
@@ -38,6 +40,14 @@ class Truth(NamedTuple):
     inside: np.ndarray
     surface: np.ndarray
     normals: np.ndarray
+
+
+def truth_of(batch: Any) -> Truth:
+    """Of a batch of one shape. Raises ValueError where its surface is not known."""
+    if batch.surface is None or batch.normals is None:
+        raise ValueError("the test shapes come without points on their surface")
+    arrays = (x[0].cpu().numpy() for x in (batch.points, batch.occupancies > 0.5, batch.surface, batch.normals))
+    return Truth(*arrays)
 
 
 def score(found: Reconstruction, true: Truth, samples: int, seed: int, device: torch.device | str = "cpu") -> Scores:
@@ -57,8 +67,13 @@ def score(found: Reconstruction, true: Truth, samples: int, seed: int, device: t
     points, normals = surface_points(mesh.vertices, mesh.faces, samples, np.random.default_rng(seed))
     scores = compare(points, normals, true.surface, true.normals, device) | {"empty": 0.0}
     if found.closed:
-        scores["iou"] = iou(contains(mesh.vertices, mesh.faces, true.points), true.inside)
-    return scores
+        scores["iou"] = mesh_iou(mesh, true)
+    return scores | {f"iou_at_{resolution}": mesh_iou(other, true) for resolution, other in found.at.items()}
+
+
+def mesh_iou(mesh: Mesh, true: Truth) -> float:
+    """IoU of a closed mesh with the true shape, on its points; 0 for a mesh without faces."""
+    return 0.0 if mesh.empty else iou(contains(mesh.vertices, mesh.faces, true.points), true.inside)
 
 
 class Scorer:

@@ -113,3 +113,21 @@ def slices(grid: Grid, level: float) -> Any:
         ax.set(xlabel=a, ylabel=b, xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
     figure.colorbar(image, ax=axes, shrink=0.6, label="logit - threshold")
     return figure
+
+
+def by_resolution(means: dict[str, float], resolutions: Sequence[int]) -> Any:
+    """IoU of the meshes of a grid's values at several resolutions, and of so many voxels of the true shapes.
+
+    means: the test's metrics.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(3.4, 2.0), layout="constrained")
+    for key, label, marker in (("iou", "network", "o"), ("voxel_iou", "voxels of the true shapes", "s")):
+        axes.plot(resolutions, [means[f"test/{key}_at_{n}"] for n in resolutions], marker=marker, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(resolutions, [str(n) for n in resolutions])
+    axes.set(xlabel="resolution", ylabel="IoU", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

@@ -8,8 +8,8 @@ import torch
 import trimesh
 from scipy.spatial import ConvexHull, cKDTree
 
-from methods.occnet.baselines import chamfer_squared, grid_patch, look_up
-from methods.occnet.references import alpha_shape, circumradius, convex_hull, inside_of
+from methods.occnet.baselines import chamfer_squared, grid_patch
+from methods.occnet.solid import alpha_shape, circumradius, convex_hull, inside_of, look_up, voxels_of
 
 
 def test_squared_chamfer_is_that_of_nearest_neighbours():
@@ -22,8 +22,8 @@ def test_squared_chamfer_is_that_of_nearest_neighbours():
 
 
 def test_points_are_looked_up_in_the_voxel_that_holds_them():
-    occupied = torch.rand(4, 4, 4) < 0.5
-    points = torch.rand(200, 3) * 1.2 - 0.6
+    drawn = np.random.default_rng(0)
+    occupied, points = drawn.random((4, 4, 4)) < 0.5, drawn.uniform(-0.6, 0.6, (200, 3))
     for point, found in zip(points, look_up(occupied, points), strict=True):
         x, y, z = (int(np.floor((float(v) + 0.5) * 4)) for v in point)
         assert found == (all(0 <= v < 4 for v in (x, y, z)) and bool(occupied[x % 4, y % 4, z % 4]))
@@ -75,3 +75,15 @@ def test_samples_of_a_surface_tell_inside_from_outside():
     points = np.random.default_rng(1).uniform(-0.5, 0.5, (20_000, 3))
     found = inside_of(surface, mesh.face_normals[faces], points)
     assert (found != mesh.contains(points)).mean() < 0.001
+
+
+def test_voxels_told_by_samples_are_those_of_the_solid():
+    normals = np.random.default_rng(0).normal(size=(20_000, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    centre = (np.arange(24) + 0.5) / 24 - 0.5
+    x, y, z = np.meshgrid(centre, centre, centre, indexing="ij")
+    surface = 0.3 * normals * [1, 0.6, 1] + [0.1, 0, 0]  # an ellipsoid, off the centre
+    turned = normals / [1, 0.6, 1]
+    found = voxels_of(surface, turned / np.linalg.norm(turned, axis=1, keepdims=True), 24)
+    exact = ((x - 0.1) / 0.3) ** 2 + (y / 0.18) ** 2 + (z / 0.3) ** 2 < 1
+    assert (found != exact).sum() <= 0.005 * exact.sum()

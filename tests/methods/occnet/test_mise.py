@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import marching_cubes
 
-from methods.occnet.mise import dense, mise, positions
+from methods.occnet.mise import dense, mise, positions, thinned
 from methods.occnet.surface import march
 
 
@@ -117,6 +117,14 @@ def test_a_surface_seen_on_the_boundary_of_a_coarse_cube_alone_is_followed_into_
     a, b = march(mise(field, 0.0, 16, 4), 0.0), march(dense(field, 16), 0.0)
     assert len(b.faces) > 50
     assert np.array_equal(a.vertices, b.vertices)
+
+
+@pytest.mark.parametrize("field", [sphere, torus, blobs])
+@pytest.mark.parametrize("resolution", [8, 16, 32])
+def test_a_thinned_grid_has_the_mesh_of_that_resolution(field, resolution):
+    a, b = march(thinned(mise(field, 0.0, 64, 16), resolution), 0.0), march(dense(field, resolution), 0.0)
+    assert np.array_equal(a.vertices, b.vertices)
+    assert np.array_equal(a.faces, b.faces)
 
 
 def test_corners_lie_where_the_paper_says():

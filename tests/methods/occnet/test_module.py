@@ -40,6 +40,7 @@ def metrics_of(outputs: Path) -> dict[str, float]:
 
 def test_the_paper_method_trains_and_scores_its_meshes(call, tmp_path):
     run = ["method=occnet", *DATA, *ONET, *SMALL, "method.export=ply", "method.tune=true", "seed=3"]
+    run += ["method.resolutions=[8,16]"]
     code, printed = call(*run, f"paths.outputs={tmp_path}/a")
     assert code == 0, printed
     folder, metrics = folder_of(tmp_path / "a"), metrics_of(tmp_path / "a")
@@ -55,7 +56,9 @@ def test_the_paper_method_trains_and_scores_its_meshes(call, tmp_path):
         assert metrics[f"test/{key}"] == pytest.approx(np.mean([np.mean(v) for v in by_category.values()]))
     assert metrics["test/chamfer_l1"] == pytest.approx((metrics["test/accuracy"] + metrics["test/completeness"]) / 2)
     assert metrics["test/iou"] == pytest.approx(metrics["test/net_iou"], abs=0.05)
-    assert {p.stem for p in folder.glob("figures/*.png")} >= {"reconstructions", "refinement", "slices", "curve_iou"}
+    assert metrics["test/iou_at_16"] == metrics["test/iou"]
+    figures = {"reconstructions", "refinement", "slices", "resolution", "curve_iou"}
+    assert {p.stem for p in folder.glob("figures/*.png")} >= figures
     thresholds = [row["val/threshold"] for row in read_metrics(folder)]
     assert all(any(t == pytest.approx(k / 20) for k in range(1, 20)) for t in thresholds)
 
@@ -95,15 +98,14 @@ def test_every_method_runs(call, tmp_path, method, more, has):
 
 
 def test_the_voxels_of_the_true_shape_score_as_their_iou_says(call, tmp_path):
-    """An ellipsoid in voxels, of the data and told by samples of the surface: nearly the same, and better when finer."""
-    found = {}
-    for resolution in (16, 32, 33):
-        run = ["method=occnet/voxelise", *DATA, "dataset.stored_points=20000", f"method.resolution={resolution}"]
-        code, printed = call(*run, f"paths.outputs={tmp_path}/{resolution}")
-        assert code == 0, printed
-        found[resolution] = metrics_of(tmp_path / str(resolution))["test/iou_ellipsoid"]
-    assert 0.75 < found[16] < found[32] - 0.03
-    assert found[33] == pytest.approx(found[32], abs=0.02)
+    """Voxels of the data and those told by samples of the surface are nearly the same, and finer ones are better."""
+    run = ["method=occnet/voxelise", *DATA, "dataset.stored_points=20000", "method.resolutions=[16,32,33]"]
+    code, printed = call(*run, f"paths.outputs={tmp_path}")
+    assert code == 0, printed
+    found = metrics_of(tmp_path)
+    assert found["test/iou_at_32"] == found["test/iou"]
+    assert 0.7 < found["test/iou_at_16"] < found["test/iou"] - 0.03
+    assert found["test/iou_at_33"] == pytest.approx(found["test/iou"], abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,8 @@ def test_the_voxels_of_the_true_shape_score_as_their_iou_says(call, tmp_path):
     [
         (["method=occnet", "method.threshold=1.5"], "method.threshold is a probability"),
         (["method=occnet", "method.resolution=100"], "must be method.resolution_0=32 times a power of two"),
+        (["method=occnet", "method.resolutions=[24]"], "method.resolutions must divide method.resolution=128"),
+        (["method=occnet", "method.decay=2"], "method.decay is a share"),
         (["method=occnet", "method.export=stl"], "method.export must be null or one of"),
         (["method=occnet", "model.decoder=mlp"], "model.decoder=mlp is unknown; choose from cbatchnorm"),
         (["method=occnet", "model=r2n2"], "this method trains an occupancy network"),
