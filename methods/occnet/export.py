@@ -20,11 +20,10 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
 
     if mesh.empty and path.suffix == ".glb":
         return
-    written = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
     if mesh.empty:
         path.write_text(EMPTY[path.suffix])
-    else:
-        written.export(path)
+        return
+    trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False).export(path)
 
 
 def write_points(path: Path, points: np.ndarray) -> None:

@@ -29,11 +29,22 @@ def reconstructions(shapes: Sequence[Shown]) -> Any:
     """A row a shape: its input, where that can be drawn, the reconstruction, the true shape."""
     seen = [picture_of(shape.inputs) for shape in shapes]
     columns = (["input"] if seen[0] is not None else []) + ["reconstruction", "true shape"]
-    rows = [
-        ([first] if first is not None else []) + [drawn(shape.found), render_surface(*shape.true[2:], colour=TRUE)]
-        for first, shape in zip(seen, shapes, strict=True)
-    ]
+    rows = []
+    for first, shape in zip(seen, shapes, strict=True):
+        true = render_surface(shape.true.surface, shape.true.normals, colour=TRUE)
+        rows.append(cropped([*([first] if first is not None else []), drawn(shape.found), true]))
     return gallery(rows, columns, [shape.name for shape in shapes])
+
+
+def cropped(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pictures of one size without the margin, square, that none of them uses; others (an input image) as they are."""
+    drawings = [picture for picture in pictures if picture.shape[-1] == 4]
+    used = np.any([picture[..., 3] > 0 for picture in drawings], axis=0)
+    size = len(used)
+    off = np.abs(np.argwhere(used) - (size - 1) / 2).max(initial=0)
+    margin = max(0, int((size - 1) / 2 - off) - 4)
+    inner = slice(margin, size - margin)
+    return [picture[inner, inner] if picture.shape[-1] == 4 else picture for picture in pictures]
 
 
 def drawn(found: Reconstruction) -> np.ndarray:

@@ -63,3 +63,15 @@ def test_figures_of_the_grid_are_drawn():
         picture_of(voxels)[..., 3], render_mesh(block.vertices, block.faces, 256)[..., 3], atol=1e-12
     )
     assert picture_of(np.array(3)) is None
+
+
+def test_pictures_lose_the_margin_that_none_of_them_uses():
+    from methods.occnet.figures import cropped
+
+    small, large, image = np.zeros((64, 64, 4)), np.zeros((64, 64, 4)), np.zeros((20, 20, 3))
+    small[30:34, 30:34] = large[20:30, 30:34] = 1
+    a, b, c = cropped([small, large, image])
+    assert a.shape == b.shape == (32, 32, 4)
+    assert a.sum() == small.sum()
+    assert b.sum() == large.sum()
+    assert c is image
