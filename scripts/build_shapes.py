@@ -21,6 +21,7 @@ from pathlib import Path
 from datasets.download import CorruptData, MissingData
 from datasets.shapes.build import Recipe, Source, build, folder_sources
 from datasets.shapes.psb import psb_sources, psb_split
+from datasets.shapes.render import UP
 
 
 def share_split(sources: Sequence[Source], val: float, test: float) -> Mapping[str, Sequence[Source]]:
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--near", action="store_true", help="also points of which half are near the surface")
     parser.add_argument("--watertight", action="store_true", help="close every mesh first")
     parser.add_argument("--views", type=int, default=0, help="pictures of each shape")
+    parser.add_argument("--up", choices=UP, default="y", help="axis that points up in the pictures (default y)")
     parser.add_argument("--val", type=float, default=0.1, help="share of each category (default 0.1)")
     parser.add_argument("--test", type=float, default=0.2, help="share of each category (default 0.2)")
     parser.add_argument("--seed", type=int, default=0)
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--points and --processes must be positive, --views and --seed not negative")
     if min(given.val, given.test) < 0 or given.val + given.test >= 1:
         parser.error("--val and --test are shares, and must leave some for training")
-    recipe = Recipe(given.points, given.near, given.watertight, given.views, given.seed)
+    recipe = Recipe(given.points, given.near, given.watertight, given.views, given.up, given.seed)
     try:
         if given.meshes.suffix == ".npz":
             sources, split = psb_sources(given.meshes), psb_split

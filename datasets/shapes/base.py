@@ -13,8 +13,6 @@ from torch import Tensor
 from datasets.download import CorruptData
 from datasets.shapes.loader import EvalLoader, Inputs, Sampling, ShapeSet, TrainLoader
 
-PARTS = ("train", "val", "test")
-
 
 class ShapeDataModule(LightningDataModule):
     """Yields `ShapeBatch`: points in a box somewhat larger than the unit cube with their occupancy, and inputs.
@@ -31,7 +29,8 @@ class ShapeDataModule(LightningDataModule):
         surface_points: S, points on the true surface in a training batch.
         input_points, input_noise: of an input cloud: points, and standard deviation of the noise on each coordinate,
             in edges of the unit cube.
-        image_size: pixels a side that images are resized to; None: as they are stored.
+        image_size: pixels a side that images are resized to; None: as they are stored. image_crop: in training a
+            random square of a picture is seen, of at least this share of its area; None: all of it.
         batch_size: shapes in a global batch of training. iterations: batches in an epoch, shapes in random order
             again and again; None: once through all.
         categories: which to read, by name; None: all.
@@ -53,6 +52,7 @@ class ShapeDataModule(LightningDataModule):
         input_points: int = 300,
         input_noise: float = 0.005,
         image_size: int | None = 224,
+        image_crop: float | None = None,
         batch_size: int = 64,
         iterations: int | None = None,
         categories: Sequence[str] | None = None,
@@ -81,6 +81,8 @@ class ShapeDataModule(LightningDataModule):
                 raise ValueError(f"dataset.{name} must be positive, got {value}")
         if input_noise < 0:
             raise ValueError(f"dataset.input_noise must not be negative, got {input_noise}")
+        if image_crop is not None and not 0 < image_crop <= 1:
+            raise ValueError(f"dataset.image_crop must be in (0, 1], got {image_crop}")
         for name, value, known in (("inputs", inputs, Inputs), ("sampling", sampling, Sampling)):
             if value not in get_args(known):
                 raise ValueError(f"dataset.{name} must be one of {', '.join(get_args(known))}; got {value}")
@@ -90,7 +92,7 @@ class ShapeDataModule(LightningDataModule):
             raise ValueError(f"dataset.categories must name some, each once, got {list(categories)}")
         self.inputs, self.points, self.sampling, self.surface_points = inputs, points, sampling, surface_points
         self.seen = {"input_points": input_points, "input_noise": input_noise, "image_size": image_size}
-        self.batch_size, self.iterations = batch_size, iterations
+        self.image_crop, self.batch_size, self.iterations = image_crop, batch_size, iterations
         self.chosen = None if categories is None else list(categories)
         self.limits = {"train": limit_train, "val": limit_val, "test": limit_test}
         self.train_as_test = train_as_test
@@ -162,6 +164,7 @@ class ShapeDataModule(LightningDataModule):
             self.inputs,
             sampling=self.sampling,
             surface_points=self.surface_points,
+            image_crop=self.image_crop,
             iterations=self.iterations,
             seed=self.seed,
             **self.seen,

@@ -11,10 +11,11 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import yaml
@@ -26,6 +27,7 @@ from datasets.shapes import layout
 from datasets.shapes.binvox import write_binvox
 from datasets.shapes.geometry import (
     BOX,
+    NEAR_SIGMA,
     RESOLUTION,
     Array,
     Indices,
@@ -42,7 +44,6 @@ from datasets.shapes.render import intrinsics, random_camera, render
 log = logging.getLogger(__name__)
 
 MESHES = re.compile(r"(?P<stem>.+)\.(?P<kind>off|obj|ply|stl)(?P<packed>\.gz)?", re.IGNORECASE)
-NEAR_SIGMA = 0.01  # of points near the surface, in edges of the unit cube
 RECORD = "build.yaml"  # how a set was built
 
 
@@ -50,13 +51,15 @@ RECORD = "build.yaml"  # how a set was built
 class Recipe:
     """points: so many of the volume, and of the surface. near: also points of which half are near the surface.
 
-    watertight: close every mesh first (point-cloud-utils). views: pictures of each shape. seed: of all that is drawn.
+    watertight: close every mesh first (point-cloud-utils). views: pictures of each shape, from
+    somewhat above, which is towards `up` (x, y, z). seed: of all that is drawn.
     """
 
     points: int = 100_000
     near: bool = False
     watertight: bool = False
     views: int = 0
+    up: str = "y"
     seed: int = 0
 
     def files(self) -> list[str]:
@@ -150,12 +153,12 @@ def prepared(vertices: Array, faces: Indices, watertight: bool) -> tuple[Array, 
     vertices = (vertices - loc) / scale
     if watertight:
         vertices, faces = closed(vertices, faces)
+    hint = "" if watertight else "; --watertight closes it"
     if count := open_edges(faces):
-        hint = "" if watertight else "; --watertight closes it"
         raise ValueError(f"it is not watertight: {count} edges belong to an odd number of faces{hint}")
     enclosed = volume(vertices, faces)
     if abs(enclosed) < 1e-9:
-        raise ValueError("it encloses nothing: its volume is 0")
+        raise ValueError(f"it encloses nothing: its volume is 0{hint}")
     if np.abs(vertices).max() > BOX:
         raise ValueError(f"closed, it reaches {np.abs(vertices).max():.3f} from the middle, out of the box of {BOX}")
     return vertices, faces if enclosed > 0 else faces[:, ::-1], {"loc": loc, "scale": np.float64(scale)}
@@ -193,7 +196,7 @@ def build_model(source: Source, folder: Path, recipe: Recipe) -> None:
             mixed = np.concatenate([drawn.uniform(-BOX, BOX, (recipe.points - len(near), 3)), near])
             layout.write_points(temporary / layout.NEAR, mixed, contains(vertices, faces, mixed), frame)
         if recipe.views:
-            _write_pictures(temporary / layout.IMAGES, vertices, faces, frame, recipe.views, drawn)
+            _write_pictures(temporary / layout.IMAGES, vertices, faces, frame, recipe, drawn)
 
 
 def _write_pictures(
@@ -201,16 +204,16 @@ def _write_pictures(
     vertices: Array,
     faces: Indices,
     frame: Mapping[str, Array],
-    views: int,
+    recipe: Recipe,
     drawn: np.random.Generator,
 ) -> None:
     folder.mkdir()
     world = []
-    for number in range(views):
-        camera = random_camera(drawn)
+    for number in range(recipe.views):
+        camera = random_camera(drawn, recipe.up)
         Image.fromarray(render(vertices, faces, camera)).convert("RGB").save(folder / f"{number:03}.jpg", quality=95)
         world.append(np.column_stack([camera[:, :3], camera[:, 3] * frame["scale"] - camera[:, :3] @ frame["loc"]]))
-    layout.write_cameras(folder / layout.CAMERAS, world, [intrinsics()] * views)
+    layout.write_cameras(folder / layout.CAMERAS, world, [intrinsics()] * recipe.views)
 
 
 @contextmanager
@@ -243,8 +246,13 @@ def build(
     Raises CorruptData: meshes that make no model, all of them named, or a set that was begun in another way.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".lock"):
-        _build(sources, root, recipe, split, processes)
+    lock = root / ".lock"
+    with FileLock(lock):
+        try:
+            _build(sources, root, recipe, split, processes)
+        finally:
+            with suppress(OSError):
+                lock.unlink()  # still held: whoever waits for it sees that it is gone, and makes a new one
 
 
 def _build(
@@ -310,7 +318,7 @@ def _in_turn(todo: Sequence[Source], root: Path, recipe: Recipe) -> Iterator[tup
 def _side_by_side(
     todo: Sequence[Source], root: Path, recipe: Recipe, processes: int
 ) -> Iterator[tuple[int, str | None]]:
-    with _one_thread_each(), ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool:
         tasks = {pool.submit(_fault, source, root, recipe): number for number, source in enumerate(todo)}
         try:
             for task in as_completed(tasks):
@@ -318,6 +326,16 @@ def _side_by_side(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """A process of the pool whose parent was killed would wait for work for ever."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

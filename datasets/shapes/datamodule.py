@@ -1,4 +1,4 @@
-"""DataModules of sets of solid shapes."""
+"""The DataModule of the embedded shapes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.shapes.base import PARTS, ShapeDataModule, in_turn
-from datasets.shapes.geometry import BOX, RESOLUTION, voxel_centres
+from datasets.shapes.base import ShapeDataModule, in_turn
+from datasets.shapes.geometry import BOX, NEAR_SIGMA, RESOLUTION, voxel_centres
+from datasets.shapes.layout import PARTS
 from datasets.shapes.loader import ShapeSet
+from datasets.shapes.render import SIZE, random_camera, render
 from datasets.shapes.solids import CATEGORIES, Solid, random_solid
-
-NEAR_SIGMA = 0.01  # of points near the surface, in edges of the unit cube
 
 
 class Solids(ShapeDataModule):
@@ -28,6 +28,7 @@ class Solids(ShapeDataModule):
         shapes: of each category in `train`, `val` and `test`.
         stored_points: of the volume, and as many of the surface, of each shape.
         shape_seed: of the shapes.
+        views: pictures of each shape, drawn where `inputs` is `image`, of `image_size` (None: 137) pixels a side.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Solids(ShapeDataModule):
         shapes: dict[str, int],
         stored_points: int = 20_000,
         shape_seed: int = 0,
+        views: int = 4,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -44,9 +46,10 @@ class Solids(ShapeDataModule):
             raise ValueError(f"dataset.stored_points must be positive, got {stored_points}")
         if shape_seed < 0:
             raise ValueError(f"dataset.shape_seed must not be negative, got {shape_seed}")
-        if self.inputs == "image":
-            raise ValueError("dataset.inputs=image: the embedded solids have no pictures")
+        if views < 1:
+            raise ValueError(f"dataset.views must be positive, got {views}")
         self.shapes, self.stored_points, self.shape_seed = dict(shapes), stored_points, shape_seed
+        self.views = views
 
     def known_categories(self) -> list[str]:
         return list(CATEGORIES)
@@ -69,13 +72,18 @@ class Solids(ShapeDataModule):
         solid = random_solid(name.partition("/")[0], drawn)
         points = drawn.uniform(-BOX, BOX, (self.stored_points, 3))
         surface, normals = solid.surface(self.stored_points, drawn)
-        return {
+        arrays = {
             "points": points.astype(np.float16),
             "occupancies": np.packbits(solid.inside(points)),
             "surface": surface.astype(np.float16),
             "normals": normals.astype(np.float16),
             "voxels": np.packbits(solid.inside(voxel_centres(RESOLUTION))),
         }
+        if self.inputs == "image":
+            mesh, size = solid.mesh(), self.seen["image_size"] or SIZE
+            pictures = [render(*mesh, random_camera(drawn, up="z"), size) for _ in range(self.views)]
+            arrays["images"] = np.stack(pictures)[:, None].repeat(3, axis=1)
+        return arrays
 
     def solid(self, name: str) -> Solid:
         """The shape of this name."""

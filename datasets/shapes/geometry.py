@@ -13,6 +13,7 @@ Indices = NDArray[np.int64]
 
 RESOLUTION = 32  # voxels a side
 BOX = 0.55  # points are drawn from [-BOX, BOX]^3: the unit cube and a tenth of it around
+NEAR_SIGMA = 0.01  # of points near the surface: distance from it along each axis, in edges of the unit cube
 HASH = 512  # cells a side of the grid that triangles are looked up in
 CHUNK = 1 << 21  # pairs of a point and a triangle at once
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from datasets.shapes.geometry import RESOLUTION
 
@@ -16,7 +16,7 @@ Inputs = Literal["pointcloud", "voxels", "image", "index", "none"]
 Sampling = Literal["uniform", "equal", "surface"]
 
 LATTICE = 1e-4  # noise that takes points off the lattice of float16, whose steps are up to 2^-11 in the unit cube
-UNSEEDED = 1  # keeps the draws of evaluation, which follow the shape alone, apart from those of training
+EVALUATION = (0, 0, 0)  # before a shape's place: a longer key than those of training, so another one
 
 
 class ShapeBatch(NamedTuple):
@@ -59,14 +59,6 @@ class ShapeSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def select(self, places: Sequence[int]) -> ShapeSet:
-        """The shapes at `places`, in that order; no copy of all."""
-        if list(places) == list(range(len(self))):
-            return self
-        index = torch.as_tensor(places, dtype=torch.long)
-        listed = {key: [getattr(self, key)[i] for i in places] for key in ("names", "categories")}
-        return replace(self, **listed, **{key: value[index.to(value.device)] for key, value in self._tensors().items()})
-
     def to(self, device: torch.device | str) -> ShapeSet:
         """With all tensors on `device`; itself where they are there."""
         moved = {key: value.to(device) for key, value in self._tensors().items()}
@@ -93,6 +85,18 @@ def take(values: Tensor, shapes: Tensor, index: Tensor) -> Tensor:
     """values (N, P, 3), rows `shapes` (B,), points `index` (B, T) of each -> (B, T, 3) float32."""
     flat = (shapes[:, None] * values.shape[1] + index).flatten()
     return values.flatten(0, 1).index_select(0, flat).view(*index.shape, 3).float()
+
+
+def cropped(pictures: Tensor, crop: Tensor, size: int) -> Tensor:
+    """Squares of pictures (B, C, H, W), resized bilinearly to (B, C, size, size).
+
+    crop: (B, 3): left and upper edge, and side, of each square, as shares of the width and the height.
+    """
+    left, top, side = crop.T
+    zero = torch.zeros_like(side)
+    rows = [side, zero, 2 * left + side - 1, zero, side, 2 * top + side - 1]
+    grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3), (*pictures.shape[:2], size, size), align_corners=False)
+    return grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def generator(*key: int) -> torch.Generator:
@@ -149,9 +153,11 @@ class _Loader:
         bits = unpack(self.shapes.voxels.index_select(0, shapes), RESOLUTION**3)
         return bits.view(-1, RESOLUTION, RESOLUTION, RESOLUTION)
 
-    def picture(self, shapes: Tensor, view: Tensor) -> Tensor:
-        """View `view` (B,) of each of `shapes` (B,): (B, 3, H, W) float32 in [0, 1]."""
-        pictures = self.shapes.images[shapes, view.to(self.device)].float().div_(255)
+    def pictures(self, shapes: Tensor, view: Tensor) -> Tensor:
+        """View `view` (B,) of each of `shapes` (B,), as they are stored: (B, 3, H, W) float32 in [0, 1]."""
+        return self.shapes.images[shapes, view.to(self.device)].float().div_(255)
+
+    def resized(self, pictures: Tensor) -> Tensor:
         if self.image_size is None or self.image_size == pictures.shape[-1]:
             return pictures
         size = (self.image_size, self.image_size)
@@ -171,6 +177,8 @@ class TrainLoader(_Loader):
         sampling: `equal` draws half of the points (T odd: one more) outside the shape, the others inside; `uniform` and
             `surface` draw from all points alike, `surface` meaning that the stored ones are others.
         surface_points: S, of the surface that training may aim at.
+        image_crop: a random square of every picture is seen, whose area is between this share of the picture and all
+            of it (Mescheder et al. 2019: 0.75); None: all of it.
         iterations: batches in an epoch, shapes in random order again and again; None: once through all.
         inputs and others: as of `_Loader`.
 
@@ -186,6 +194,7 @@ class TrainLoader(_Loader):
         *,
         sampling: Sampling = "uniform",
         surface_points: int = 1024,
+        image_crop: float | None = None,
         iterations: int | None = None,
         seed: int = 0,
         **seen,
@@ -198,7 +207,7 @@ class TrainLoader(_Loader):
                 f"{len(shapes)} shapes in batches of {batch_size} are too few for {self.world_size} processes"
             )
         self.batch_size, self.points, self.surface_points = batch_size, points, surface_points
-        self.iterations, self.seed = iterations, seed
+        self.image_crop, self.iterations, self.seed = image_crop, iterations, seed
         self.inside = InsideFirst(shapes) if sampling == "equal" else None
         self.epoch = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
@@ -264,7 +273,14 @@ class TrainLoader(_Loader):
         if self.inputs == "pointcloud":
             return self.cloud(here, *(values[share] for values in self.draw_cloud(count, drawn)))
         if self.inputs == "image":
-            return self.picture(here, torch.randint(self.shapes.images.shape[1], (count,), generator=drawn)[share])
+            view = torch.randint(self.shapes.images.shape[1], (count,), generator=drawn)[share]
+            pictures = self.pictures(here, view)
+            if self.image_crop is None:
+                return self.resized(pictures)
+            area, corner = torch.rand(count, generator=drawn), torch.rand(count, 2, generator=drawn)
+            side = (self.image_crop + (1 - self.image_crop) * area).sqrt()
+            crop = torch.cat([corner * (1 - side[:, None]), side[:, None]], 1)[share]
+            return cropped(pictures, crop.to(self.device), self.image_size or pictures.shape[-1])
         return {"voxels": voxels, "index": here}.get(self.inputs, here.new_empty(len(here), 0, dtype=torch.float32))
 
 
@@ -315,7 +331,7 @@ class EvalLoader(_Loader):
             yield self._shape(self.places[(number * self.world_size + self.rank) % len(self.places)])
 
     def _shape(self, place: int) -> ShapeBatch:
-        drawn = generator(UNSEEDED, place)
+        drawn = generator(*EVALUATION, place)
         here = torch.tensor([place], device=self.device)
         points = self.shapes.points[here].float()
         if self.on_lattice:
@@ -324,7 +340,7 @@ class EvalLoader(_Loader):
         if self.inputs == "pointcloud":
             seen = self.cloud(here, *self.draw_cloud(1, drawn))
         elif self.inputs == "image":
-            seen = self.picture(here, torch.zeros(1, dtype=torch.long))
+            seen = self.resized(self.pictures(here, torch.zeros(1, dtype=torch.long)))
         else:
             seen = {"voxels": voxels, "index": here}.get(self.inputs, points.new_empty(1, 0))
         surface, normals = (

@@ -15,16 +15,20 @@ FOCAL = SIZE * 35 / 32
 ELEVATION = (25.0, 30.0)  # degrees above the horizon
 DISTANCE = (1.6, 2.0)  # from the middle of the unit cube, in its edges
 FINER = 2  # pixels a side that are averaged to one
+UP = ("x", "y", "z")
 AMBIENT = 0.25  # share of the light that comes from everywhere; the rest comes from the camera
 
 
-def random_camera(drawn: np.random.Generator) -> Array:
-    """(3, 4): [R | t] with y up; R p + t is a point p of the unit cube seen by the camera: x right, y down, z ahead."""
+def random_camera(drawn: np.random.Generator, up: str) -> Array:
+    """(3, 4): [R | t]; R p + t is a point p of the unit cube seen by the camera: x right, y down, z ahead.
+
+    up: the axis of the cube that points up, of `UP`.
+    """
     azimuth = drawn.uniform(0, 2 * np.pi)
     elevation = np.radians(drawn.uniform(*ELEVATION))
-    flat = np.cos(elevation)
-    back = np.array([flat * np.cos(azimuth), np.sin(elevation), flat * np.sin(azimuth)])
-    right = np.cross([0, 1, 0], back)
+    axis = "xyz".index(up)
+    back = np.insert(np.cos(elevation) * np.array([np.cos(azimuth), np.sin(azimuth)]), axis, np.sin(elevation))
+    right = np.cross(np.eye(3)[axis], back)
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(right, back), -back])
     return np.column_stack([rotation, [0, 0, drawn.uniform(*DISTANCE)]])

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import elliprg
 
-Array = NDArray[np.float64]
+from datasets.shapes.geometry import Array, Indices, voxel_centres
+
+MORE = 1.25  # points drawn for each that is wanted, since some are thrown away
 
 
 class Body(Protocol):
@@ -46,7 +48,7 @@ def _accepted(
     """`count` of what `draw` gives (points, normals), each kept with the probability that `share` gives its points."""
     points, normals = np.empty((0, 3)), np.empty((0, 3))
     while len(points) < count:
-        more, directions = draw(2 * (count - len(points)) + 16)
+        more, directions = draw(int(MORE * (count - len(points))) + 16)
         kept = drawn.uniform(size=len(more)) < share(more)
         points, normals = np.concatenate([points, more[kept]]), np.concatenate([normals, directions[kept]])
     return points[:count], normals[:count]
@@ -281,7 +283,7 @@ class Solid:
         areas = np.array([piece.body.area for piece in self.pieces])
         points, normals = np.empty((0, 3)), np.empty((0, 3))
         while len(points) < count:
-            chosen = drawn.multinomial(2 * (count - len(points)) + 16, areas / areas.sum())
+            chosen = drawn.multinomial(int(MORE * (count - len(points))) + 16, areas / areas.sum())
             found = [self._on_surface(number, many, drawn) for number, many in enumerate(chosen)]
             order = drawn.permutation(sum(len(p) for p, _ in found))
             points = np.concatenate([points, np.concatenate([p for p, _ in found])[order]])
@@ -298,6 +300,17 @@ class Solid:
         beyond = self._combined(inside)
         kept = within != beyond
         return points[kept], np.where(within[kept, None], normals[kept], -normals[kept])
+
+    def mesh(self, resolution: int = 48) -> tuple[Array, Indices]:
+        """Vertices (V, 3) and faces (F, 3) of about the surface, edges rounded; for pictures."""
+        from scipy.ndimage import gaussian_filter
+        from skimage.measure import marching_cubes
+
+        around = resolution + 8  # voxels of which the middle `resolution` make the unit cube
+        filled = self.inside(voxel_centres(around) * (around / resolution)).reshape((around,) * 3)
+        smooth = gaussian_filter(filled.astype(np.float32), 1.0)
+        vertices, faces, *_ = marching_cubes(smooth, 0.5, gradient_direction="ascent")
+        return (vertices + 0.5 - around / 2) / resolution, faces.astype(np.int64)
 
     def bounds(self) -> tuple[Array, Array]:
         """The lowest and highest corner of the box around what is added, (3,) each; holes are not looked at."""

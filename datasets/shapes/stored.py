@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.download import CorruptData, MissingData
+from datasets.download import CorruptData, MissingData, cache_folder, first_existing, missing
 from datasets.shapes import layout
 from datasets.shapes.base import ShapeDataModule, in_turn
+from datasets.shapes.build import Recipe, build
 from datasets.shapes.loader import ShapeSet
+from datasets.shapes.psb import ORIGINAL, SIMPLIFIED, psb_sources, psb_split
 
 SHOWN = 1000  # so many shapes take long enough to read for a progress bar
 
@@ -44,6 +46,7 @@ class StoredShapes(ShapeDataModule):
             if value is not None and value < 1:
                 raise ValueError(f"dataset.{name} must be positive, got {value}")
         self.folder, self.stored_points, self.views, self.workers = folder, stored_points, views, workers
+        self.known: dict[str, layout.Category] = {}
 
     @property
     def place(self) -> Path:
@@ -157,3 +160,60 @@ class ShapeNet(StoredShapes):
             f"  {self.place.absolute() / 'metadata.yaml'}\n"
             "or name another data folder: RUNNER_DATA=<folder>, or paths.data=<folder>"
         )
+
+
+class PSB(StoredShapes):
+    """Watertight meshes of 19 categories, 20 of each less a few; yields what `ShapeDataModule` says.
+
+    The set is built out of the meshes once, which takes some minutes, and kept in shapes/ below the data folder where
+    that is writable, else in the user's cache. Poses differ within a category.
+
+    Args:
+        simplified: meshes of 2,000 to 5,000 faces, out of psb380_simplified.npz; else the benchmark's own files N.off.
+        built_points: of the volume and of the surface of each shape.
+        built_views: pictures of each shape that are rendered, where `inputs` is `image`.
+        expect: meshes that there must be; None: as many as there are.
+        workers: processes that build, and threads that read.
+    """
+
+    def __init__(
+        self,
+        simplified: bool = True,
+        built_points: int = 100_000,
+        built_views: int = 24,
+        expect: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in {"built_points": built_points, "built_views": built_views}.items():
+            if value < 1:
+                raise ValueError(f"dataset.{name} must be positive, got {value}")
+        views = built_views if kwargs.get("inputs") == "image" else 0
+        self.candidates, self.expect = SIMPLIFIED if simplified else ORIGINAL, expect
+        self.recipe = Recipe(points=built_points, near=True, views=views)
+        name = f"psb{'' if simplified else '-original'}-{built_points}" + (f"-{views}views" if views else "")
+        super().__init__(folder=f"shapes/{name}", **kwargs)
+
+    @property
+    def place(self) -> Path:
+        """Below the data folder where the set is there already, else where it may be built."""
+        given = self.root / self.folder
+        return given if layout.is_whole(given) else cache_folder(self.root, self.folder)
+
+    def prepare_data(self) -> None:
+        place = self.place
+        if layout.is_whole(place):
+            return
+        wanted = [self.root / candidate for candidate in self.candidates]
+        if (path := first_existing(*wanted)) is None:
+            what = "the watertight meshes of the Princeton segmentation benchmark (its own: segeval.cs.princeton.edu)"
+            raise missing(what, wanted, None, self.root)
+        sources = psb_sources(path)
+        if self.expect is not None and len(sources) != self.expect:
+            raise CorruptData(
+                f"{path} has {len(sources)} meshes, expected {self.expect} (dataset.expect): "
+                "it is damaged or another version"
+            )
+        build(sources, place, self.recipe, psb_split, max(self.workers, 1))
+
+    def absent(self) -> str:
+        return f"the set of shapes {self.place.absolute()} is not built yet: prepare_data() does it"

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
+from scipy.stats import kstest
 
-from datasets.shapes.loader import LATTICE, EvalLoader, ShapeBatch, ShapeSet, TrainLoader, unpack, unpack_at
+from datasets.shapes.loader import LATTICE, EvalLoader, ShapeBatch, ShapeSet, TrainLoader, cropped, unpack, unpack_at
 
 POINTS, SURFACE = 203, 50  # no whole number of bytes
 
@@ -154,6 +156,37 @@ def test_images_are_drawn_among_the_views_and_resized():
     assert all(tuple(x.flatten().tolist()) in views for x in batch.inputs)
     assert next(iter(TrainLoader(part, 2, 16, "image", image_size=20))).inputs.shape == (2, 3, 20, 20)
     assert torch.equal(next(iter(EvalLoader(part, "image"))).inputs, part.images[:1, 0].float() / 255)
+
+
+def test_squares_of_pictures_are_what_pillow_cuts_out():
+    pixels = np.random.default_rng(1).uniform(size=(3, 1, 20, 20)).astype(np.float32)
+    squares = [(0, 0, 20), (3, 5, 12), (8, 2, 10)]  # left, top, side in pixels
+    ours = cropped(torch.from_numpy(pixels), torch.tensor(squares) / 20, 30)
+    for picture, found, (left, top, side) in zip(pixels, ours, squares, strict=True):
+        whole = Image.fromarray(picture[0])
+        expected = whole.resize((30, 30), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+        inner = slice(2, -2)  # at the edges of the square we see what lies beyond
+        np.testing.assert_allclose(found[0, inner, inner], np.asarray(expected)[inner, inner], atol=1e-5)
+
+
+def test_pictures_are_cropped_in_training_alone_and_stay_within():
+    part = shapes()
+    ramp = torch.arange(8, dtype=torch.uint8).mul(30).expand(7, 3, 3, 8, 8)
+    part.images = ramp.clone()  # brightness is the place from the left
+    loader = TrainLoader(part, 7, 4, "image", image_crop=0.25, image_size=64)
+    wide = []
+    for epoch in range(40):
+        loader.set_epoch(epoch)
+        pictures = next(iter(loader)).inputs
+        torch.testing.assert_close(pictures, pictures[:, :, :1].expand_as(pictures))
+        step = (pictures[:, 0, 0, 33] - pictures[:, 0, 0, 30]) / 3 * 64 / (30 / 255 * 8)
+        wide += step.tolist()
+        assert ((pictures >= 0) & (pictures <= 7 * 30 / 255 + 1e-6)).all()
+    areas = np.square(wide)
+    assert areas.min() > 0.24
+    assert areas.max() < 1.01
+    assert kstest(areas, "uniform", (0.25, 0.75)).pvalue > 1e-4
+    assert torch.equal(next(iter(EvalLoader(part, "image"))).inputs, ramp[:1, 0].float() / 255)
 
 
 def test_evaluation_gives_all_that_is_stored_and_the_same_each_time():

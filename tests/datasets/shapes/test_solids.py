@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from scipy.stats import ks_2samp
 
@@ -161,6 +162,20 @@ def test_inside_and_surface_of_a_solid_agree_with_a_mesh_of_it(category):
         assert ((wound > 0.5) == inside)[away].all()
     distance = pcu.closest_points_on_mesh(points, vertices.astype(np.float64), faces.astype(np.int32))[0]
     assert distance.max() < 1.5 * step
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_the_mesh_for_pictures_is_near_the_surface(category):
+    solid = random_solid(category, drawn(10))
+    vertices, faces = solid.mesh()
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    assert mesh.is_watertight
+    points = drawn(11).uniform(-0.5, 0.5, (100_000, 3))
+    assert mesh.volume == pytest.approx(solid.inside(points).mean(), rel=0.06)  # and outward
+    surface, normals = solid.surface(2000, drawn(12))
+    nearest, place = cKDTree(mesh.triangles_center).query(surface)
+    assert np.quantile(nearest, 0.9) < 1.5 / 48
+    assert np.median((mesh.face_normals[place] * normals).sum(1)) > 0.95
 
 
 def test_turned_and_moved_pieces():

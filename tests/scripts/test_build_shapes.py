@@ -1,0 +1,90 @@
+"""The command that builds a set of shapes out of meshes."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import trimesh
+
+from datasets.shapes.stored import StoredShapes
+from scripts.build_shapes import main, share_split
+
+
+@pytest.fixture
+def meshes(tmp_path):
+    for folder in ("block", "ball"):
+        (tmp_path / "meshes" / folder).mkdir(parents=True)
+        for i in range(4):
+            mesh = trimesh.creation.box((1, 2, 1 + i)) if folder == "block" else trimesh.creation.icosphere(1, 1 + i)
+            mesh.export(tmp_path / "meshes" / folder / f"{i}.off")
+    return tmp_path / "meshes"
+
+
+@pytest.mark.slow
+def test_a_set_of_several_processes_is_the_set_of_one_and_can_be_loaded(program, meshes, tmp_path):
+    options = ("--points", "300", "--near", "--views", "2", "--val", "0.25", "--test", "0.25")
+    for processes in "12":
+        command = (sys.executable, "-m", "scripts.build_shapes", str(meshes), str(tmp_path / processes), *options)
+        done = program(*command, "--processes", processes)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"8 shapes in {tmp_path / processes}\n"
+    files = [path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file()]
+    assert len(files) == 8 * (4 + 3) + 2 * 3 + 2
+    for path in files:
+        assert (tmp_path / "1" / path).read_bytes() == (tmp_path / "2" / path).read_bytes(), path
+    data = StoredShapes(folder=str(tmp_path / "2"), inputs="image", sampling="surface")
+    data.setup()
+    assert data.names("train") == ["ball/0", "ball/1", "block/0", "block/1"]
+    assert data.category_of("test") == ["ball", "block"]
+
+
+def test_meshes_that_do_not_do_end_in_one_message(meshes, tmp_path, capsys):
+    (meshes / "ball" / "2.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    with pytest.raises(SystemExit) as ended:
+        main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "1 of 8 meshes make no shape" in said
+    assert f"{meshes}/ball/2.off: it is not watertight: 3 edges" in said
+    (meshes / "ball" / "2.off").unlink()
+    main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
+    assert capsys.readouterr().out == f"7 shapes in {tmp_path / 'set'}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--points", "0"], "must be positive"),
+        (["--views", "-1"], "not negative"),
+        (["--val", "0.5", "--test", "0.5"], "must leave some for training"),
+    ],
+)
+def test_bad_options(meshes, tmp_path, capsys, options, said):
+    with pytest.raises(SystemExit) as ended:
+        main([str(meshes), str(tmp_path / "set"), *options])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_no_meshes_at_all(tmp_path, capsys):
+    for place in (tmp_path, tmp_path / "none", tmp_path / "none.npz"):
+        with pytest.raises(SystemExit) as ended:
+            main([str(place), str(tmp_path / "set")])
+        assert ended.value.code == 2
+        assert str(place) in capsys.readouterr().err
+
+
+def test_an_archive_is_taken_for_the_benchmark(tmp_path, capsys):
+    box = trimesh.creation.box()
+    np.savez(tmp_path / "m.npz", v101=box.vertices, f101=box.faces, v120=box.vertices, f120=box.faces)
+    main([str(tmp_path / "m.npz"), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
+    assert (tmp_path / "set" / "chair" / "train.lst").read_text() == "101"
+    assert (tmp_path / "set" / "chair" / "test.lst").read_text() == "120"
+
+
+def test_shares():
+    parts = share_split(list(range(10)), 0.1, 0.2)
+    assert parts == {"train": list(range(7)), "val": [7], "test": [8, 9]}
+    assert share_split([1], 0.1, 0.2) == {"train": [1], "val": [], "test": []}
