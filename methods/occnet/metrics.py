@@ -39,7 +39,7 @@ def nearest_tree(points: np.ndarray, to: np.ndarray, workers: int = 1) -> Neares
     return Nearest(*tree.query(points, workers=workers))
 
 
-def nearest_brute(points: Tensor, to: Tensor, chunk: int = 2048) -> Nearest:
+def nearest_brute(points: Tensor, to: Tensor, chunk: int = 1024) -> Nearest:
     """By comparing all pairs, `chunk` points at a time: what suits a GPU. points: (n, 3), to: (m, 3)."""
     found = [torch.cdist(part, to, compute_mode="donot_use_mm_for_euclid_dist").min(1) for part in points.split(chunk)]
     return Nearest(*(torch.cat(values).cpu().numpy() for values in zip(*found, strict=True)))
