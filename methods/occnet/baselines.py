@@ -110,8 +110,11 @@ def point_iou(occupied: np.ndarray, batch: Any) -> float:
 
 def chamfer_squared(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared distance to the nearest point, of a's to b's plus of b's to a's: (B,). (B, n, 3), (B, m, 3)."""
-    squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
-    return squared.amin(2).mean(1) + squared.amin(1).mean(1)
+    with torch.no_grad():  # which points are nearest has no gradient, and all pairs' distances need none
+        distances = torch.cdist(a, b)
+        of_a, of_b = (distances.argmin(dim)[..., None].expand(-1, -1, 3) for dim in (2, 1))
+    there, back = a - b.gather(1, of_a), b - a.gather(1, of_b)
+    return there.square().sum(-1).mean(1) + back.square().sum(-1).mean(1)
 
 
 def targets(batch: Any) -> Tensor:

@@ -35,7 +35,7 @@ def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour
 def render_surface(points: np.ndarray, normals: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
     """The same of samples of a closed surface, points and unit outward normals (n, 3), drawn without gaps."""
     view = camera() if view is None else view
-    width = max(2, round(2.2 * size * OVERSAMPLE / np.sqrt(len(points))))
+    width = max(2, round(4 * size * OVERSAMPLE / np.sqrt(len(points))))
     ahead = normals @ view[2] > 0
     return splat(points[ahead], shade(normals[ahead], colour, view), size, view, width)
 

@@ -20,6 +20,17 @@ def test_squared_chamfer_is_that_of_nearest_neighbours():
     ]
     torch.testing.assert_close(chamfer_squared(a, b), torch.tensor(expected, dtype=torch.float32))
 
+    def slope(loss):
+        points = a.clone().requires_grad_()
+        (found,) = torch.autograd.grad(loss(points), points)
+        return found
+
+    def whole(points):
+        squared = (points[:, :, None] - b[:, None]).square().sum(-1)
+        return (squared.amin(2).mean(1) + squared.amin(1).mean(1)).sum()
+
+    torch.testing.assert_close(slope(lambda points: chamfer_squared(points, b).sum()), slope(whole))
+
 
 def test_points_are_looked_up_in_the_voxel_that_holds_them():
     drawn = np.random.default_rng(0)
