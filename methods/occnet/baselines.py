@@ -110,11 +110,15 @@ def point_iou(occupied: np.ndarray, batch: Any) -> float:
 
 def chamfer_squared(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared distance to the nearest point, of a's to b's plus of b's to a's: (B,). (B, n, 3), (B, m, 3)."""
-    with torch.no_grad():  # which points are nearest has no gradient, and all pairs' distances need none
-        distances = torch.cdist(a, b)
-        of_a, of_b = (distances.argmin(dim)[..., None].expand(-1, -1, 3) for dim in (2, 1))
-    there, back = a - b.gather(1, of_a), b - a.gather(1, of_b)
+    there = torch.stack([x - y[nearest_of(x, y)] for x, y in zip(a, b, strict=True)])
+    back = torch.stack([y - x[nearest_of(y, x)] for x, y in zip(a, b, strict=True)])
     return there.square().sum(-1).mean(1) + back.square().sum(-1).mean(1)
+
+
+@torch.no_grad()
+def nearest_of(points: Tensor, to: Tensor) -> Tensor:
+    """Which of `to` (m, 3) is nearest to each of the points (n, 3): (n,). A shape at a time it stays in the cache."""
+    return torch.addmm(to.square().sum(1), points, to.T, alpha=-2).argmin(1)
 
 
 def targets(batch: Any) -> Tensor:
