@@ -58,7 +58,7 @@ def picture_of(inputs: np.ndarray) -> np.ndarray | None:
     if inputs.ndim == 2:
         return render_points(inputs, colour=SEEN)
     if inputs.ndim == 3 and inputs.shape[0] == 3:
-        return inputs.transpose(1, 2, 0)
+        return inputs.transpose(1, 2, 0).clip(0, 1)
     if inputs.ndim == 3:
         mesh = blocky(inputs > 0.5)
         return render_mesh(mesh.vertices, mesh.faces, colour=SEEN)
