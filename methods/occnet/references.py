@@ -33,7 +33,7 @@ class Voxels(ShapeReconstruction):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if min(resolution, *resolutions, resolution) < 1:
+        if min([resolution, *resolutions]) < 1:
             raise ValueError(
                 f"method.resolution and method.resolutions must be positive, got {resolution} and {resolutions}"
             )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
@@ -65,11 +65,14 @@ def test_tree_and_brute_force_find_the_same():
     tree, brute = nearest_tree(p, q), nearest_brute(torch.from_numpy(p), torch.from_numpy(q), chunk=700)
     np.testing.assert_allclose(tree.distance, brute.distance, atol=1e-6)
     assert np.array_equal(tree.index, brute.index)
+    same = nearest_tree(p[:1].repeat(5, 0), q)  # all in one place
+    assert np.array_equal(same.index, tree.index[:1].repeat(5))
 
 
 bits = st.lists(st.booleans(), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(bits, st.integers(0, 99))
 def test_iou_is_that_of_the_sets(a, seed):
     b = np.random.default_rng(seed).random(len(a)) < 0.5
@@ -78,6 +81,7 @@ def test_iou_is_that_of_the_sets(a, seed):
     assert iou(np.array(a), b) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0]))
 def test_all_thresholds_in_one_pass(seed, share):
     generator = torch.Generator().manual_seed(seed)
