@@ -184,9 +184,11 @@ class OccupancyTraining(Training):
         mesh = march(grid, self.level)
         if self.simplify_to and not mesh.empty:
             mesh = simplify(mesh, self.simplify_to)
-        mesh = refine(mesh, field, float(self.threshold), self.refine_steps, seed=seed, device=self.device)
-        if self.normals and not mesh.empty:
-            mesh = mesh._replace(normals=field_normals(mesh.vertices, field, CHUNK, self.device))
+        with torch.inference_mode(False):  # a test runs in inference mode, and here gradients are needed
+            smooth = self.field(c.clone(), z.clone())
+            mesh = refine(mesh, smooth, float(self.threshold), self.refine_steps, seed=seed, device=self.device)
+            if self.normals and not mesh.empty:
+                mesh = mesh._replace(normals=field_normals(mesh.vertices, smooth, CHUNK, self.device))
         measured = {
             "evaluated": grid.evaluated / grid.values.size,
             "faces": float(len(mesh.faces)),

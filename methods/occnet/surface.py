@@ -43,8 +43,12 @@ def march(grid: Grid, threshold: float, box: float = BOX) -> Mesh:
     if not values.max() > threshold:
         return NOTHING
     vertices, faces, _, _ = marching_cubes(values, threshold, gradient_direction="ascent")
-    vertices = box * (np.clip(vertices - 1, 0, grid.resolution) / grid.resolution - 0.5)
-    return Mesh(vertices.astype(np.float32), faces.astype(np.int64))
+    cut = np.clip(vertices - 1, 0, grid.resolution)
+    if not np.array_equal(cut, vertices - 1):  # along the box's edges, vertices of two or three caps fall together
+        cut, index = np.unique(cut, axis=0, return_inverse=True)
+        faces = index[faces]
+        faces = faces[(faces != faces[:, [1, 2, 0]]).all(1)]
+    return Mesh((box * (cut / grid.resolution - 0.5)).astype(np.float32), faces.astype(np.int64))
 
 
 def simplify(mesh: Mesh, faces: int) -> Mesh:

@@ -97,6 +97,20 @@ def test_every_method_runs(call, tmp_path, method, more, has):
     assert (folder_of(tmp_path) / "figures" / "generated.png").exists() == (method == "unconditional")
 
 
+@pytest.mark.slow
+def test_meshes_are_simplified_refined_and_kept_with_normals(call, tmp_path):
+    pytest.importorskip("fast_simplification")
+    more = ["method.simplify=200", "method.refine_steps=3", "method.normals=true", "method.export=glb"]
+    code, printed = call("method=occnet", *DATA, *ONET, *SMALL, *more, f"paths.outputs={tmp_path}")
+    assert code == 0, printed
+    meshes = [trimesh.load(path, force="mesh") for path in folder_of(tmp_path).glob("meshes/*/*.glb")]
+    assert len(meshes) == 4
+    for mesh in meshes:
+        assert 100 <= len(mesh.faces) <= 210
+        lengths = np.linalg.norm(mesh.vertex_normals, axis=1)
+        assert np.isclose(lengths, 1, atol=1e-3).mean() > 0.9  # a field that is flat somewhere has none there
+
+
 def test_the_voxels_of_the_true_shape_score_as_their_iou_says(call, tmp_path):
     """Voxels of the data and those told by samples of the surface are nearly the same, and finer ones are better."""
     run = ["method=occnet/voxelise", *DATA, "dataset.stored_points=20000", "method.resolutions=[16,32,33]"]

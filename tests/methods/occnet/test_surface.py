@@ -40,6 +40,9 @@ def test_what_reaches_the_box_is_cut_off_flat_there():
     whole = as_trimesh(march(dense(lambda p: np.full(len(p), 3.0), 8), 0.0))
     assert whole.is_watertight
     assert whole.volume == pytest.approx(1.1**3, rel=1e-5)
+    assert whole.area_faces.min() > 0
+    assert whole.euler_number == 2
+    assert len(simplify(Mesh(whole.vertices, whole.faces), 20).faces) <= 20
 
 
 def test_where_nothing_is_inside_there_is_no_mesh():
