@@ -135,7 +135,8 @@ def by_resolution(means: dict[str, float], resolutions: Sequence[int]) -> Any:
 
     figure, axes = plt.subplots(figsize=(3.4, 2.0), layout="constrained")
     for key, label, marker in (("iou", "network", "o"), ("voxel_iou", "voxels of the true shapes", "s")):
-        axes.plot(resolutions, [means[f"test/{key}_at_{n}"] for n in resolutions], marker=marker, markersize=3, label=label)
+        values = [means[f"test/{key}_at_{n}"] for n in resolutions]
+        axes.plot(resolutions, values, marker=marker, markersize=3, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(resolutions, [str(n) for n in resolutions])
     axes.set(xlabel="resolution", ylabel="IoU", ylim=(0, 1))

@@ -32,7 +32,7 @@ def test_a_ball_is_a_disc_of_its_radius():
     assert covered.mean() == pytest.approx(expected, rel=0.05)  # a fine pixel more all around
     points = np.random.default_rng(0).normal(size=(50_000, 3))
     normals = points / np.linalg.norm(points, axis=1, keepdims=True)
-    assert render_surface(0.4 * normals, normals, SIZE)[..., 3].mean() == pytest.approx(expected, rel=0.06)
+    assert render_surface(0.4 * normals, normals, SIZE)[..., 3].mean() == pytest.approx(expected, rel=0.09)
     assert (covered[40:56, 40:56] == 1).all()  # no gaps
 
 
