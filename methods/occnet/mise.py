@@ -7,9 +7,9 @@ so on down to the finest level, until no cube is active that could be split. Wha
 side of the threshold, as far as anything is known, and takes the value at its lower corner.
 
 On all cells that the level set crosses the values are those of the dense grid, so that marching cubes makes the same
-mesh, vertex for vertex. The exception, in the nature of the method: a part of the surface that no known value of a
-coarse cube gives away (a component between the coarse corners, a wire through the middle of faces) is not found.
-`resolution_0` says how small such parts are.
+mesh, vertex for vertex (up to the last bits of a network, whose values depend on what is asked beside). The exception,
+in the nature of the method: a part of the surface that no known value of a coarse cube gives away (a component between
+the coarse corners, a wire through the middle of faces) is not found. `resolution_0` says how small such parts are.
 """
 
 from __future__ import annotations

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import marching_cubes
 
+from methods.occnet.encoders import IndexEncoder
 from methods.occnet.mise import dense, mise, positions, thinned
+from methods.occnet.module import OccupancyTraining, elbo
+from methods.occnet.network import OccupancyNetwork
 from methods.occnet.surface import march
 
 
@@ -125,6 +131,28 @@ def test_a_thinned_grid_has_the_mesh_of_that_resolution(field, resolution):
     a, b = march(thinned(mise(field, 0.0, 64, 16), resolution), 0.0), march(dense(field, resolution), 0.0)
     assert np.array_equal(a.vertices, b.vertices)
     assert np.array_equal(a.faces, b.faces)
+
+
+def test_the_mesh_of_a_trained_network_is_that_of_the_dense_grid():
+    """Up to the last bits: a network's values depend a little on what else is asked in the same batch."""
+    torch.manual_seed(0)
+    method = OccupancyTraining(OccupancyNetwork("index", 1, {"index": partial(IndexEncoder, c_dim=4)}, hidden=16))
+    optimizer, shape = torch.optim.Adam(method.network.parameters(), lr=0.01), torch.zeros(1, dtype=torch.long)
+    for _ in range(60):
+        p = torch.rand(1, 512, 3) * 1.1 - 0.55
+        loss, _ = elbo(method.network(p, shape), torch.from_numpy(torus(p[0].numpy()) > -0.05)[None].float(), None)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    method.eval()
+    field = method.field(method.network.encode(shape).detach(), torch.zeros(1, 0))
+    grids = [make(lambda p: method.evaluate(torch.as_tensor(p), field)) for make in (
+        partial(mise, threshold=method.level, resolution=64, coarse=16), partial(dense, resolution=64)
+    )]  # fmt: skip
+    a, b = (march(grid, method.level) for grid in grids)
+    assert len(b.faces) > 500
+    assert np.array_equal(a.faces, b.faces)
+    np.testing.assert_allclose(a.vertices, b.vertices, atol=1e-5)
 
 
 def test_corners_lie_where_the_paper_says():
