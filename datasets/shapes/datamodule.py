@@ -14,7 +14,7 @@ from datasets.shapes.base import ShapeDataModule, in_turn
 from datasets.shapes.geometry import BOX, NEAR_SIGMA, RESOLUTION, voxel_centres
 from datasets.shapes.layout import PARTS
 from datasets.shapes.loader import ShapeSet
-from datasets.shapes.render import SIZE, random_camera, render
+from datasets.shapes.render import SIZE, intrinsics, random_camera, render
 from datasets.shapes.solids import CATEGORIES, Solid, random_solid
 
 
@@ -81,8 +81,10 @@ class Solids(ShapeDataModule):
         }
         if self.inputs == "image":
             mesh, size = solid.mesh(), self.seen["image_size"] or SIZE
-            pictures = [render(*mesh, random_camera(drawn, up="z"), size) for _ in range(self.views)]
-            arrays["images"] = np.stack(pictures)[:, None].repeat(3, axis=1)
+            cameras = [random_camera(drawn, up="z") for _ in range(self.views)]
+            arrays["images"] = np.stack([render(*mesh, camera, size) for camera in cameras])[:, None].repeat(3, axis=1)
+            arrays["cameras"] = np.stack(cameras).astype(np.float32)
+            arrays["intrinsics"] = np.stack([intrinsics(1)] * self.views).astype(np.float32)
         return arrays
 
     def solid(self, name: str) -> Solid:

@@ -182,6 +182,19 @@ def read_cloud(path: Path) -> tuple[NDArray, NDArray]:
     return points, normals
 
 
+def read_frame(path: Path) -> tuple[NDArray, float]:
+    """loc (3,) and scale of an .npz file: scale * point + loc is a point of the original mesh.
+
+    Raises MissingData, CorruptData.
+    """
+    arrays = read_arrays(path, ("loc", "scale"))
+    loc, scale = arrays["loc"], arrays["scale"]
+    numbers = loc.dtype.kind in "fiu" and scale.dtype.kind in "fiu" and loc.shape == (3,) and scale.size == 1
+    if not numbers or not np.isfinite(loc).all() or not 0 < scale.item() < np.inf:
+        raise CorruptData(f"{path}: loc must be three finite numbers and scale a positive one, got {loc} and {scale}")
+    return loc.astype(np.float64), float(scale.item())
+
+
 def read_voxels(path: Path) -> NDArray[np.uint8]:
     """(4096,): 32^3 voxels, packed. Raises MissingData, CorruptData."""
     if not path.exists():

@@ -27,6 +27,10 @@ class ShapeBatch(NamedTuple):
     `none` (B, 0); index (B,) int64: place of each shape in its part; voxels (B, 32, 32, 32) 0/1, axes x, y, z; surface
     (B, S, 3) and normals (B, S, 3), unit and outward, at points drawn evenly from the true surface. In training T and
     S points are drawn anew; in validation and test B is 1, and T and S are all that are stored.
+
+    With `image` inputs whose cameras are known: cameras (B, 3, 4): [R | t], R p + t is a point p of the shape seen by
+    the camera, x right, y down, z ahead, in edges of the unit cube; intrinsics (B, 3, 3): K (x, y, z) is z * (share of
+    the picture's width from its left edge, share of its height from its top, 1), of the picture as it is in `inputs`.
     """
 
     points: Tensor
@@ -36,6 +40,8 @@ class ShapeBatch(NamedTuple):
     voxels: Tensor | None
     surface: Tensor | None
     normals: Tensor | None
+    cameras: Tensor | None = None
+    intrinsics: Tensor | None = None
 
 
 @dataclass
@@ -44,7 +50,8 @@ class ShapeSet:
 
     points (N, P, 3) float16 or float32; occupancies (N, ceil(P / 8)) uint8, eight points a byte, the first in its
     highest bit (np.packbits); surface, normals (N, S, 3) float16 or float32; voxels (N, 4096) uint8, packed likewise
-    out of (32, 32, 32); images (N, V, 3, H, W) uint8: V views of each. Of each shape, its name and its category.
+    out of (32, 32, 32); images (N, V, 3, H, W) uint8: V views of each; cameras (N, V, 3, 4), intrinsics (N, V, 3, 3)
+    float32: theirs, as in `ShapeBatch`. Of each shape, its name and its category.
     """
 
     points: Tensor
@@ -55,6 +62,8 @@ class ShapeSet:
     normals: Tensor | None = None
     voxels: Tensor | None = None
     images: Tensor | None = None
+    cameras: Tensor | None = None
+    intrinsics: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,6 +106,14 @@ def cropped(pictures: Tensor, crop: Tensor, size: int) -> Tensor:
     rows = [side, zero, 2 * left + side - 1, zero, side, 2 * top + side - 1]
     grid = affine_grid(torch.stack(rows, 1).view(-1, 2, 3), (*pictures.shape[:2], size, size), align_corners=False)
     return grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def cropped_intrinsics(intrinsics: Tensor, crop: Tensor) -> Tensor:
+    """Intrinsics (B, 3, 3), which give shares of pictures, of the squares that `cropped` cuts out of them."""
+    left, top, side = crop.T
+    moved = torch.diag_embed(torch.stack([1 / side, 1 / side, torch.ones_like(side)], 1))
+    moved[:, 0, 2], moved[:, 1, 2] = -left / side, -top / side
+    return moved @ intrinsics
 
 
 def generator(*key: int) -> torch.Generator:
@@ -156,6 +173,13 @@ class _Loader:
     def pictures(self, shapes: Tensor, view: Tensor) -> Tensor:
         """View `view` (B,) of each of `shapes` (B,), as they are stored: (B, 3, H, W) float32 in [0, 1]."""
         return self.shapes.images[shapes, view.to(self.device)].float().div_(255)
+
+    def lenses(self, shapes: Tensor, view: Tensor) -> dict[str, Tensor]:
+        """`cameras` and `intrinsics` of those pictures, where they are known."""
+        if self.shapes.cameras is None:
+            return {}
+        where = shapes, view.to(self.device)
+        return {"cameras": self.shapes.cameras[where], "intrinsics": self.shapes.intrinsics[where]}
 
     def resized(self, pictures: Tensor) -> Tensor:
         if self.image_size is None or self.image_size == pictures.shape[-1]:
@@ -260,28 +284,34 @@ class TrainLoader(_Loader):
             surface, normals = take(self.shapes.surface, here, on), take(self.shapes.normals, here, on)
         voxels = None if self.shapes.voxels is None else self.voxels(here)
         return ShapeBatch(
-            points,
-            unpack_at(self.shapes.occupancies, here, index),
-            self._inputs(here, voxels, count, share, drawn),
-            here,
-            voxels,
-            surface,
-            normals,
+            points=points,
+            occupancies=unpack_at(self.shapes.occupancies, here, index),
+            index=here,
+            voxels=voxels,
+            surface=surface,
+            normals=normals,
+            **self._inputs(here, voxels, count, share, drawn),
         )
 
-    def _inputs(self, here: Tensor, voxels: Tensor | None, count: int, share: slice, drawn: torch.Generator) -> Tensor:
+    def _inputs(
+        self, here: Tensor, voxels: Tensor | None, count: int, share: slice, drawn: torch.Generator
+    ) -> dict[str, Tensor]:
+        """`inputs`, and of images what is known of their cameras."""
         if self.inputs == "pointcloud":
-            return self.cloud(here, *(values[share] for values in self.draw_cloud(count, drawn)))
+            return {"inputs": self.cloud(here, *(values[share] for values in self.draw_cloud(count, drawn)))}
         if self.inputs == "image":
             view = torch.randint(self.shapes.images.shape[1], (count,), generator=drawn)[share]
-            pictures = self.pictures(here, view)
+            pictures, lenses = self.pictures(here, view), self.lenses(here, view)
             if self.image_crop is None:
-                return self.resized(pictures)
+                return {"inputs": self.resized(pictures)} | lenses
             area, corner = torch.rand(count, generator=drawn), torch.rand(count, 2, generator=drawn)
             side = (self.image_crop + (1 - self.image_crop) * area).sqrt()
-            crop = torch.cat([corner * (1 - side[:, None]), side[:, None]], 1)[share]
-            return cropped(pictures, crop.to(self.device), self.image_size or pictures.shape[-1])
-        return {"voxels": voxels, "index": here}.get(self.inputs, here.new_empty(len(here), 0, dtype=torch.float32))
+            crop = torch.cat([corner * (1 - side[:, None]), side[:, None]], 1)[share].to(self.device)
+            if lenses:
+                lenses["intrinsics"] = cropped_intrinsics(lenses["intrinsics"], crop)
+            return {"inputs": cropped(pictures, crop, self.image_size or pictures.shape[-1])} | lenses
+        empty = here.new_empty(len(here), 0, dtype=torch.float32)
+        return {"inputs": {"voxels": voxels, "index": here}.get(self.inputs, empty)}
 
 
 class InsideFirst:
@@ -337,14 +367,16 @@ class EvalLoader(_Loader):
         if self.on_lattice:
             points += LATTICE * torch.randn(points.shape, generator=drawn).to(self.device)
         voxels = None if self.shapes.voxels is None else self.voxels(here)
+        lenses = {}
         if self.inputs == "pointcloud":
             seen = self.cloud(here, *self.draw_cloud(1, drawn))
         elif self.inputs == "image":
-            seen = self.resized(self.pictures(here, torch.zeros(1, dtype=torch.long)))
+            view = torch.zeros(1, dtype=torch.long)
+            seen, lenses = self.resized(self.pictures(here, view)), self.lenses(here, view)
         else:
             seen = {"voxels": voxels, "index": here}.get(self.inputs, points.new_empty(1, 0))
         surface, normals = (
             None if values is None else values[here].float() for values in (self.shapes.surface, self.shapes.normals)
         )
         occupancies = unpack(self.shapes.occupancies[here], points.shape[1])
-        return ShapeBatch(points, occupancies, seen, here, voxels, surface, normals)
+        return ShapeBatch(points, occupancies, seen, here, voxels, surface, normals, **lenses)

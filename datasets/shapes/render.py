@@ -40,6 +40,21 @@ def intrinsics(size: int = SIZE) -> Array:
     return np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
 
 
+def in_unit_cube(world: Array, loc: Array, scale: float) -> Array:
+    """Cameras (V, 3, 4) of points of an original mesh -> of points of the unit cube, scale * point + loc of the former.
+
+    What they see is measured in edges of the cube, whatever unit the mesh had. Raises ValueError for a camera that has
+    the middle of the cube not ahead of it, or sees space flat.
+    """
+    turn, shift = world[:, :, :3], world[:, :, 3]
+    moved = np.concatenate([turn * scale, (turn @ loc + shift)[:, :, None]], axis=2)
+    unit = np.cbrt(np.abs(np.linalg.det(moved[:, :, :3])))
+    for number, (size, depth) in enumerate(zip(unit, moved[:, 2, 3], strict=True)):
+        if not size > 0 or not depth > 0:
+            raise ValueError(f"camera {number} does not see the shape ahead of it")
+    return moved / unit[:, None, None]
+
+
 def render(vertices: Array, faces: Indices, camera: Array, size: int = SIZE) -> NDArray[np.uint8]:
     """A picture (size, size) of a mesh all of which is before the camera (3, 4); 255: nothing is seen there."""
     fine = size * FINER

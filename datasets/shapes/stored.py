@@ -18,6 +18,7 @@ from datasets.shapes.base import ShapeDataModule, in_turn
 from datasets.shapes.build import Recipe, build
 from datasets.shapes.loader import ShapeSet
 from datasets.shapes.psb import ORIGINAL, SIMPLIFIED, psb_sources, psb_split
+from datasets.shapes.render import in_unit_cube
 
 SHOWN = 1000  # so many shapes take long enough to read for a progress bar
 
@@ -114,6 +115,8 @@ class StoredShapes(ShapeDataModule):
                 if picture.shape != pictures[0].shape:
                     raise CorruptData(f"{path} has {picture.shape[1:]} pixels, {paths[0].name} {pictures[0].shape[1:]}")
             arrays["images"] = np.stack(pictures)
+            if (model / layout.IMAGES / layout.CAMERAS).exists():
+                arrays |= _cameras(model, arrays["images"])
         return arrays
 
     def _stacked(self, models: Sequence[Path], arrays: Callable[[Path], dict[str, NDArray]]) -> dict[str, Tensor]:
@@ -125,7 +128,12 @@ class StoredShapes(ShapeDataModule):
         stacked = {key: np.empty((len(models), *value.shape), value.dtype) for key, value in first.items()}
 
         def fill(number: int) -> None:
-            for key, value in arrays(models[number]).items():
+            found = arrays(models[number])
+            if missing := found.keys() ^ first.keys():
+                raise CorruptData(
+                    f"one of {models[0]} and {models[number]} has {', '.join(sorted(missing))}, one has not"
+                )
+            for key, value in found.items():
                 if (value.shape, value.dtype) != (first[key].shape, first[key].dtype):
                     raise CorruptData(
                         f"{models[number]} has {key} {value.dtype} {value.shape}, "
@@ -144,6 +152,19 @@ class StoredShapes(ShapeDataModule):
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return {key: torch.from_numpy(value) for key, value in stacked.items()}
+
+
+def _cameras(model: Path, images: NDArray) -> dict[str, NDArray]:
+    """`cameras` and `intrinsics` of a ShapeSet for one model and its pictures (V, 3, H, W). Raises CorruptData."""
+    path = model / layout.IMAGES / layout.CAMERAS
+    views, _, height, width = images.shape
+    world, camera = layout.read_cameras(path, views)
+    try:
+        poses = in_unit_cube(world, *layout.read_frame(model / layout.CLOUD))
+    except ValueError as error:
+        raise CorruptData(f"{path}: {error}") from error
+    shares = camera / np.array([width, height, 1.0])[:, None]
+    return {"cameras": poses.astype(np.float32), "intrinsics": shares.astype(np.float32)}
 
 
 class ShapeNet(StoredShapes):

@@ -1,4 +1,4 @@
-"""What the paper compares with, trained with the same encoders: 3D-R2N2, PSGN, AtlasNet."""
+"""What the paper compares with: 3D-R2N2, PSGN and AtlasNet, trained with the same encoders, and Pixel2Mesh."""
 
 from __future__ import annotations
 
@@ -12,9 +12,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from methods.occnet.evaluation import Reconstruction
 from methods.occnet.metrics import iou
 from methods.occnet.network import PatchNetwork, PointSetNetwork, VoxelNetwork
+from methods.occnet.pix2mesh import (
+    MeshNetwork,
+    Stage,
+    along_normals,
+    edge_length,
+    from_camera,
+    laplacian,
+    to_camera,
+)
 from methods.occnet.solid import look_up
 from methods.occnet.surface import Mesh, blocky
 from methods.occnet.task import Training
+
+TARGETS = 8000  # true points that Pixel2Mesh's loss uses at most, the first ones
 
 
 class VoxelTraining(Training):
@@ -101,6 +112,89 @@ class PatchTraining(Training):
         vertices = self.network(uv.to(self.device).expand(1, patches, -1, 2), batch.inputs)[0].flatten(0, 1)
         first = np.arange(patches)[:, None, None] * len(uv)
         return Reconstruction(Mesh(vertices.cpu().numpy(), (first + faces).reshape(-1, 3)), closed=False)
+
+
+class MeshTraining(Training):
+    """Pixel2Mesh: a sphere bent in the frame of the picture's camera, whose meshes are turned back to the shape's.
+
+    The loss is a sum over the three blocks of the network (Wang et al. 2018, section 3.4, with the weights of both
+    official codes):
+
+        chamfer * (mean squared distance of the true points to the nearest vertex, and 0.55 times that of the vertices
+                   to the nearest true point)
+        edge * mean squared length of the edges
+        normal * mean |<n, e>|, of the edges e and the true normals n next to their first vertices
+        laplacian * mean squared change of the vertices' Laplacian coordinates in the block, 0.3 times that of the first
+        move * mean squared way of the vertices in the block, but for the first
+
+    All weights but that of the normals are multiplied by unit^2. Metrics besides those of `Training`: `train/chamfer`,
+    `val/chamfer` and likewise `edge`, `normal`, `laplacian`, `move`: the sums without `chamfer`, `edge`, ... and unit.
+
+    Args:
+        chamfer, edge, normal, laplacian, move: weights. unit: length in Pixel2Mesh's own data of what has length 1 in
+            the paper's; distances in the loss are measured in it. The others: as of `Training`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        chamfer: float = 3000.0,
+        edge: float = 300.0,
+        normal: float = 0.5,
+        laplacian: float = 1500.0,
+        move: float = 100.0,
+        unit: float = 0.57,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        check_network(network, MeshNetwork, "pix2mesh")
+        weights = {"chamfer": chamfer, "edge": edge, "normal": normal, "laplacian": laplacian, "move": move}
+        if negative := [name for name, weight in weights.items() if weight < 0]:
+            raise ValueError(f"method.{negative[0]} must not be negative, got {weights[negative[0]]}")
+        if unit <= 0:
+            raise ValueError(f"method.unit must be positive, got {unit}")
+        self.weights = {name: weight * (1 if name == "normal" else unit**2) for name, weight in weights.items()}
+
+    def measure(self, batch: Any) -> dict[str, Tensor]:
+        if batch.surface is None:
+            raise ValueError("the shapes come without points on their surface, which this method trains on")
+        cameras, stages = self.bend(batch)
+        surface = to_camera(batch.surface[:, :TARGETS], cameras)
+        normals = batch.normals[:, :TARGETS] @ cameras[..., :3].mT
+        blocks = [self.terms(number, stage, surface, normals) for number, stage in enumerate(stages)]
+        terms = {name: torch.stack([block[name] for block in blocks]).sum() for name in self.weights}
+        return {"loss": torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()} | terms
+
+    def terms(self, number: int, stage: Stage, surface: Tensor, normals: Tensor) -> dict[str, Tensor]:
+        """What block `number` adds to the loss, without weights. surface, normals: (B, S, 3), of the camera's frame."""
+        vertices, edges = stage.after.float(), self.network.edges(number)
+        nearest = torch.stack([nearest_of(x, y) for x, y in zip(vertices, surface, strict=True)])
+        rows = torch.arange(len(nearest), device=nearest.device)[:, None]
+        covered = torch.stack([x[nearest_of(y, x)] for x, y in zip(vertices, surface, strict=True)])
+        away = (vertices - surface[rows, nearest]).square().sum(-1).mean()
+        missed = (surface - covered).square().sum(-1).mean()
+        bent = (laplacian(vertices, edges) - laplacian(stage.before, edges)).square().sum(-1).mean()
+        moved = (vertices - stage.before).square().sum(-1).mean()
+        return {
+            "chamfer": missed + 0.55 * away,
+            "edge": edge_length(vertices, edges),
+            "normal": along_normals(vertices, edges, normals[rows, nearest]),
+            "laplacian": bent if number else 0.3 * bent,
+            "move": moved if number else torch.zeros_like(moved),
+        }
+
+    def bend(self, batch: Any) -> tuple[Tensor, list[Stage]]:
+        """The cameras of a batch, and what the network makes of its pictures."""
+        if batch.cameras is None:
+            raise ValueError(
+                "the pictures come without their cameras, which this method needs: cameras.npz beside them"
+            )
+        return batch.cameras, self.network(batch.inputs, batch.intrinsics)
+
+    def reconstruct(self, batch: Any) -> Reconstruction:
+        cameras, stages = self.bend(batch)
+        vertices = from_camera(stages[-1].after, cameras)[0]
+        return Reconstruction(Mesh(vertices.cpu().numpy(), self.network.faces))
 
 
 def point_iou(occupied: np.ndarray, batch: Any) -> float:
