@@ -75,7 +75,7 @@ class Neighbours(nn.Module):
         self.register_buffer("weights", (to * other).rsqrt(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        matrix = torch.sparse_coo_tensor(self.places, self.weights, self.size, is_coalesced=True)
+        matrix = torch.sparse_coo_tensor(self.places, self.weights, self.size, is_coalesced=True, check_invariants=False)
         columns = x.float().transpose(0, 1)
         return torch.sparse.mm(matrix, columns.flatten(1)).view(columns.shape).transpose(0, 1)
 
@@ -98,8 +98,8 @@ class GraphConvolution(nn.Module):
 class Deformation(nn.Module):
     """`layers` graph convolutions; every second hidden one is averaged with what went into the one before it.
 
-    Features (B, V, in_dim) -> new vertices (B, V, 3), and the features that they come from (B, V, hidden). middle: where
-    the vertices are at first, about.
+    Features (B, V, in_dim) -> new vertices (B, V, 3), and the features that they come from (B, V, hidden). middle:
+    about where the vertices are at first.
     """
 
     def __init__(self, in_dim: int, hidden: int, layers: int, middle: tuple[float, float, float]) -> None:
