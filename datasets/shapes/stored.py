@@ -131,7 +131,8 @@ class StoredShapes(ShapeDataModule):
             found = arrays(models[number])
             if missing := found.keys() ^ first.keys():
                 raise CorruptData(
-                    f"one of {models[0]} and {models[number]} has {', '.join(sorted(missing))}, one has not"
+                    f"only one of {models[0]} and {models[number]} has {', '.join(sorted(missing))}: "
+                    "all models of a set must have it, or none"
                 )
             for key, value in found.items():
                 if (value.shape, value.dtype) != (first[key].shape, first[key].dtype):

@@ -127,12 +127,13 @@ class MeshTraining(Training):
         laplacian * mean squared change of the vertices' Laplacian coordinates in the block, 0.3 times that of the first
         move * mean squared way of the vertices in the block, but for the first
 
-    All weights but that of the normals are multiplied by unit^2. Metrics besides those of `Training`: `train/chamfer`,
+    All weights but that of the normals are multiplied by unit^2. Lengths are in edges of the unit cube, where the
+    paper's are in the unit of each mesh's file, in which ShapeNet's edges are shorter than 1. Metrics besides those of `Training`: `train/chamfer`,
     `val/chamfer` and likewise `edge`, `normal`, `laplacian`, `move`: the sums without `chamfer`, `edge`, ... and unit.
 
     Args:
-        chamfer, edge, normal, laplacian, move: weights. unit: length in Pixel2Mesh's own data of what has length 1 in
-            the paper's; distances in the loss are measured in it. The others: as of `Training`.
+        chamfer, edge, normal, laplacian, move: weights. unit: length in Pixel2Mesh's own data, for which the weights
+            were chosen, of what has length 1 in the paper's. The others: as of `Training`.
     """
 
     def __init__(

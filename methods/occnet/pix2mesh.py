@@ -75,7 +75,9 @@ class Neighbours(nn.Module):
         self.register_buffer("weights", (to * other).rsqrt(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        matrix = torch.sparse_coo_tensor(self.places, self.weights, self.size, is_coalesced=True, check_invariants=False)
+        matrix = torch.sparse_coo_tensor(
+            self.places, self.weights, self.size, is_coalesced=True, check_invariants=False
+        )
         columns = x.float().transpose(0, 1)
         return torch.sparse.mm(matrix, columns.flatten(1)).view(columns.shape).transpose(0, 1)
 
@@ -98,17 +100,17 @@ class GraphConvolution(nn.Module):
 class Deformation(nn.Module):
     """`layers` graph convolutions; every second hidden one is averaged with what went into the one before it.
 
-    Features (B, V, in_dim) -> new vertices (B, V, 3), and the features that they come from (B, V, hidden). middle:
-    about where the vertices are at first.
+    Features (B, V, in_dim) -> how far the vertices move (B, V, 3), and the features that say so (B, V, hidden). At first
+    they do not move: the last layer starts at 0.
     """
 
-    def __init__(self, in_dim: int, hidden: int, layers: int, middle: tuple[float, float, float]) -> None:
+    def __init__(self, in_dim: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.first = GraphConvolution(in_dim, hidden)
         self.hidden = nn.ModuleList(GraphConvolution(hidden, hidden) for _ in range(layers - 2))
         self.last = GraphConvolution(hidden, 3)
-        with torch.no_grad():
-            self.last.own.bias.copy_(torch.tensor(middle))
+        for weight in self.last.parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, x: Tensor, neighbours: Neighbours) -> tuple[Tensor, Tensor]:
         x = kept = relu(self.first(x, neighbours))
@@ -162,10 +164,12 @@ class MeshNetwork(nn.Module):
     """Three blocks that bend a sphere of 162 vertices, then 642 and 2,562, to what a picture shows.
 
     Every block sees each vertex, the features of the picture where the camera has it, and but for the first what the
-    block before it made of it. Between blocks every edge gets a vertex in its middle. The authors start from an
-    ellipsoid of 156 vertices (618, 2,466) that they ship as a file; we from an icosphere. Its place and size are where
-    shapes are on the average: in the middle of the picture, `depth` before the camera. The vertices of every block are
-    near that middle before any training, ours: theirs are near the camera itself.
+    block before it made of it. Between blocks every edge gets a vertex in its middle.
+
+    Two things are ours. The authors start from an ellipsoid of 156 vertices (618, 2,466) that they ship as a file; we
+    from an icosphere, which like theirs is where shapes are on the average: in the middle of the picture, `depth` before
+    the camera. And our blocks give how far each vertex moves, from 0 on; theirs give its place, from anywhere on, with
+    which our spheres folded up or turned inside out on their way to the shape.
 
     Forward: pictures (B, 3, H, W), intrinsics (B, 3, 3) -> a `Stage` of each block.
 
@@ -215,8 +219,7 @@ class MeshNetwork(nn.Module):
         self.image = ImageFeatures(channels)
         seen = 3 + sum(channels[2:])
         self.blocks = nn.ModuleList(
-            Deformation(seen + (hidden if number else 0), hidden, count, (0.0, 0.0, depth))
-            for number, count in enumerate(layers)
+            Deformation(seen + (hidden if number else 0), hidden, count) for number, count in enumerate(layers)
         )
 
     @property
@@ -238,9 +241,9 @@ class MeshNetwork(nn.Module):
             x = torch.cat([vertices, *(look_at(features, places) for features in maps), hidden], dim=-1)
             if number:
                 x, vertices = (unpool(values, self.edges(number - 1)) for values in (x, vertices))
-            moved, hidden = block(x, neighbours)
-            stages.append(Stage(vertices, moved))
-            vertices = moved
+            way, hidden = block(x, neighbours)
+            stages.append(Stage(vertices, vertices + way))
+            vertices = stages[-1].after
         return stages
 
 
