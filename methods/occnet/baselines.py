@@ -117,8 +117,8 @@ class PatchTraining(Training):
 class MeshTraining(Training):
     """Pixel2Mesh: a sphere bent in the frame of the picture's camera, whose meshes are turned back to the shape's.
 
-    The loss is a sum over the three blocks of the network (Wang et al. 2018, section 3.4, with the weights of both
-    official codes):
+    The loss is a sum over the three blocks of the network (Wang et al. 2018, with the weights of the paper's official
+    code):
 
         chamfer * (mean squared distance of the true points to the nearest vertex, and 0.55 times that of the vertices
                    to the nearest true point)
@@ -128,8 +128,10 @@ class MeshTraining(Training):
         move * mean squared way of the vertices in the block, but for the first
 
     All weights but that of the normals are multiplied by unit^2. Lengths are in edges of the unit cube, where the
-    paper's are in the unit of each mesh's file, in which ShapeNet's edges are shorter than 1. Metrics besides those of `Training`: `train/chamfer`,
-    `val/chamfer` and likewise `edge`, `normal`, `laplacian`, `move`: the sums without `chamfer`, `edge`, ... and unit.
+    paper's are in the unit of each mesh's file, in which ShapeNet's edges are shorter than 1.
+
+    Metrics besides those of `Training`: `train/chamfer`, `val/chamfer` and likewise `edge`, `normal`, `laplacian`,
+    `move`: the sums without weights.
 
     Args:
         chamfer, edge, normal, laplacian, move: weights. unit: length in Pixel2Mesh's own data, for which the weights

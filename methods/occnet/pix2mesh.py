@@ -100,8 +100,8 @@ class GraphConvolution(nn.Module):
 class Deformation(nn.Module):
     """`layers` graph convolutions; every second hidden one is averaged with what went into the one before it.
 
-    Features (B, V, in_dim) -> how far the vertices move (B, V, 3), and the features that say so (B, V, hidden). At first
-    they do not move: the last layer starts at 0.
+    Features (B, V, in_dim) -> how far the vertices move (B, V, 3), and the features that say so (B, V, hidden). At
+    first they do not move: the last layer starts at 0.
     """
 
     def __init__(self, in_dim: int, hidden: int, layers: int) -> None:
@@ -167,9 +167,9 @@ class MeshNetwork(nn.Module):
     block before it made of it. Between blocks every edge gets a vertex in its middle.
 
     Two things are ours. The authors start from an ellipsoid of 156 vertices (618, 2,466) that they ship as a file; we
-    from an icosphere, which like theirs is where shapes are on the average: in the middle of the picture, `depth` before
-    the camera. And our blocks give how far each vertex moves, from 0 on; theirs give its place, from anywhere on, with
-    which our spheres folded up or turned inside out on their way to the shape.
+    from an icosphere, which like theirs is where shapes are on the average: in the middle of the picture, `depth`
+    before the camera. And our blocks give how far each vertex moves, from 0 on; theirs give its place, from anywhere
+    on, with which our spheres folded up or turned inside out on their way to the shape.
 
     Forward: pictures (B, 3, H, W), intrinsics (B, 3, 3) -> a `Stage` of each block.
 
