@@ -162,9 +162,10 @@ class MeshTraining(Training):
         if batch.surface is None:
             raise ValueError("the shapes come without points on their surface, which this method trains on")
         cameras, stages = self.bend(batch)
-        surface = to_camera(batch.surface[:, :TARGETS], cameras)
-        normals = batch.normals[:, :TARGETS] @ cameras[..., :3].mT
-        blocks = [self.terms(number, stage, surface, normals) for number, stage in enumerate(stages)]
+        with torch.autocast(self.device.type, enabled=False):  # distances need all digits
+            surface = to_camera(batch.surface[:, :TARGETS], cameras)
+            normals = batch.normals[:, :TARGETS] @ cameras[..., :3].mT
+            blocks = [self.terms(number, stage, surface, normals) for number, stage in enumerate(stages)]
         terms = {name: torch.stack([block[name] for block in blocks]).sum() for name in self.weights}
         return {"loss": torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()} | terms
 

@@ -47,7 +47,7 @@ def unpool(x: Tensor, edges: Tensor) -> Tensor:
 
 def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     """Where points (B, V, 3) before a camera (B, 3, 3) are seen: (B, V, 2), shares of the width and of the height."""
-    seen = points @ intrinsics.mT
+    seen = (points[:, :, None] * intrinsics[:, None]).sum(-1)  # no matrix product: those may have few digits
     return seen[..., :2] / seen[..., 2:].clamp(min=NEAREST)
 
 
@@ -79,7 +79,8 @@ class Neighbours(nn.Module):
             self.places, self.weights, self.size, is_coalesced=True, check_invariants=False
         )
         columns = x.float().transpose(0, 1)
-        return torch.sparse.mm(matrix, columns.flatten(1)).view(columns.shape).transpose(0, 1)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.sparse.mm(matrix, columns.flatten(1)).view(columns.shape).transpose(0, 1)
 
 
 class GraphConvolution(nn.Module):

@@ -246,6 +246,19 @@ def test_pictures(tmp_path):
         layout.read_image(paths[0])
 
 
+@pytest.mark.parametrize(
+    "frame", [{"loc": np.zeros(2), "scale": np.array(1.0)}, {"loc": np.zeros(3), "scale": np.array(np.nan)}]
+)
+def test_frames(tmp_path, frame):
+    path, points = tmp_path / "pointcloud.npz", np.zeros((3, 3))
+    layout.write_cloud(path, points, points, {"loc": np.array([1.0, 2, 3]), "scale": np.array(0.5)})
+    loc, scale = layout.read_frame(path)
+    assert (loc.tolist(), scale) == ([1, 2, 3], 0.5)
+    layout.write_cloud(path, points, points, frame)
+    with refused(CorruptData, "loc must be three finite numbers and scale a positive one", path):
+        layout.read_frame(path)
+
+
 def test_cameras(tmp_path):
     path = tmp_path / "cameras.npz"
     drawn = np.random.default_rng(4)

@@ -11,7 +11,18 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy.stats import kstest
 
-from datasets.shapes.loader import LATTICE, EvalLoader, ShapeBatch, ShapeSet, TrainLoader, cropped, unpack, unpack_at
+from datasets.shapes.loader import (
+    LATTICE,
+    EvalLoader,
+    ShapeBatch,
+    ShapeSet,
+    TrainLoader,
+    cropped,
+    cropped_intrinsics,
+    unpack,
+    unpack_at,
+)
+from datasets.shapes.render import intrinsics as intrinsics_of
 
 POINTS, SURFACE = 203, 50  # no whole number of bytes
 
@@ -25,6 +36,8 @@ def shapes(count: int = 7, dtype: torch.dtype = torch.float16) -> ShapeSet:
     surface[..., 0] = np.arange(count)[:, None]
     voxels = drawn.integers(0, 2, (count, 32**3))
     images = drawn.integers(0, 256, (count, 3, 3, 8, 8))
+    cameras = images[:, :, 0, 0, :4, None] + [0, 300, 600, 900]  # they tell their pictures
+    intrinsics = np.broadcast_to(intrinsics_of(1), (count, 3, 3, 3))
     return ShapeSet(
         points=torch.from_numpy(points).to(dtype),
         occupancies=torch.from_numpy(np.packbits(points[..., 1] > 0, axis=-1)),
@@ -34,11 +47,13 @@ def shapes(count: int = 7, dtype: torch.dtype = torch.float16) -> ShapeSet:
         normals=torch.from_numpy(surface).to(dtype) * 2,
         voxels=torch.from_numpy(np.packbits(voxels.astype(bool), axis=-1)),
         images=torch.from_numpy(images.astype(np.uint8)),
+        cameras=torch.from_numpy(cameras[:, :, :3].astype(np.float32)),
+        intrinsics=torch.from_numpy(intrinsics.astype(np.float32)),
     )
 
 
 def same(a: ShapeBatch, b: ShapeBatch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def train(**options) -> TrainLoader:
@@ -59,7 +74,9 @@ def test_a_training_batch_is_what_it_says():
     assert [len(batch.index) for batch in batches] == [3, 3, 1]
     for batch in batches:
         count = len(batch.index)
-        assert all(getattr(batch, name).dtype == torch.float32 for name in ShapeBatch._fields if name != "index")
+        assert batch.cameras is batch.intrinsics is None
+        floats = set(ShapeBatch._fields) - {"index", "cameras", "intrinsics"}
+        assert all(getattr(batch, name).dtype == torch.float32 for name in floats)
         assert batch.index.dtype == torch.int64
         assert batch.points.shape == (count, 16, 3)
         assert batch.occupancies.shape == (count, 16)
@@ -110,7 +127,7 @@ def test_the_shares_of_several_processes_are_the_batches_of_one(world_size, inpu
     assert {len(loader) for loader in shares} == {len(alone)}
     for whole, *parts in zip(alone, *shares, strict=True):
         for rank, part in enumerate(parts):
-            share = ShapeBatch(*(values[rank::world_size] for values in whole))
+            share = ShapeBatch(*(None if values is None else values[rank::world_size] for values in whole))
             assert len(part.index) > 0
             assert same(share, part)
 
@@ -156,6 +173,38 @@ def test_images_are_drawn_among_the_views_and_resized():
     assert all(tuple(x.flatten().tolist()) in views for x in batch.inputs)
     assert next(iter(TrainLoader(part, 2, 16, "image", image_size=20))).inputs.shape == (2, 3, 20, 20)
     assert torch.equal(next(iter(EvalLoader(part, "image"))).inputs, part.images[:1, 0].float() / 255)
+
+
+def test_pictures_come_with_their_cameras():
+    part = shapes()
+    for batch in [*TrainLoader(part, 3, 16, "image", image_size=20), *EvalLoader(part, "image", image_size=20)]:
+        assert batch.cameras.shape == (len(batch.index), 3, 4)
+        assert torch.equal(batch.intrinsics, part.intrinsics[batch.index, 0])
+    for batch in [*TrainLoader(part, 3, 16, "image"), *EvalLoader(part, "image")]:
+        first = (batch.inputs[:, 0, 0, :3] * 255).round()
+        assert torch.equal(batch.cameras, first[:, :, None] + torch.tensor([0.0, 300, 600, 900]))
+    part.cameras = part.intrinsics = None
+    for loader in (TrainLoader(part, 3, 16, "image", image_crop=0.5), EvalLoader(part, "image")):
+        batch = next(iter(loader))
+        assert batch.cameras is batch.intrinsics is None
+
+
+def test_in_a_square_of_a_picture_points_are_where_they_are_drawn():
+    """Bright pixels, and where the intrinsics of the square say that they are."""
+    drawn = np.random.default_rng(2)
+    pictures, crop = torch.zeros(50, 1, 16, 16), torch.tensor(drawn.uniform(0, 0.3, (50, 3)), dtype=torch.float32)
+    crop[:, 2] = 1 - crop[:, :2].amax(1)
+    row, column = torch.tensor(drawn.integers(7, 10, (2, 50)))
+    pictures[torch.arange(50), 0, row, column] = 1
+    found = cropped(pictures, crop, 64)[:, 0]
+    centre = (torch.arange(64) + 0.5) / 64
+    mass = found.sum((1, 2))
+    seen = torch.stack([(found.sum(1) * centre).sum(1) / mass, (found.sum(2) * centre).sum(1) / mass], 1)
+    lens = torch.tensor(intrinsics_of(1), dtype=torch.float32)
+    shares = torch.stack([(column + 0.5) / 16, (row + 0.5) / 16, torch.ones(50)], 1)
+    rays = torch.linalg.solve(lens, shares.T).T * torch.linspace(1, 3, 50)[:, None]
+    expected = (cropped_intrinsics(lens.expand(50, 3, 3), crop) @ rays[..., None])[..., 0]
+    torch.testing.assert_close(seen, expected[:, :2] / expected[:, 2:], atol=2e-3, rtol=0)
 
 
 def test_squares_of_pictures_are_what_pillow_cuts_out():

@@ -59,6 +59,32 @@ def test_inputs(built, inputs):
         assert data.parts["train"].images is None
 
 
+@pytest.mark.parametrize("crop", [None, 0.6])
+def test_cameras_show_where_the_surface_is_in_the_pictures(built, crop):
+    data = stored(built, inputs="image", image_size=100, image_crop=crop, stored_points=None)
+    seen = []
+    for batch in [*data.train_dataloader(), *data.test_dataloader()]:
+        lengths = torch.linalg.det(batch.cameras[..., :3])
+        torch.testing.assert_close(lengths, torch.ones(len(lengths)))
+        for picture, camera, lens, points in zip(
+            batch.inputs, batch.cameras, batch.intrinsics, batch.surface, strict=True
+        ):
+            at = (lens @ (camera[:, :3] @ points.T + camera[:, 3:])).T
+            assert (at[:, 2] > 1).all()  # as far away as `random_camera` puts it, whatever the mesh's unit
+            column, row = (at[:, :2] / at[:, 2:] * 100).floor().long().T
+            within = (column >= 0) & (column < 100) & (row >= 0) & (row < 100)
+            assert within.all() or crop
+            seen.append((picture[0, row[within], column[within]] < 0.95).float().mean())
+    assert min(seen) > 0.93
+
+
+def test_pictures_without_cameras(copy):
+    for path in copy.rglob("cameras.npz"):
+        path.unlink()
+    batch = next(iter(stored(copy, inputs="image").train_dataloader()))
+    assert batch.cameras is batch.intrinsics is None
+
+
 def test_categories_by_name_and_limits(built):
     data = stored(built, categories=["ring"], limit_train=2)
     assert data.names("train") == ["ring/r0", "ring/r1"]
@@ -115,6 +141,15 @@ def damage(copy, what: str) -> None:
         (model / "img_choy2016" / "001.jpg").write_bytes(b"no picture")
     elif what == "views":
         (model / "img_choy2016" / "001.jpg").unlink()
+    elif what == "camera":
+        (model / "img_choy2016" / "cameras.npz").unlink()
+    elif what == "behind":
+        world, lens = layout.read_cameras(model / "img_choy2016" / "cameras.npz", 3)
+        world[1, 2] *= -1
+        layout.write_cameras(model / "img_choy2016" / "cameras.npz", world, lens)
+    elif what == "frame":
+        points, normals = layout.read_cloud(model / "pointcloud.npz")
+        layout.write_cloud(model / "pointcloud.npz", points, normals, {"loc": np.zeros(3), "scale": np.array(0.0)})
     elif what == "pictures":
         shutil.rmtree(model / "img_choy2016")
     elif what == "empty":
@@ -137,6 +172,9 @@ def damage(copy, what: str) -> None:
         ("fewer", CorruptData, r"ring/r1 has points float16 \(80, 3\), .*ball/b0 has float16 \(401, 3\)", {}),
         ("picture", CorruptData, r"001\.jpg is no whole picture", {"inputs": "image"}),
         ("views", CorruptData, r"ring/r1 has images uint8 \(2, 3, 137, 137\)", {"inputs": "image"}),
+        ("camera", CorruptData, r"only one of .* has cameras, intrinsics", {"inputs": "image"}),
+        ("behind", CorruptData, r"ring/r1/.*cameras\.npz: camera 1 does not see the shape", {"inputs": "image"}),
+        ("frame", CorruptData, r"ring/r1/pointcloud\.npz: loc must be three finite numbers", {"inputs": "image"}),
         ("pictures", MissingData, "there are no pictures .*ring/r1/img_choy2016", {"inputs": "image"}),
         ("empty", CorruptData, "no shapes of ball, ring are in the part val", {}),
     ],

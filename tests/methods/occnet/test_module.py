@@ -80,6 +80,7 @@ def test_the_paper_method_trains_and_scores_its_meshes(call, tmp_path):
             ["model=atlasnet_small", "model.patches=2", "method.points=64", "method.side=4", *SMALL, *TRAIN],
             {"chamfer_l1", "normals"},
         ),
+        ("pix2mesh_small", ["model.subdivisions=0", "dataset.views=1", *TRAIN], {"iou", "normals"}),
         ("hull", [], {"iou", "normals"}),
         ("unconditional", ["model.hidden=16", "model.z_dim=4", "method.generate=2", *TRAIN, *GRID], {"iou", "net_iou"}),
         ("no_cbn", [*ONET, *SMALL], {"iou"}),
@@ -135,12 +136,13 @@ def test_the_voxels_of_the_true_shape_score_as_their_iou_says(call, tmp_path):
         (["method=occnet", "dataset.inputs=none"], "model.decoder=simple"),
         (["method=occnet/r2n2", "model=onet"], "model=r2n2"),
         (["method=occnet/hull", "dataset.inputs=voxels"], "this method spans a cloud of points"),
+        (["method=occnet/pix2mesh", "dataset.inputs=voxels"], "dataset.inputs=image"),
         (["method=occnet", "method.samples=0"], "method.samples must be positive"),
     ],
 )
 def test_a_mistake_ends_in_one_message(call, tmp_path, arguments, said):
-    code, printed = call(*arguments, *DATA[:3], "logger=csv", *SMALL[: 2 * ("hull" not in arguments[0])],
-                         f"paths.outputs={tmp_path}")  # fmt: skip
+    encoder = [] if arguments[0] in ("method=occnet/hull", "method=occnet/pix2mesh") else SMALL
+    code, printed = call(*arguments, *DATA[:3], "logger=csv", *encoder, f"paths.outputs={tmp_path}")
     assert code == 2
     assert said in printed
     assert "Traceback" not in printed
