@@ -158,16 +158,20 @@ class MeshTraining(Training):
             raise ValueError(f"method.unit must be positive, got {unit}")
         self.weights = {name: weight * (1 if name == "normal" else unit**2) for name, weight in weights.items()}
 
+    def prepare(self, data: Any) -> None:
+        if any(shapes.cameras is None for shapes in data.parts.values()):
+            raise ValueError(
+                "this method needs pictures whose cameras are known: cameras.npz beside those of each shape"
+            )
+
     def measure(self, batch: Any) -> dict[str, Tensor]:
-        if batch.surface is None:
-            raise ValueError("the shapes come without points on their surface, which this method trains on")
-        cameras, stages = self.bend(batch)
+        stages = self.network(batch.inputs, batch.intrinsics)
         with torch.autocast(self.device.type, enabled=False):  # distances need all digits
-            surface = to_camera(batch.surface[:, :TARGETS], cameras)
-            normals = batch.normals[:, :TARGETS] @ cameras[..., :3].mT
+            surface = to_camera(batch.surface[:, :TARGETS], batch.cameras)
+            normals = batch.normals[:, :TARGETS] @ batch.cameras[..., :3].mT
             blocks = [self.terms(number, stage, surface, normals) for number, stage in enumerate(stages)]
-        terms = {name: torch.stack([block[name] for block in blocks]).sum() for name in self.weights}
-        return {"loss": torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()} | terms
+        terms = {name: sum(block[name] for block in blocks) for name in self.weights}
+        return {"loss": sum(weight * terms[name] for name, weight in self.weights.items())} | terms
 
     def terms(self, number: int, stage: Stage, surface: Tensor, normals: Tensor) -> dict[str, Tensor]:
         """What block `number` adds to the loss, without weights. surface, normals: (B, S, 3), of the camera's frame."""
@@ -187,17 +191,8 @@ class MeshTraining(Training):
             "move": moved if number else torch.zeros_like(moved),
         }
 
-    def bend(self, batch: Any) -> tuple[Tensor, list[Stage]]:
-        """The cameras of a batch, and what the network makes of its pictures."""
-        if batch.cameras is None:
-            raise ValueError(
-                "the pictures come without their cameras, which this method needs: cameras.npz beside them"
-            )
-        return batch.cameras, self.network(batch.inputs, batch.intrinsics)
-
     def reconstruct(self, batch: Any) -> Reconstruction:
-        cameras, stages = self.bend(batch)
-        vertices = from_camera(stages[-1].after, cameras)[0]
+        vertices = from_camera(self.network(batch.inputs, batch.intrinsics)[-1].after, batch.cameras)[0]
         return Reconstruction(Mesh(vertices.cpu().numpy(), self.network.faces))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -46,12 +47,17 @@ def sphere(subdivisions: int = 1) -> tuple[torch.Tensor, Topology]:
     return torch.tensor(mesh.vertices[None], dtype=torch.float32), Topology.of(np.asarray(mesh.faces, np.int64))
 
 
-def batch_of(category: str, **options):
-    """The one shape of this category, as a test batch."""
-    more = {"image_size": 64, "views": 1, "stored_points": 5000} | options
+def solids(category: str) -> Solids:
+    """One shape of this category, seen once."""
+    more = {"image_size": 64, "views": 1, "stored_points": 5000}
     data = Solids({"train": 1, "val": 1, "test": 1}, inputs="image", categories=[category], train_as_test=True, **more)
     data.setup()
-    return next(iter(data.test_dataloader()))
+    return data
+
+
+def batch_of(category: str):
+    """That shape, as a test batch."""
+    return next(iter(solids(category).test_dataloader()))
 
 
 def network(**options) -> MeshNetwork:
@@ -333,8 +339,10 @@ def test_wrong_weights_are_refused():
 
 
 def test_shapes_without_cameras_and_other_inputs_are_refused():
-    batch = batch_of("box")._replace(cameras=None, intrinsics=None)
-    with pytest.raises(ValueError, match=r"the pictures come without their cameras"):
-        MeshTraining(network()).measure(batch)
+    data = solids("box")
+    MeshTraining(network()).prepare(data)
+    data.parts["test"] = replace(data.parts["test"], cameras=None, intrinsics=None)
+    with pytest.raises(ValueError, match=r"this method needs pictures whose cameras are known: cameras\.npz"):
+        MeshTraining(network()).prepare(data)
     with pytest.raises(ValueError, match=r"dataset\.inputs=image"):
         MeshNetwork("voxels", 1)
