@@ -116,7 +116,7 @@ class StoredShapes(ShapeDataModule):
                     raise CorruptData(f"{path} has {picture.shape[1:]} pixels, {paths[0].name} {pictures[0].shape[1:]}")
             arrays["images"] = np.stack(pictures)
             if (model / layout.IMAGES / layout.CAMERAS).exists():
-                arrays |= _cameras(model, arrays["images"])
+                arrays |= _cameras(model, paths, arrays["images"])
         return arrays
 
     def _stacked(self, models: Sequence[Path], arrays: Callable[[Path], dict[str, NDArray]]) -> dict[str, Tensor]:
@@ -155,10 +155,13 @@ class StoredShapes(ShapeDataModule):
         return {key: torch.from_numpy(value) for key, value in stacked.items()}
 
 
-def _cameras(model: Path, images: NDArray) -> dict[str, NDArray]:
+def _cameras(model: Path, paths: Sequence[Path], images: NDArray) -> dict[str, NDArray]:
     """`cameras` and `intrinsics` of a ShapeSet for one model and its pictures (V, 3, H, W). Raises CorruptData."""
     path = model / layout.IMAGES / layout.CAMERAS
     views, _, height, width = images.shape
+    for number, picture in enumerate(paths):
+        if picture.stem.isdecimal() and int(picture.stem) != number:
+            raise CorruptData(f"{picture} comes as number {number} of the pictures, which is another one's camera")
     world, camera = layout.read_cameras(path, views)
     try:
         poses = in_unit_cube(world, *layout.read_frame(model / layout.CLOUD))

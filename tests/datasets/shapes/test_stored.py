@@ -141,6 +141,8 @@ def damage(copy, what: str) -> None:
         (model / "img_choy2016" / "001.jpg").write_bytes(b"no picture")
     elif what == "views":
         (model / "img_choy2016" / "001.jpg").unlink()
+    elif what == "last":
+        (model / "img_choy2016" / "002.jpg").unlink()
     elif what == "camera":
         (model / "img_choy2016" / "cameras.npz").unlink()
     elif what == "behind":
@@ -171,7 +173,8 @@ def damage(copy, what: str) -> None:
         ("category", MissingData, "there is no folder .*ring for the category ring", {}),
         ("fewer", CorruptData, r"ring/r1 has points float16 \(80, 3\), .*ball/b0 has float16 \(401, 3\)", {}),
         ("picture", CorruptData, r"001\.jpg is no whole picture", {"inputs": "image"}),
-        ("views", CorruptData, r"ring/r1 has images uint8 \(2, 3, 137, 137\)", {"inputs": "image"}),
+        ("views", CorruptData, r"ring/r1/.*002\.jpg comes as number 1 of the pictures", {"inputs": "image"}),
+        ("last", CorruptData, r"ring/r1 has images uint8 \(2, 3, 137, 137\)", {"inputs": "image"}),
         ("camera", CorruptData, r"only one of .* has cameras, intrinsics", {"inputs": "image"}),
         ("behind", CorruptData, r"ring/r1/.*cameras\.npz: camera 1 does not see the shape", {"inputs": "image"}),
         ("frame", CorruptData, r"ring/r1/pointcloud\.npz: loc must be three finite numbers", {"inputs": "image"}),
