@@ -120,9 +120,13 @@ class OnDisk(StoredShapes):
             models = [self.place / first.names[place] for place in places]
             with ThreadPoolExecutor(max(self.workers, 1)) as pool:
                 found = list(pool.map(arrays, models))
+            held = first._tensors()
             for model, kept in zip(models, found, strict=True):
+                if odd := kept.keys() ^ held.keys():
+                    one = self.place / first.names[0]
+                    raise CorruptData(f"one of {one} and {model} has {', '.join(sorted(odd))}, the other has not")
                 for key, value in kept.items():
-                    like = getattr(first, key).numpy()[0]
+                    like = held[key].numpy()[0]
                     if (value.shape, value.dtype) != (like.shape, like.dtype):
                         raise CorruptData(
                             f"{model} has {key} {value.dtype} {value.shape}, {self.place / first.names[0]} has "

@@ -93,6 +93,13 @@ def test_what_is_damaged_is_named_when_it_is_reached(copy):
         list(loader)
 
 
+def test_all_shapes_must_have_what_the_first_has(built):
+    _, disk = both(built)
+    fetch = disk._fetch(disk.parts["train"], lambda model: {"points": disk._arrays(model, None)["points"]})
+    with pytest.raises(CorruptData, match=r"one of .*ball/b0 and .*ring/r1 has normals, occupancies, surface, voxels"):
+        fetch([4])
+
+
 def test_batches_are_made_ahead_and_in_order():
     made = []
 
