@@ -15,6 +15,7 @@ from methods.occnet.blocks import ResidualLinear
 
 # ImageNet's statistics, of images in [0, 1]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+COUNTER = "num_batches_tracked"  # of a batch norm; the published weights are older than it
 
 
 class PointCloudEncoder(nn.Module):
@@ -119,8 +120,9 @@ class ImageEncoder(nn.Module):
         """Takes over the weights of everything but the last layer."""
         if not path.is_file():
             raise FileNotFoundError(f"model.encoders.image.weights names no file: {path}")
-        theirs = {k: v for k, v in torch.load(path, map_location="cpu", weights_only=True).items() if k[:3] != "fc."}
-        ours = {k: v for k, v in self.state_dict().items() if not k.startswith("out.")}
+        given = torch.load(path, map_location="cpu", weights_only=True)
+        theirs = {k: v for k, v in given.items() if not k.startswith("fc.") and not k.endswith(COUNTER)}
+        ours = {k: v for k, v in self.state_dict().items() if not k.startswith("out.") and not k.endswith(COUNTER)}
         if len(theirs) != len(ours):
             raise ValueError(f"{path} has {len(theirs)} tensors below its last layer, this network has {len(ours)}")
         named = {torchvision_name(k): k for k in ours}
@@ -176,5 +178,5 @@ class LatentEncoder(nn.Module):
             if i:
                 x = torch.cat([x, x.amax(1, keepdim=True).expand_as(x)], dim=-1)
             x = layer(relu(x))
-        x = relu(x.amax(1))
+        x = x.amax(1)
         return Normal(self.mean(x), self.log_std(x).exp())

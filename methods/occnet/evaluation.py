@@ -59,16 +59,14 @@ def score(found: Reconstruction, true: Truth, samples: int, seed: int, device: t
     if found.mesh is None:
         points = found.points if found.points is not None else np.zeros((0, 3), np.float32)
         return compare(points, None, true.surface, true.normals, device) | {"empty": float(not len(points))}
-    mesh = found.mesh
+    mesh, closed = found.mesh, {"iou": found.mesh} if found.closed else {}
+    closed |= {f"iou_at_{resolution}": other for resolution, other in found.at.items()}
+    ious = {key: mesh_iou(of, true) for key, of in closed.items()}
     if mesh.empty:
         nothing = np.zeros((0, 3), np.float32)
-        scores = compare(nothing, nothing, true.surface, true.normals) | {"empty": 1.0}
-        return scores | ({"iou": 0.0} if found.closed else {})
+        return compare(nothing, nothing, true.surface, true.normals) | {"empty": 1.0} | ious
     points, normals = surface_points(mesh.vertices, mesh.faces, samples, np.random.default_rng(seed))
-    scores = compare(points, normals, true.surface, true.normals, device) | {"empty": 0.0}
-    if found.closed:
-        scores["iou"] = mesh_iou(mesh, true)
-    return scores | {f"iou_at_{resolution}": mesh_iou(other, true) for resolution, other in found.at.items()}
+    return compare(points, normals, true.surface, true.normals, device) | {"empty": 0.0} | ious
 
 
 def mesh_iou(mesh: Mesh, true: Truth) -> float:

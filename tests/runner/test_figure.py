@@ -81,7 +81,7 @@ def test_the_command_logs_to_wandb_and_names_a_wrong_metric(outputs):
     ("arguments", "message"),
     [
         ([], "Which figure?"),
-        (["experiment=graphnorm/demo"], "has no figure; these have one: graphnorm/figure4, graphnorm/figure5"),
+        (["experiment=graphnorm/demo"], "has no figure; these have one: famus/variance, graphnorm/figure4"),
         (["experiment=nonsense"], "nonsense"),
         (["experiment=graphnorm/figure5", "figure.panels=colour"], "'colour'"),
         (["experiment=graphnorm/figure5", "+figure.colour=red"], "unknown keys colour"),

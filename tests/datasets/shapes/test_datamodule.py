@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from datasets.download import MissingData
 from datasets.shapes.base import ShapeDataModule
 from datasets.shapes.datamodule import Solids
+from datasets.shapes.on_disk import ShapeNetOnDisk
 from datasets.shapes.stored import PSB, ShapeNet, StoredShapes
 from runner.compose import CONF
 
@@ -33,7 +34,12 @@ def test_the_embedded_set_needs_no_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind", "options"),
-    [("psb", PSB, {}), ("shapenet", ShapeNet, {}), ("shape_folder", StoredShapes, {"folder": "mine"})],
+    [
+        ("psb", PSB, {}),
+        ("shapenet", ShapeNetOnDisk, {}),
+        ("shapenet_in_memory", ShapeNet, {}),
+        ("shape_folder", StoredShapes, {"folder": "mine"}),
+    ],
 )
 def test_sets_that_are_not_there_say_so(tmp_path, name, kind, options):
     data = choice(name, root=tmp_path, seed=1, workers=1, **options)

@@ -110,6 +110,8 @@ def test_a_reconstruction_without_surface_gets_the_worst_of_everything():
     found = score(Reconstruction(NOTHING), ball(), 100, seed=0)
     assert found == WORST | {"empty": 1.0, "iou": 0.0}
     assert WORST["chamfer_l1"] == pytest.approx(10 * math.sqrt(3))
+    everywhere = score(Reconstruction(NOTHING, at={16: NOTHING, 32: NOTHING}), ball(), 100, seed=0)
+    assert everywhere == found | {"iou_at_16": 0.0, "iou_at_32": 0.0}
     no_points = score(Reconstruction(None, np.zeros((0, 3), np.float32), closed=False), ball(), 100, seed=0)
     assert no_points["empty"] == 1
     assert "iou" not in no_points

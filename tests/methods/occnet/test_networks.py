@@ -123,7 +123,8 @@ def test_the_point_cloud_encoder_is_the_residual_pointnet_and_blind_to_order():
     torch.testing.assert_close(encoder(x[:, torch.randperm(9)]), expected)
 
 
-def test_resnet18_weights_of_torchvision_are_taken_over_by_name(tmp_path):
+@pytest.mark.parametrize("counted", [True, False])  # the published file, of 2017, has no num_batches_tracked
+def test_resnet18_weights_of_torchvision_are_taken_over_by_name(tmp_path, counted):
     def block(name, a, b, projected):
         shapes = {f"{name}.conv1.weight": (b, a, 3, 3), f"{name}.conv2.weight": (b, b, 3, 3)}
         norms = [f"{name}.bn1", f"{name}.bn2"]
@@ -138,7 +139,8 @@ def test_resnet18_weights_of_torchvision_are_taken_over_by_name(tmp_path):
         shapes |= block(f"layer{stage}.0", a, b, stage > 1) | block(f"layer{stage}.1", b, b, False)
     state = {name: torch.rand(shape) for name, shape in shapes.items()}
     norms = [name.removesuffix("running_mean") for name in shapes if name.endswith("running_mean")]
-    state |= {f"{name}num_batches_tracked": torch.tensor(7) for name in norms}
+    if counted:
+        state |= {f"{name}num_batches_tracked": torch.tensor(7) for name in norms}
     torch.save(state, tmp_path / "resnet18.pth")
 
     encoder = ImageEncoder(1, weights=str(tmp_path / "resnet18.pth"))
@@ -149,6 +151,28 @@ def test_resnet18_weights_of_torchvision_are_taken_over_by_name(tmp_path):
         ImageEncoder(1, weights=str(tmp_path / "resnet18.pth"), width=32)
     with pytest.raises(FileNotFoundError, match="names no file"):
         ImageEncoder(1, weights=str(tmp_path / "none.pth"))
+    del state["layer2.0.downsample.0.weight"]
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(ValueError, match="has 99 tensors below its last layer, this network has 100"):
+        ImageEncoder(1, weights=str(tmp_path / "less.pth"))
+
+
+@pytest.mark.parametrize("c_dim", [0, 4])
+def test_the_latent_encoder_is_the_pointnet_of_the_official_code(c_dim):
+    encoder = shaken(LatentEncoder(c_dim, 3, hidden=8))
+    p, o, c = torch.randn(2, 6, 3), torch.rand(2, 6).round(), torch.randn(2, c_dim)
+    net = p @ encoder.of_points.weight.T + encoder.of_points.bias
+    net = net + o[..., None] * encoder.of_occupancy.weight[:, 0] + encoder.of_occupancy.bias
+    if c_dim:
+        net = net + (c @ encoder.of_code.weight.T + encoder.of_code.bias)[:, None]
+    for i, layer in enumerate(encoder.layers):
+        net = net.clamp(min=0) @ layer.weight.T + layer.bias
+        pooled = net.max(dim=1, keepdim=True).values
+        net = torch.cat([net, pooled.repeat(1, 6, 1)], 2) if i < 2 else pooled[:, 0]
+    q = encoder(p, o, c)
+    torch.testing.assert_close(q.mean, encoder.mean(net))
+    torch.testing.assert_close(q.stddev, encoder.log_std(net).exp())
+    assert (net < 0).any()
 
 
 def test_the_latent_encoder_is_blind_to_order_and_sees_the_occupancy():
