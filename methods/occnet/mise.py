@@ -147,8 +147,12 @@ def filled(values: np.ndarray, spacing: int, steps: Sequence[tuple[int, np.ndarr
         half = edge // 2
         if half == 1:
             continue  # all corners are known
-        within = np.stack(np.unravel_index(np.arange(half**3), (half,) * 3), axis=1)
         parts = (cubes[:, None] + half * CORNERS).reshape(-1, 3)
-        inner = ravel((parts[:, None] + within).reshape(-1, 3), side)
-        flat[inner] = np.repeat(known[ravel(parts, side)], half**3)
+        within = np.stack(np.unravel_index(np.arange(half**3), (half,) * 3), axis=1)
+        flat[ravel((parts[:, None] + within).reshape(-1, 3), side)] = np.repeat(known[ravel(parts, side)], half**3)
+        last = parts[(parts + half == side - 1).any(1)]  # the grid's upper faces belong to the cubes below them
+        closed = np.stack(np.unravel_index(np.arange((half + 1) ** 3), (half + 1,) * 3), axis=1)
+        inner = last[:, None] + closed
+        whose, which = np.nonzero(((closed < half) | (inner == side - 1)).all(2))
+        flat[ravel(inner[whose, which], side)] = known[ravel(last[whose], side)]
     return np.where(np.isnan(values), flat.reshape(values.shape), values)

@@ -57,6 +57,20 @@ def test_the_mesh_is_that_of_the_dense_grid_vertex_for_vertex(field, resolution,
     assert ours.evaluated < whole.evaluated or coarse == resolution
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_what_bulges_out_of_the_upper_faces_of_the_box_is_whole(axis):
+    """A body that reaches out of the box between coarse corners of its face."""
+    centre = np.full(3, 0.013)
+    centre[axis] = 0.5
+
+    def field(p):
+        return 0.2 - np.linalg.norm((p - centre) * np.array([1.0, 1.3, 1.7]), axis=1)
+
+    ours, whole = mise(field, 0.0, 64, 8), dense(field, 64)
+    assert np.array_equal(ours.values > 0, whole.values > 0)
+    assert np.array_equal(march(ours, 0.0).faces, march(whole, 0.0).faces)
+
+
 def test_the_dense_mesh_is_that_of_marching_cubes_alone():
     vertices, faces, _, _ = marching_cubes(dense(sphere, 32).values, 0.0)
     mesh = march(dense(sphere, 32), 0.0)
