@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
+from datasets.batching import ranks
 from datasets.download import CorruptData, missing
 from datasets.graphs.atlas import biconnected_atlas
 from datasets.graphs.splits import fair_split, published_split, xu_split
@@ -58,8 +59,8 @@ class CollectionDataModule(LightningDataModule):
             )
 
     def _loader(self, part: str, **options) -> GraphLoader:
-        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        return GraphLoader(self.store, self.parts[part], self.batch_size, seed=self.seed, **ranks, **options)
+        options |= ranks(self.trainer)
+        return GraphLoader(self.store, self.parts[part], self.batch_size, seed=self.seed, **options)
 
     def train_dataloader(self) -> GraphLoader:
         return self._loader("train", shuffle=True)

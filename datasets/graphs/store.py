@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from datasets.batching import generator
+
 
 def csr(rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
     """0/1 sparse matrix (len(rowptr) - 1, num_cols), float32, from compressed rows, with the indices that MKL takes."""
@@ -172,18 +174,17 @@ class GraphLoader:
 
     def __iter__(self) -> Iterator[GraphBatch]:
         if self.shuffle:  # the epoch is looked up at the first batch: Lightning sets it after it has made the iterator
-            generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
-            yield from self._batches(self._shuffled(generator))
+            yield from self._batches(self._shuffled(generator(self.seed, self.epoch)))
             return
         if self._kept is None:
             self._kept = list(self._batches(self.index.split(self.batch_size)))
         yield from self._kept
 
-    def _shuffled(self, generator: torch.Generator) -> Iterator[Tensor]:
+    def _shuffled(self, drawn: torch.Generator) -> Iterator[Tensor]:
         if not self.iterations:
-            yield from self.index[torch.randperm(self.index.numel(), generator=generator)].split(self.batch_size)
+            yield from self.index[torch.randperm(self.index.numel(), generator=drawn)].split(self.batch_size)
         for _ in range(self.iterations or 0):
-            yield self.index[torch.randperm(self.index.numel(), generator=generator)[: self.batch_size]]
+            yield self.index[torch.randperm(self.index.numel(), generator=drawn)[: self.batch_size]]
 
     def _batches(self, parts: Iterable[Tensor]) -> Iterator[GraphBatch]:
         for part in parts:

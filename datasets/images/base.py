@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from datasets.batching import ranks
 from datasets.download import CorruptData
 from datasets.images.augment import Augment
 from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, Turns
@@ -282,10 +283,8 @@ class ImageDataModule(LightningDataModule):
         return "train/eval_" if self.val_parts[loader] == "train" else "val/"
 
     def _loader(self, part: str, batch_size: int, **options: Any) -> ImageLoader:
-        device = torch.device("cpu")
-        if self.trainer:
-            device = self.trainer.strategy.root_device
-            options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        options |= ranks(self.trainer)
         return ImageLoader(self._placed(part, device), batch_size, seed=self.seed, device=device, **options)
 
     def _placed(self, part: str, device: torch.device) -> ImageSet:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from datasets.batching import batch_sizes, generator
 from datasets.images.augment import Augment
 
 
@@ -76,13 +77,7 @@ class ImageLoader:
 
     def _sizes(self) -> list[int]:
         """Images of each global batch."""
-        full, rest = divmod(len(self.places), self.batch_size)
-        sizes = [self.batch_size] * full
-        if not rest or self.drop_last:
-            return sizes
-        if rest < self.world_size:
-            return [*sizes[:-1], self.batch_size + rest]
-        return [*sizes, rest]
+        return batch_sizes(len(self.places), self.batch_size, self.world_size, self.drop_last)
 
     def __len__(self) -> int:
         return len(self._sizes())
@@ -91,7 +86,7 @@ class ImageLoader:
         epoch = self.epoch  # looked up at the first batch: Lightning sets it after it has made the iterator
         order = self.places
         if self.shuffle:
-            order = order[torch.randperm(len(order), generator=_generator(self.seed, epoch))]
+            order = order[torch.randperm(len(order), generator=generator(self.seed, epoch))]
         sizes = self._sizes()
         for number, index in enumerate(order[: sum(sizes)].split(sizes)):
             yield self._batch(index, (self.seed, epoch, number))
@@ -103,7 +98,7 @@ class ImageLoader:
         here = index[share].to(self.images.images.device)
         x = self.images.images.index_select(0, here)
         if self.augment:
-            corner, mirrored = self.augment.draw(len(index), _generator(*key))
+            corner, mirrored = self.augment.draw(len(index), generator(*key))
             x = self.augment.apply(x, corner[share], mirrored[share])
         return ImageBatch(x.float().div_(255), self.images.labels.index_select(0, here), here)
 
@@ -118,7 +113,3 @@ class Turns:
     def __iter__(self) -> Iterator[int]:
         yield 0  # Lightning asks for it before the epoch has begun, and for the second in the first step
         yield from range(1, self.count())
-
-
-def _generator(*key: int) -> torch.Generator:
-    return torch.Generator().manual_seed(hash(key) % 2**63)
