@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from datasets.batching import ranks
 from datasets.download import CorruptData
 from datasets.shapes.loader import EvalLoader, Inputs, Sampling, ShapeSet, TrainLoader
 
@@ -42,6 +43,7 @@ class ShapeDataModule(LightningDataModule):
     """
 
     task = "shape-reconstruction"
+    train_loader, eval_loader = TrainLoader, EvalLoader
 
     def __init__(
         self,
@@ -144,10 +146,6 @@ class ShapeDataModule(LightningDataModule):
         """The category of each shape of a part, in the order of `ShapeBatch.index`."""
         return self.parts[part].categories
 
-    def _ranks(self) -> dict[str, int]:
-        trainer = self.trainer
-        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
-
     def _on_device(self, part: str) -> ShapeSet:
         """The part, moved to the trainer's device for good, and with it the parts that are the same shapes."""
         before = self.parts[part]
@@ -157,7 +155,7 @@ class ShapeDataModule(LightningDataModule):
         return self.parts[part]
 
     def train_dataloader(self) -> TrainLoader:
-        return TrainLoader(
+        return self.train_loader(
             self._on_device("train"),
             self.batch_size,
             self.points,
@@ -168,13 +166,13 @@ class ShapeDataModule(LightningDataModule):
             iterations=self.iterations,
             seed=self.seed,
             **self.seen,
-            **self._ranks(),
+            **ranks(self.trainer),
         )
 
     def _eval_loader(self, part: str) -> EvalLoader:
         shapes = self._on_device(part)
         places = in_turn(shapes.categories, self.limits[part])
-        return EvalLoader(shapes, self.inputs, places=places, **self.seen, **self._ranks())
+        return self.eval_loader(shapes, self.inputs, places=places, **self.seen, **ranks(self.trainer))
 
     def val_dataloader(self) -> EvalLoader:
         return self._eval_loader("val")

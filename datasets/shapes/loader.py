@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from datasets.batching import batch_sizes, generator
 from datasets.shapes.geometry import RESOLUTION
 
 Inputs = Literal["pointcloud", "voxels", "image", "index", "none"]
@@ -70,10 +71,11 @@ class ShapeSet:
 
     def to(self, device: torch.device | str) -> ShapeSet:
         """With all tensors on `device`; itself where they are there."""
-        moved = {key: value.to(device) for key, value in self._tensors().items()}
+        moved = {key: value.to(device) for key, value in self.tensors().items()}
         return self if all(value is getattr(self, key) for key, value in moved.items()) else replace(self, **moved)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {key: value for key, value in values.items() if isinstance(value, Tensor)}
 
@@ -116,12 +118,40 @@ def cropped_intrinsics(intrinsics: Tensor, crop: Tensor) -> Tensor:
     return moved @ intrinsics
 
 
-def generator(*key: int) -> torch.Generator:
-    return torch.Generator().manual_seed(hash(key) % 2**63)
+class Chosen(NamedTuple):
+    """Shapes of a batch: `rows` (B,) int64 of a ShapeSet, on its device."""
+
+    shapes: ShapeSet
+    rows: Tensor
+
+    def cloud(self, index: Tensor, noise: Tensor) -> Tensor:
+        """The points `index` (B, n) of each surface, moved by `noise` (B, n, 3)."""
+        device = self.rows.device
+        return take(self.shapes.surface, self.rows, index.to(device)) + noise.to(device)
+
+    def voxels(self) -> Tensor | None:
+        """(B, 32, 32, 32), where there are any."""
+        if self.shapes.voxels is None:
+            return None
+        bits = unpack(self.shapes.voxels.index_select(0, self.rows), RESOLUTION**3)
+        return bits.view(-1, RESOLUTION, RESOLUTION, RESOLUTION)
+
+    def pictures(self, view: Tensor) -> Tensor:
+        """View `view` (B,) of each, as it is stored: (B, 3, H, W) float32 in [0, 1]."""
+        return self.shapes.images[self.rows, view.to(self.rows.device)].float().div_(255)
+
+    def lenses(self, view: Tensor) -> dict[str, Tensor]:
+        """`cameras` and `intrinsics` of those pictures, where they are known."""
+        if self.shapes.cameras is None:
+            return {}
+        where = self.rows, view.to(self.rows.device)
+        return {"cameras": self.shapes.cameras[where], "intrinsics": self.shapes.intrinsics[where]}
 
 
 class _Loader:
     """What both loaders know of their shapes.
+
+    A subclass whose shapes are not all in memory says so by `held`, and in `choose` where those of a batch come from.
 
     Args:
         inputs: what the encoder sees. input_points, input_noise: of a cloud, how many points, and the standard
@@ -131,6 +161,8 @@ class _Loader:
 
     Raises ValueError where the shapes have not what `inputs` needs, or are fewer than the processes.
     """
+
+    held = True
 
     def __init__(
         self,
@@ -153,6 +185,10 @@ class _Loader:
         self.rank, self.world_size = rank, world_size
         self.device = shapes.points.device
 
+    def choose(self, places: Tensor) -> Chosen:
+        """The shapes at `places` (B,)."""
+        return Chosen(self.shapes, places.to(self.device))
+
     @property
     def on_lattice(self) -> bool:
         return self.shapes.points.dtype == torch.float16
@@ -162,24 +198,6 @@ class _Loader:
         size = (count, self.input_points)
         index = torch.randint(self.shapes.surface.shape[1], size, generator=drawn)
         return index, torch.randn(*size, 3, generator=drawn) * self.input_noise
-
-    def cloud(self, shapes: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        return take(self.shapes.surface, shapes, index.to(self.device)) + noise.to(self.device)
-
-    def voxels(self, shapes: Tensor) -> Tensor:
-        bits = unpack(self.shapes.voxels.index_select(0, shapes), RESOLUTION**3)
-        return bits.view(-1, RESOLUTION, RESOLUTION, RESOLUTION)
-
-    def pictures(self, shapes: Tensor, view: Tensor) -> Tensor:
-        """View `view` (B,) of each of `shapes` (B,), as they are stored: (B, 3, H, W) float32 in [0, 1]."""
-        return self.shapes.images[shapes, view.to(self.device)].float().div_(255)
-
-    def lenses(self, shapes: Tensor, view: Tensor) -> dict[str, Tensor]:
-        """`cameras` and `intrinsics` of those pictures, where they are known."""
-        if self.shapes.cameras is None:
-            return {}
-        where = shapes, view.to(self.device)
-        return {"cameras": self.shapes.cameras[where], "intrinsics": self.shapes.intrinsics[where]}
 
     def resized(self, pictures: Tensor) -> Tensor:
         if self.image_size is None or self.image_size == pictures.shape[-1]:
@@ -232,7 +250,8 @@ class TrainLoader(_Loader):
             )
         self.batch_size, self.points, self.surface_points = batch_size, points, surface_points
         self.image_crop, self.iterations, self.seed = image_crop, iterations, seed
-        self.inside = InsideFirst(shapes) if sampling == "equal" else None
+        self.equal = sampling == "equal"
+        self.inside = InsideFirst(shapes) if self.equal and self.held else None
         self.epoch = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
 
@@ -243,12 +262,7 @@ class TrainLoader(_Loader):
         """Shapes of each global batch."""
         if self.iterations is not None:
             return [self.batch_size] * self.iterations
-        full, rest = divmod(len(self.shapes), self.batch_size)
-        if not rest:
-            return [self.batch_size] * full
-        if rest < self.world_size:
-            return [self.batch_size] * (full - 1) + [self.batch_size + rest]
-        return [self.batch_size] * full + [rest]
+        return batch_sizes(len(self.shapes), self.batch_size, self.world_size)
 
     def __len__(self) -> int:
         return len(self._sizes())
@@ -265,43 +279,44 @@ class TrainLoader(_Loader):
     def _batch(self, places: Tensor, drawn: torch.Generator) -> ShapeBatch:
         """This process's share of the global batch of the shapes at `places`."""
         count, share = len(places), slice(self.rank, None, self.world_size)
-        here = places[share].to(self.device)
+        here = places[share]
+        shapes, rows = chosen = self.choose(here)
 
-        if self.inside:
-            where = torch.rand(count, self.points, generator=drawn)
-            index = self.inside.spread(here, where[share].to(self.device))
+        if self.equal:
+            where = torch.rand(count, self.points, generator=drawn)[share].to(self.device)
+            index = (self.inside or InsideFirst(shapes)).spread(rows, where)
         else:
-            where = torch.randint(self.shapes.points.shape[1], (count, self.points), generator=drawn)
+            where = torch.randint(shapes.points.shape[1], (count, self.points), generator=drawn)
             index = where[share].to(self.device)
-        points = take(self.shapes.points, here, index)
+        points = take(shapes.points, rows, index)
         if self.on_lattice:
             points += LATTICE * torch.randn(count, self.points, 3, generator=drawn)[share].to(self.device)
 
         surface = normals = None
-        if self.shapes.surface is not None:
+        if shapes.surface is not None:
             size = (count, self.surface_points)
-            on = torch.randint(self.shapes.surface.shape[1], size, generator=drawn)[share].to(self.device)
-            surface, normals = take(self.shapes.surface, here, on), take(self.shapes.normals, here, on)
-        voxels = None if self.shapes.voxels is None else self.voxels(here)
-        return ShapeBatch(
+            on = torch.randint(shapes.surface.shape[1], size, generator=drawn)[share].to(self.device)
+            surface, normals = take(shapes.surface, rows, on), take(shapes.normals, rows, on)
+        batch = ShapeBatch(
             points=points,
-            occupancies=unpack_at(self.shapes.occupancies, here, index),
-            index=here,
-            voxels=voxels,
+            occupancies=unpack_at(shapes.occupancies, rows, index),
+            inputs=points.new_empty(len(here), 0),
+            index=here.to(self.device),
+            voxels=chosen.voxels(),
             surface=surface,
             normals=normals,
-            **self._inputs(here, voxels, count, share, drawn),
         )
+        return batch._replace(**self._inputs(chosen, batch, count, share, drawn))
 
     def _inputs(
-        self, here: Tensor, voxels: Tensor | None, count: int, share: slice, drawn: torch.Generator
+        self, chosen: Chosen, batch: ShapeBatch, count: int, share: slice, drawn: torch.Generator
     ) -> dict[str, Tensor]:
-        """`inputs`, and of images what is known of their cameras."""
+        """`inputs`, unless there are none, and of images what is known of their cameras."""
         if self.inputs == "pointcloud":
-            return {"inputs": self.cloud(here, *(values[share] for values in self.draw_cloud(count, drawn)))}
+            return {"inputs": chosen.cloud(*(values[share] for values in self.draw_cloud(count, drawn)))}
         if self.inputs == "image":
-            view = torch.randint(self.shapes.images.shape[1], (count,), generator=drawn)[share]
-            pictures, lenses = self.pictures(here, view), self.lenses(here, view)
+            view = torch.randint(chosen.shapes.images.shape[1], (count,), generator=drawn)[share]
+            pictures, lenses = chosen.pictures(view), chosen.lenses(view)
             if self.image_crop is None:
                 return {"inputs": self.resized(pictures)} | lenses
             area, corner = torch.rand(count, generator=drawn), torch.rand(count, 2, generator=drawn)
@@ -310,8 +325,7 @@ class TrainLoader(_Loader):
             if lenses:
                 lenses["intrinsics"] = cropped_intrinsics(lenses["intrinsics"], crop)
             return {"inputs": cropped(pictures, crop, self.image_size or pictures.shape[-1])} | lenses
-        empty = here.new_empty(len(here), 0, dtype=torch.float32)
-        return {"inputs": {"voxels": voxels, "index": here}.get(self.inputs, empty)}
+        return {} if self.inputs == "none" else {"inputs": getattr(batch, self.inputs)}
 
 
 class InsideFirst:
@@ -362,21 +376,24 @@ class EvalLoader(_Loader):
 
     def _shape(self, place: int) -> ShapeBatch:
         drawn = generator(*EVALUATION, place)
-        here = torch.tensor([place], device=self.device)
-        points = self.shapes.points[here].float()
+        here = torch.tensor([place])
+        shapes, rows = chosen = self.choose(here)
+        points = shapes.points[rows].float()
         if self.on_lattice:
             points += LATTICE * torch.randn(points.shape, generator=drawn).to(self.device)
-        voxels = None if self.shapes.voxels is None else self.voxels(here)
-        lenses = {}
-        if self.inputs == "pointcloud":
-            seen = self.cloud(here, *self.draw_cloud(1, drawn))
-        elif self.inputs == "image":
-            view = torch.zeros(1, dtype=torch.long)
-            seen, lenses = self.resized(self.pictures(here, view)), self.lenses(here, view)
-        else:
-            seen = {"voxels": voxels, "index": here}.get(self.inputs, points.new_empty(1, 0))
-        surface, normals = (
-            None if values is None else values[here].float() for values in (self.shapes.surface, self.shapes.normals)
+        surface, normals = (None if x is None else x[rows].float() for x in (shapes.surface, shapes.normals))
+        batch = ShapeBatch(
+            points=points,
+            occupancies=unpack(shapes.occupancies[rows], points.shape[1]),
+            inputs=points.new_empty(1, 0),
+            index=here.to(self.device),
+            voxels=chosen.voxels(),
+            surface=surface,
+            normals=normals,
         )
-        occupancies = unpack(self.shapes.occupancies[here], points.shape[1])
-        return ShapeBatch(points, occupancies, seen, here, voxels, surface, normals, **lenses)
+        if self.inputs == "pointcloud":
+            return batch._replace(inputs=chosen.cloud(*self.draw_cloud(1, drawn)))
+        if self.inputs == "image":
+            view = torch.zeros(1, dtype=torch.long)
+            return batch._replace(inputs=self.resized(chosen.pictures(view)), **chosen.lenses(view))
+        return batch if self.inputs == "none" else batch._replace(inputs=getattr(batch, self.inputs))

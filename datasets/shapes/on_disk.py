@@ -8,21 +8,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.download import CorruptData
 from datasets.shapes import layout
-from datasets.shapes.base import in_turn
-from datasets.shapes.loader import EvalLoader, InsideFirst, Sampling, ShapeBatch, ShapeSet, TrainLoader, take
-from datasets.shapes.stored import ShapeNet, StoredShapes
+from datasets.shapes.loader import Chosen, EvalLoader, ShapeBatch, ShapeSet, TrainLoader
+from datasets.shapes.stored import ShapeNet, StoredShapes, check_alike
 
 AHEAD = 2  # batches
 
@@ -37,44 +33,26 @@ class Listed(ShapeSet):
     fetch: Callable[[Sequence[int]], ShapeSet] | None = None
 
 
-class TrainFromDisk(TrainLoader):
-    """A `TrainLoader` whose shapes are `Listed`; of every batch, a process reads its share."""
+class FromDisk:
+    """A loader whose shapes are `Listed`; of every batch, a process reads its share."""
 
-    def __init__(self, shapes: Listed, *args: Any, sampling: Sampling = "uniform", **kwargs: Any) -> None:
-        super().__init__(shapes, *args, sampling="uniform", **kwargs)
-        self.equal = sampling == "equal"  # where the points inside are is found batch by batch
-
-    def __iter__(self) -> Iterator[ShapeBatch]:
-        return ahead(super().__iter__())
-
-    def _batch(self, places: Tensor, drawn: torch.Generator) -> ShapeBatch:
-        share = slice(self.rank, None, self.world_size)
-        index = places[share]
-        rows = torch.zeros_like(places)
-        rows[share] = torch.arange(len(index))
-        held = copy(self)
-        held.shapes = self.shapes.fetch(index.tolist()).to(self.device)
-        held.inside = InsideFirst(held.shapes) if self.equal else None
-        batch = TrainLoader._batch(held, rows, drawn)
-        index = index.to(self.device)
-        return batch._replace(index=index, inputs=index if self.inputs == "index" else batch.inputs)
-
-
-class EvalFromDisk(EvalLoader):
-    """An `EvalLoader` whose shapes are `Listed`."""
+    held = False
+    shapes: Listed
+    device: torch.device
 
     def __iter__(self) -> Iterator[ShapeBatch]:
         return ahead(super().__iter__())
 
-    def _shape(self, place: int) -> ShapeBatch:
-        held, one = copy(self), self.shapes.fetch([place]).to(self.device)
-        rows = {key: value.expand(place + 1, *value.shape[1:]) for key, value in one._tensors().items()}
-        held.shapes = replace(one, **rows)  # the shape is in every row, and so at its place too
-        return EvalLoader._shape(held, place)
+    def choose(self, places: Tensor) -> Chosen:
+        return Chosen(self.shapes.fetch(places.tolist()).to(self.device), torch.arange(len(places), device=self.device))
 
-    def cloud(self, shapes: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        first = torch.zeros_like(shapes)  # `take` would copy all the rows
-        return take(self.shapes.surface[:1], first, index.to(self.device)) + noise.to(self.device)
+
+class TrainFromDisk(FromDisk, TrainLoader):
+    """A `TrainLoader` of shapes on disk. With `equal`, a shape without points inside is told when it is reached."""
+
+
+class EvalFromDisk(FromDisk, EvalLoader):
+    """An `EvalLoader` of shapes on disk."""
 
 
 class OnDisk(StoredShapes):
@@ -84,6 +62,8 @@ class OnDisk(StoredShapes):
 
     Args: as of `StoredShapes`; workers: threads that read.
     """
+
+    train_loader, eval_loader = TrainFromDisk, EvalFromDisk
 
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
@@ -120,18 +100,9 @@ class OnDisk(StoredShapes):
             models = [self.place / first.names[place] for place in places]
             with ThreadPoolExecutor(max(self.workers, 1)) as pool:
                 found = list(pool.map(arrays, models))
-            held = first._tensors()
+            like = {key: value.numpy()[0] for key, value in first.tensors().items()}
             for model, kept in zip(models, found, strict=True):
-                if odd := kept.keys() ^ held.keys():
-                    one = self.place / first.names[0]
-                    raise CorruptData(f"one of {one} and {model} has {', '.join(sorted(odd))}, the other has not")
-                for key, value in kept.items():
-                    like = held[key].numpy()[0]
-                    if (value.shape, value.dtype) != (like.shape, like.dtype):
-                        raise CorruptData(
-                            f"{model} has {key} {value.dtype} {value.shape}, {self.place / first.names[0]} has "
-                            f"{like.dtype} {like.shape}: a set must be of one size"
-                        )
+                check_alike(self.place / first.names[0], like, model, kept)
             return ShapeSet(
                 names=[first.names[place] for place in places],
                 categories=[first.categories[place] for place in places],
@@ -139,26 +110,6 @@ class OnDisk(StoredShapes):
             )
 
         return fetch
-
-    def train_dataloader(self) -> TrainFromDisk:
-        return TrainFromDisk(
-            self._on_device("train"),
-            self.batch_size,
-            self.points,
-            self.inputs,
-            sampling=self.sampling,
-            surface_points=self.surface_points,
-            image_crop=self.image_crop,
-            iterations=self.iterations,
-            seed=self.seed,
-            **self.seen,
-            **self._ranks(),
-        )
-
-    def _eval_loader(self, part: str) -> EvalFromDisk:
-        shapes = self._on_device(part)
-        places = in_turn(shapes.categories, self.limits[part])
-        return EvalFromDisk(shapes, self.inputs, places=places, **self.seen, **self._ranks())
 
 
 class ShapeNetOnDisk(OnDisk, ShapeNet):

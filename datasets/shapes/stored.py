@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -129,17 +129,8 @@ class StoredShapes(ShapeDataModule):
 
         def fill(number: int) -> None:
             found = arrays(models[number])
-            if missing := found.keys() ^ first.keys():
-                raise CorruptData(
-                    f"only one of {models[0]} and {models[number]} has {', '.join(sorted(missing))}: "
-                    "all models of a set must have it, or none"
-                )
+            check_alike(models[0], first, models[number], found)
             for key, value in found.items():
-                if (value.shape, value.dtype) != (first[key].shape, first[key].dtype):
-                    raise CorruptData(
-                        f"{models[number]} has {key} {value.dtype} {value.shape}, "
-                        f"{models[0]} has {first[key].dtype} {first[key].shape}: a set must be of one size"
-                    )
                 stacked[key][number] = value
 
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
@@ -153,6 +144,20 @@ class StoredShapes(ShapeDataModule):
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return {key: torch.from_numpy(value) for key, value in stacked.items()}
+
+
+def check_alike(one: Path, like: Mapping[str, NDArray], model: Path, found: Mapping[str, NDArray]) -> None:
+    """Raises CorruptData where the arrays `found` of a model are not those of `one`, by name, shape and dtype."""
+    if odd := found.keys() ^ like.keys():
+        raise CorruptData(
+            f"only one of {one} and {model} has {', '.join(sorted(odd))}: all models of a set must have it, or none"
+        )
+    for key, value in found.items():
+        if (value.shape, value.dtype) != (like[key].shape, like[key].dtype):
+            raise CorruptData(
+                f"{model} has {key} {value.dtype} {value.shape}, {one} has {like[key].dtype} {like[key].shape}: "
+                "a set must be of one size"
+            )
 
 
 def _cameras(model: Path, paths: Sequence[Path], images: NDArray) -> dict[str, NDArray]:
