@@ -59,7 +59,7 @@ def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20
     """
     if target.exists():
         return target
-    with _alone_at(target):
+    with alone_at(target):
         if target.exists():
             return target
         part = target.with_name(target.name + ".part")
@@ -75,7 +75,7 @@ def fetch(url: str, target: Path, sha256: str | None = None, timeout: float = 20
 
 
 @contextmanager
-def _alone_at(target: Path) -> Iterator[None]:
+def alone_at(target: Path) -> Iterator[None]:
     """One process at a time may make `target`. Makes its folder; leaves neither a lock nor an empty folder behind."""
     made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def _unpack(
 ) -> None:
     if folder.exists():
         return
-    with _alone_at(folder):
+    with alone_at(folder):
         if folder.exists():
             return
         temporary = folder.with_name(folder.name + ".part")

@@ -11,7 +11,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -19,19 +19,18 @@ from threading import Thread
 
 import numpy as np
 import yaml
-from filelock import FileLock
 from PIL import Image
 
-from datasets.download import CorruptData, MissingData
+from datasets.download import CorruptData, MissingData, alone_at
 from datasets.shapes import layout
 from datasets.shapes.binvox import write_binvox
 from datasets.shapes.geometry import (
     BOX,
-    NEAR_SIGMA,
     RESOLUTION,
     Array,
     Indices,
     contains,
+    half_near,
     merged,
     open_edges,
     surface_points,
@@ -191,9 +190,7 @@ def build_model(source: Source, folder: Path, recipe: Recipe) -> None:
         layout.write_cloud(temporary / layout.CLOUD, surface, normals, frame)
         write_binvox(temporary / layout.VOXELS, voxelise(vertices, faces, RESOLUTION))
         if recipe.near:
-            near, _ = surface_points(vertices, faces, recipe.points // 2, drawn)
-            near += drawn.normal(0, NEAR_SIGMA, near.shape)
-            mixed = np.concatenate([drawn.uniform(-BOX, BOX, (recipe.points - len(near), 3)), near])
+            mixed = half_near(surface_points(vertices, faces, recipe.points // 2, drawn)[0], recipe.points, drawn)
             layout.write_points(temporary / layout.NEAR, mixed, contains(vertices, faces, mixed), frame)
         if recipe.views:
             _write_pictures(temporary / layout.IMAGES, vertices, faces, frame, recipe, drawn)
@@ -245,14 +242,9 @@ def build(
 
     Raises CorruptData: meshes that make no model, all of them named, or a set that was begun in another way.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    lock = root / ".lock"
-    with FileLock(lock):
-        try:
-            _build(sources, root, recipe, split, processes)
-        finally:
-            with suppress(OSError):
-                lock.unlink()  # still held: whoever waits for it sees that it is gone, and makes a new one
+    with alone_at(root):
+        root.mkdir(exist_ok=True)
+        _build(sources, root, recipe, split, processes)
 
 
 def _build(

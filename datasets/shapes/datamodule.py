@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datasets.shapes.base import ShapeDataModule, in_turn
-from datasets.shapes.geometry import BOX, NEAR_SIGMA, RESOLUTION, voxel_centres
+from datasets.shapes.geometry import BOX, RESOLUTION, half_near, voxel_centres
 from datasets.shapes.layout import PARTS
 from datasets.shapes.loader import ShapeSet
 from datasets.shapes.render import SIZE, intrinsics, random_camera, render
@@ -96,8 +96,7 @@ class Solids(ShapeDataModule):
         for name in shapes.names:
             solid, drawn = self.solid(name), self._generator(f"{name}/near")
             surface, _ = solid.surface(self.stored_points // 2, drawn)
-            near = surface + drawn.normal(0, NEAR_SIGMA, surface.shape)
-            mixed = np.concatenate([drawn.uniform(-BOX, BOX, (self.stored_points - len(near), 3)), near])
+            mixed = half_near(surface, self.stored_points, drawn)
             points.append(mixed.astype(np.float16))
             occupancies.append(np.packbits(solid.inside(mixed)))
         return torch.from_numpy(np.stack(points)), torch.from_numpy(np.stack(occupancies))

@@ -38,9 +38,14 @@ def unit_cube(vertices: Array) -> tuple[Array, float]:
     return (low + high) / 2, float((high - low).max())
 
 
+def sides(faces: Indices) -> Indices:
+    """The three edges of each face, (3 F, 2), the lower vertex first; what two faces share comes twice."""
+    return np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+
+
 def open_edges(faces: Indices) -> int:
     """How many edges belong to an odd number of faces; a mesh without any parts space into inside and outside."""
-    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    edges = sides(faces)
     _, counts = np.unique(edges[:, 0] * (faces.max() + 1) + edges[:, 1], return_counts=True)
     return int((counts % 2).sum())
 
@@ -66,6 +71,12 @@ def surface_points(vertices: Array, faces: Indices, count: int, drawn: np.random
     u, v = drawn.uniform(size=(2, count, 1))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
     return a + u * (b - a) + v * (c - a), normals[chosen] / areas[chosen, None]
+
+
+def half_near(surface: Array, count: int, drawn: np.random.Generator) -> Array:
+    """`count` points of which the first are even in the box, the others near the points (n, 3) of a surface."""
+    near = surface + drawn.normal(0, NEAR_SIGMA, surface.shape)
+    return np.concatenate([drawn.uniform(-BOX, BOX, (count - len(near), 3)), near])
 
 
 def voxelise(vertices: Array, faces: Indices, resolution: int) -> NDArray[np.bool_]:
@@ -107,18 +118,18 @@ def _lookup(corners: Array, points: Array) -> Iterator[tuple[Indices, Indices]]:
         return
     first, last = cells(corners[..., :2].min(1)), cells(corners[..., :2].max(1))
     wide, deep = (last - first + 1).T
-    owner, place = _expand(wide * deep)
+    owner, place = expand(wide * deep)
     cell = (first[owner, 0] + place // deep[owner]) * resolution + first[owner, 1] + place % deep[owner]
     table = coo_array((np.ones(len(owner), np.int8), (cell, owner)), shape=(resolution**2, len(corners))).tocsr()
 
     own = cells(points[candidates, :2]) @ [resolution, 1]
     counts = np.diff(table.indptr)[own]
     for part in np.split(np.arange(len(own)), np.flatnonzero(np.diff(np.cumsum(counts) // CHUNK)) + 1):
-        owner, place = _expand(counts[part])
+        owner, place = expand(counts[part])
         yield candidates[part][owner], table.indices[table.indptr[own[part]][owner] + place].astype(np.int64)
 
 
-def _expand(counts: Indices) -> tuple[Indices, Indices]:
+def expand(counts: Indices) -> tuple[Indices, Indices]:
     """[2, 0, 3] -> owners [0, 0, 2, 2, 2], places among their owner's [0, 1, 0, 1, 2]."""
     owner = np.repeat(np.arange(len(counts)), counts)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)

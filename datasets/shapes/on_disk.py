@@ -96,11 +96,12 @@ class OnDisk(StoredShapes):
         arrays: of one model, by the name of the tensor. The function raises CorruptData and MissingData.
         """
 
+        like = {key: value.numpy()[0] for key, value in first.tensors().items()}
+
         def fetch(places: Sequence[int]) -> ShapeSet:
             models = [self.place / first.names[place] for place in places]
             with ThreadPoolExecutor(max(self.workers, 1)) as pool:
                 found = list(pool.map(arrays, models))
-            like = {key: value.numpy()[0] for key, value in first.tensors().items()}
             for model, kept in zip(models, found, strict=True):
                 check_alike(self.place / first.names[0], like, model, kept)
             return ShapeSet(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.shapes.geometry import Array, Indices, area_normals
+from datasets.shapes.geometry import Array, Indices, area_normals, expand
 
 SIZE = 137
 FOCAL = SIZE * 35 / 32
@@ -86,9 +86,7 @@ def _cover(pixels: Array, size: int) -> tuple[Indices, Indices, Array]:
     first = np.clip(np.ceil(pixels.min(1) - 0.5), 0, size).astype(np.int64)
     last = np.clip(np.floor(pixels.max(1) - 0.5), -1, size - 1).astype(np.int64)
     wide, high = np.maximum(last - first + 1, 0).T
-    counts = wide * high
-    owner = np.repeat(np.arange(len(pixels)), counts)
-    place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    owner, place = expand(wide * high)
     column = first[owner, 0] + place % wide[owner]
     row = first[owner, 1] + place // wide[owner]
     a, b, c = (pixels[:, i] for i in range(3))

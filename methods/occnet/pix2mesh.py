@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, normalize, relu
 
+from datasets.shapes.geometry import sides
+
 BLOCKS = 3
 NEAREST = 0.1  # how near to the camera a vertex counts at least when it is looked up in the picture
 
@@ -27,8 +29,7 @@ class Topology(NamedTuple):
 
     @classmethod
     def of(cls, faces: np.ndarray) -> Topology:
-        sides = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-        return cls(int(faces.max()) + 1, faces, np.unique(sides, axis=0))
+        return cls(int(faces.max()) + 1, faces, np.unique(sides(faces), axis=0))
 
     def finer(self) -> Topology:
         """With a vertex more on the middle of every edge, in the order of the edges, and four faces out of each."""

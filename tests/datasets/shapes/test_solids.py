@@ -9,18 +9,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from scipy.stats import ks_2samp
 
-from datasets.shapes.solids import (
-    CATEGORIES,
-    Box,
-    Capsule,
-    Cone,
-    Cylinder,
-    Ellipsoid,
-    Piece,
-    Solid,
-    Torus,
-    random_solid,
-)
+from datasets.shapes.bodies import Box, Capsule, Cone, Cylinder, Ellipsoid, Torus
+from datasets.shapes.solids import CATEGORIES, Piece, Solid, random_solid
 
 BODIES = [
     Ellipsoid(0.7, 0.3, 0.5),
