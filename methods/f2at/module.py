@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from methods.attacks import PGD, mode_of, seeded
+from methods.checkpoints import weights_below
 from methods.f2at.averaging import MovingAverage, WeightPerturbation
 from methods.f2at.objectives import Objective
 
@@ -226,11 +227,8 @@ def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def weights_of(checkpoint: Path, network: nn.Module) -> nn.Module:
     """A network like this one, with the weights that another run of this method has left: averaged, if it averages."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "average.network." if any(name.startswith("average.network.") for name in state) else "network."
-    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     loaded = copy.deepcopy(network)
-    loaded.load_state_dict(own)
+    loaded.load_state_dict(weights_below(checkpoint, "average.network.", "network."))
     return loaded.eval()
 
 

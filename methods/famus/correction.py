@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from methods.checkpoints import weights_below
 from methods.famus.meta import after_step, along, cross_entropies
 from methods.famus.module import Gated, NoisyTraining
 
@@ -67,9 +68,7 @@ class LabelCorrection(Gated):
         super().__init__(network, **more)
         self.transition_lr, self.virtual_lr = transition_lr, virtual_lr
         if start is not None:
-            state = torch.load(start, map_location="cpu", weights_only=True)["state_dict"]
-            own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-            self.network.load_state_dict(own)
+            self.network.load_state_dict(weights_below(start, "network."))
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         params = self.params()
@@ -77,12 +76,12 @@ class LabelCorrection(Gated):
         losses = cross_entropies(logits, batch.y)
         found = torch.autograd.grad(losses.mean(), list(params.values()), retain_graph=True)
         gradients = dict(zip(params, found, strict=True))
-        more = self.open(gradients)
+        more = self.open(self.gates, gradients)
         step = self.virtual_lr * len(losses)
         meta_loss, direction, term = after_step(self.network, params, gradients, self.next_clean(), step, **more)
         _, change = along(self.network, params, direction, lambda outputs: outputs, batch.x)
         matrix = corrected(transition_gradient(logits, change, batch.y), self.transition_lr)
-        self.learn(meta_loss, term, more["opened"])
+        self.learn(meta_loss, term, self.gates, more["opened"])
         self.descend(cross_entropies(logits @ matrix, batch.y).sum())
         self.log("train/transition_kept", matrix.diagonal().mean(), on_step=False, on_epoch=True)
         return self.record(batch, logits, losses, torch.full_like(losses, 1 / len(losses), requires_grad=False))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.famus.module import NoisyTraining, hits
-from methods.famus.pseudo import Pair
+from methods.famus.pair import Pair
 
 
 def kept_share(epoch: int, forget_rate: float, gradual: int) -> float:

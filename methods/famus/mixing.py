@@ -11,17 +11,17 @@ from torch.nn.functional import one_hot
 from methods.famus.losses import CrossEntropy
 from methods.famus.meta import cross_entropies, sample_losses
 from methods.famus.module import NoisyTraining
+from methods.famus.targets import mixed
 from methods.famus.weighting import shares
 
 
-def mixed(x: Tensor, y: Tensor, partner: Tensor, own: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def mixtures(x: Tensor, y: Tensor, partner: Tensor, own: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Images (n, C, H, W) and classes (n,), each `own` (n,) parts of itself and the rest of its partner (n,).
 
     -> (n, C, H, W), (n, K) distributions.
     """
     labels = one_hot(y, num_classes).to(x.dtype)
-    images = own[:, None, None, None]
-    return images * x + (1 - images) * x[partner], own[:, None] * labels + (1 - own[:, None]) * labels[partner]
+    return mixed(x, own[:, None, None, None], partner), mixed(labels, own[:, None], partner)
 
 
 class Mixing(NoisyTraining):
@@ -49,7 +49,7 @@ class Mixing(NoisyTraining):
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         partner, own, weights = self.mix(batch)
-        x, y = mixed(batch.x, batch.y, partner, own, self.network.head.weight.shape[0])
+        x, y = mixtures(batch.x, batch.y, partner, own, self.network.head.weight.shape[0])
         logits = self.network(x)
         losses = cross_entropies(logits, y)
         self.descend(losses.mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from methods.famus.diagnostics import Diagnostics
 from methods.famus.losses import CrossEntropy
-from methods.famus.meta import Params, by_direction, through_step, which_open
+from methods.famus.meta import Loss, Params, by_direction, cross_entropies, through_step, which_open
 from methods.famus.weighting import WeightNet, shares
+
+ROUTES = ("direction", "step")  # to the meta gradient, with the same values
 
 
 class NoisyTraining(LightningModule):
@@ -170,24 +172,24 @@ class WithCleanImages(NoisyTraining):
         return batch.x.to(self.device), batch.y.to(self.device)
 
 
-class Gated(WithCleanImages):
-    """What methods share whose meta gradient can be held to a few layers (FaMUS).
+class MetaLearning(NoisyTraining):
+    """What methods share that learn from the loss after a virtual step, whose gradient can be held to a few layers
+    (FaMUS). A subclass calls `take_gates` when it is built.
 
-    Metrics besides, with gates: `train/open_gates`, how many. `train/meta_loss`: clean images, after the virtual step.
+    Metrics besides: `train/meta_loss`, the loss after the virtual step; with gates `train/open_gates`, how many.
 
     Args:
-        gates: network -> Gates, or a rule of `sampling`; None: all layers are open.
-        gate_optimizer: their parameters -> their optimizer.
+        gate_optimizer: the gates' parameters -> their optimizer.
         count: weight of the loss that keeps the gates to their budget (lambda 1).
         alignment: weight of the distance of the last layer's gradients (lambda 2); form: as in `alignment_loss`.
     """
 
-    distributed = False  # each process would learn from its own share of the clean images
+    distributed = False  # each process would learn from its own share of the images
+    meta_batch_size: int
 
     def __init__(
         self,
         network: nn.Module,
-        gates: Callable[[nn.Module], nn.Module] | None = None,
         gate_optimizer: Callable[..., Optimizer] | None = None,
         count: float = 0.1,
         alignment: float = 0.0,
@@ -195,14 +197,16 @@ class Gated(WithCleanImages):
         **more: Any,
     ) -> None:
         super().__init__(network, **more)
-        if form not in ("paper", "code"):
-            raise ValueError(f"method.form must be one of paper, code, got {form}")
-        self.gates = None if gates is None else gates(self.network)
-        self.learned_gates = [] if self.gates is None else list(self.gates.parameters())
-        if self.learned_gates and gate_optimizer is None:
-            raise ValueError("method.gates needs method.gate_optimizer")
+        check_choice("form", form, ("paper", "code"))
         self.gate_optimizer = gate_optimizer
         self.count, self.alignment, self.form = count, alignment, form
+
+    def take_gates(self, gates: nn.Module | None) -> None:
+        """gates: `Gates` or a rule of `sampling`, or a list of them; None: all layers are open."""
+        self.gates = gates
+        self.learned_gates = [] if gates is None else list(gates.parameters())
+        if self.learned_gates and self.gate_optimizer is None:
+            raise ValueError("method.gates needs method.gate_optimizer")
 
     def configure_optimizers(self) -> Any:
         optimizers, schedulers = super().configure_optimizers()
@@ -215,17 +219,14 @@ class Gated(WithCleanImages):
         """Of the network's optimizer, which the virtual step takes too."""
         return self.trainer.optimizers[0].param_groups[0]["lr"]
 
-    def params(self) -> Params:
-        return dict(self.network.named_parameters())
-
-    def open(self, gradients: Mapping[str, Tensor]) -> dict[str, Any]:
+    def open(self, gates: nn.Module | None, gradients: Mapping[str, Tensor]) -> dict[str, Any]:
         """Which layers are open, by their gradients, as the functions of `meta` want to be told."""
-        opened = None if self.gates is None else self.gates({n: g.detach() for n, g in gradients.items()})
-        always = () if self.gates is None else self.gates.always
+        opened = None if gates is None else gates({n: g.detach() for n, g in gradients.items()})
+        always = () if gates is None else gates.always
         return {"opened": opened, "always": always, "alignment": self.alignment, "form": self.form}
 
-    def learn(self, loss: Tensor, target: Tensor, opened: Mapping[str, Tensor] | None) -> None:
-        """A step of all that learns from clean images. loss: theirs; target: what has its gradient.
+    def learn(self, loss: Tensor, target: Tensor, gates: nn.Module | None, opened: Mapping[str, Tensor] | None) -> None:
+        """A step of all that learns from the meta loss. loss: it; target: what has its gradient.
 
         Raises FloatingPointError where the loss is not finite.
         """
@@ -235,11 +236,12 @@ class Gated(WithCleanImages):
                 f"{self.current_epoch}): the network or what weighs its samples has diverged; lower method.lr or the "
                 "meta optimizer's"
             )
-        self.log("train/meta_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=self.meta_batch_size)
+        size = self.meta_batch_size
+        self.log("train/meta_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=size)
         if opened is not None:
-            target = target + self.count * self.gates.count_loss(opened)
-            count = self.diagnostics.see_gates(self.gates.names, opened)
-            self.log("train/open_gates", count, on_step=False, on_epoch=True)
+            target = target + self.count * gates.count_loss(opened)
+            count = self.diagnostics.see_gates(gates.names, opened)
+            self.log("train/open_gates", count, on_step=False, on_epoch=True, batch_size=size)
         learners = self.trainer.optimizers[1:]  # not Lightning's wrappers, which would count their steps too
         inputs = [p for group in learners for part in group.param_groups for p in part["params"]]
         if not inputs:
@@ -249,6 +251,56 @@ class Gated(WithCleanImages):
         torch.autograd.backward(target, inputs=inputs)
         for learner in learners:
             learner.step()
+
+    def learn_weights(
+        self,
+        route: str,
+        network: nn.Module,
+        gates: nn.Module | None,
+        share: Tensor,
+        losses: Tensor,
+        train: tuple[Tensor, Any],
+        valid: Callable[[], tuple[Tensor, Any]],
+        loss: Loss,
+        val_loss: Loss = cross_entropies,
+    ) -> None:
+        """A step of what the shares (n,) of the training losses (n,) depend on.
+
+        route: of `ROUTES`. train: inputs and targets that `loss` gave the losses of. valid: what `val_loss` is of.
+        """
+        params = dict(network.named_parameters())
+        by_step = route == "step"
+        weighed = ((share if by_step else share.detach()) * losses).sum()
+        found = torch.autograd.grad(weighed, list(params.values()), retain_graph=True, create_graph=by_step)
+        gradients = dict(zip(params, found, strict=True))
+        more = self.open(gates, gradients) | {"lr": self.step_size, "val_loss": val_loss}
+        if by_step:
+            after = target = through_step(network, params, gradients, valid(), **more)
+        else:
+            after, slope, term = by_direction(network, params, gradients, train, valid(), loss=loss, **more)
+            target = (slope * share).sum() + term
+        self.learn(after, target, gates, more["opened"])
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"method.{name} must be one of {', '.join(known)}, got {value}")
+
+
+class Gated(MetaLearning, WithCleanImages):
+    """What methods share that learn from clean images, through one network's layers.
+
+    Args:
+        gates: network -> Gates, or a rule of `sampling`; None: all layers are open. more: as `MetaLearning` and
+            `WithCleanImages`.
+    """
+
+    def __init__(self, network: nn.Module, gates: Callable[[nn.Module], nn.Module] | None = None, **more: Any) -> None:
+        super().__init__(network, **more)
+        self.take_gates(None if gates is None else gates(self.network))
+
+    def params(self) -> Params:
+        return dict(self.network.named_parameters())
 
 
 class LearningToReweight(Gated):
@@ -266,14 +318,14 @@ class LearningToReweight(Gated):
             asked = [*self.gates.names, *self.gates.always]
             found = torch.autograd.grad(losses.mean(), [params[n] for n in asked], retain_graph=True)
             gradients = dict(zip(asked, found, strict=True))
-        more = self.open(gradients)
-        gates, states = more["opened"], which_open(more["opened"])
-        if gates is not None:
-            more["opened"] = {n: r.detach() for n, r in gates.items() if states[n]}
+        more = self.open(self.gates, gradients)
+        opened, states = more["opened"], which_open(more["opened"])
+        if opened is not None:
+            more["opened"] = {n: r.detach() for n, r in opened.items() if states[n]}
         loss, slope, term = by_direction(
             self.network, params, still, (batch.x, batch.y), self.next_clean(), self.step_size, self.loss, **more
         )
-        self.learn(loss, term, gates)
+        self.learn(loss, term, self.gates, opened)
         return shares((-slope).clamp_min(0), normalise=True)
 
 
@@ -301,8 +353,7 @@ class MetaWeightNet(Gated):
         **more: Any,
     ) -> None:
         super().__init__(network, **more)
-        if route not in ("direction", "step"):
-            raise ValueError(f"method.route must be one of direction, step, got {route}")
+        check_choice("route", route, ROUTES)
         self.weight_net, self.meta_optimizer = weight_net, meta_optimizer
         self.normalise, self.route = normalise, route
         self.gradients: list[Tensor] = []
@@ -313,22 +364,9 @@ class MetaWeightNet(Gated):
         return optimizers, schedulers
 
     def weigh(self, batch: Any, losses: Tensor) -> Tensor:
-        params = self.params()
         share = shares(self.weight_net(losses), self.normalise)
-        by_step = self.route == "step"
-        weighed = ((share if by_step else share.detach()) * losses).sum()
-        found = torch.autograd.grad(weighed, list(params.values()), retain_graph=True, create_graph=by_step)
-        gradients = dict(zip(params, found, strict=True))
-        more = self.open(gradients) | {"lr": self.step_size}
-        if by_step:
-            loss = target = through_step(self.network, params, gradients, self.next_clean(), **more)
-        else:
-            train = (batch.x, batch.y)
-            loss, slope, term = by_direction(
-                self.network, params, gradients, train, self.next_clean(), loss=self.loss, **more
-            )
-            target = (slope * share).sum() + term
-        self.learn(loss, target, more["opened"])
+        train = batch.x, batch.y
+        self.learn_weights(self.route, self.network, self.gates, share, losses, train, self.next_clean, self.loss)
         self.gradients.append(torch.cat([p.grad.flatten() for p in self.weight_net.parameters()]))
         with torch.no_grad():
             return shares(self.weight_net(losses), self.normalise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,9 +12,9 @@ from torch.optim import Optimizer
 
 from methods.attacks import mode_of
 from methods.famus.codivide import clean_posterior, divide
-from methods.famus.gates import Gates
-from methods.famus.meta import by_direction, through_step
-from methods.famus.module import NoisyTraining
+from methods.famus.meta import cross_entropies
+from methods.famus.module import ROUTES, MetaLearning, NoisyTraining, check_choice
+from methods.famus.pair import Pair
 from methods.famus.targets import (
     draw_mix,
     mixed,
@@ -24,31 +23,10 @@ from methods.famus.targets import (
     refined,
     semi_losses,
     sharpened,
-    soft_cross_entropy,
 )
 from methods.famus.weighting import WeightNet, shares
 
 MOST = 0.9  # of the images may be labelled
-
-
-class Pair(nn.Module):
-    """Two networks of one architecture. Logits are the mean of both, so that only the mean is evaluated.
-
-    The second one starts with the first one's values in another order within each tensor: as likely a draw, whatever
-    the architecture draws its weights from.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        other = copy.deepcopy(network)
-        with torch.no_grad():
-            for p in other.parameters():
-                p.copy_(p.flatten()[torch.randperm(p.numel(), device=p.device)].view_as(p))
-        self.networks = nn.ModuleList([network, other])
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.networks
-        return (first(x) + second(x)) / 2
 
 
 class Turn(NamedTuple):
@@ -185,19 +163,21 @@ class DivideMix(NoisyTraining):
         turn, network = self.turns[which], self.pair[which]
         if self.current_epoch < self.warmup:
             batch = next(turn.labelled)
-            losses = cross_entropy(network(batch.x), batch.y, reduction="none")
-            factors = torch.full_like(losses, 1 / len(losses), requires_grad=False)
+            loss = self.warmup_loss(network(batch.x), batch.y)
         else:
             done = (number - which * self.turns[0].steps) / turn.steps
             weight = self.unlabelled * ramp(self.current_epoch - self.warmup + done)
             mixture = self.mixture(which, turn)
             logits = network(mixture.x)
             losses = semi_losses(logits, mixture.refined, mixture.guessed, weight)
-            factors = self.factors(which, turn, mixture, weight, logits, losses)
-        loss = (factors * losses).sum()
+            loss = (self.factors(which, turn, mixture, weight, logits, losses) * losses).sum()
         self.descend(loss)  # gradients of the other network are None: it stays as it is
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=1)
         return loss.detach()
+
+    def warmup_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Of a batch, before the first division. logits: (n, K), y: (n,)."""
+        return cross_entropy(logits, y)
 
     @torch.no_grad()
     def predicted(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -239,7 +219,7 @@ class DivideMix(NoisyTraining):
         return with_penalty(torch.full((len(logits),), 1 / len(logits), device=logits.device))
 
 
-class PseudoClean(DivideMix):
+class PseudoClean(MetaLearning, DivideMix):
     """MW-Net on DivideMix: a small network for each of the two weighs samples by their losses, and learns from those
     images that the other network believes; with gates, through a few layers (FaMUS, supplement B).
 
@@ -252,7 +232,8 @@ class PseudoClean(DivideMix):
         weight_net: loss -> weight, made anew for each network. meta_optimizer: its parameters -> their optimizer.
         meta_threshold: posterior above which an image is of the pseudo-validation set. meta_batch_size: of those in a
             step, twice augmented.
-        gates, gate_optimizer, count, alignment, form, route: as of `MetaWeightNet`. more: as of `DivideMix`.
+        gates: as of `Gated`, made for each network. route: as of `MetaWeightNet`. more: as of `MetaLearning` and
+            `DivideMix`.
     """
 
     def __init__(
@@ -262,26 +243,16 @@ class PseudoClean(DivideMix):
         meta_optimizer: Callable[..., Optimizer],
         meta_threshold: float = 0.5,
         meta_batch_size: int = 128,
-        gates: Callable[[nn.Module], Gates] | None = None,
-        gate_optimizer: Callable[..., Optimizer] | None = None,
-        count: float = 0.1,
-        alignment: float = 0.0,
-        form: str = "paper",
+        gates: Callable[[nn.Module], nn.Module] | None = None,
         route: str = "direction",
         **more: Any,
     ) -> None:
         super().__init__(network, **more)
-        for name, value, known in (("route", route, ("direction", "step")), ("form", form, ("paper", "code"))):
-            if value not in known:
-                raise ValueError(f"method.{name} must be one of {', '.join(known)}, got {value}")
+        check_choice("route", route, ROUTES)
         self.weight_nets = nn.ModuleList(weight_net() for _ in range(2))
-        self.gates = None if gates is None else nn.ModuleList(gates(one) for one in self.pair)
-        self.learned_gates = [] if self.gates is None else list(self.gates.parameters())
-        if self.learned_gates and gate_optimizer is None:
-            raise ValueError("method.gates needs method.gate_optimizer")
-        self.meta_optimizer, self.gate_optimizer = meta_optimizer, gate_optimizer
+        self.take_gates(None if gates is None else nn.ModuleList(gates(one) for one in self.pair))
+        self.meta_optimizer, self.route = meta_optimizer, route
         self.meta_threshold, self.meta_batch_size = meta_threshold, meta_batch_size
-        self.count, self.alignment, self.form, self.route = count, alignment, form, route
 
     def prepare(self, data: Any) -> None:
         super().prepare(data)
@@ -294,8 +265,6 @@ class PseudoClean(DivideMix):
     def configure_optimizers(self) -> Any:
         optimizers, schedulers = super().configure_optimizers()
         optimizers.append(self.meta_optimizer(self.weight_nets.parameters()))
-        if self.learned_gates:
-            optimizers.append(self.gate_optimizer(self.learned_gates))
         return optimizers, schedulers
 
     def valid(self, clean: Tensor, key: tuple[int, ...]) -> Iterator[Any]:
@@ -315,43 +284,19 @@ class PseudoClean(DivideMix):
     def factors(
         self, which: int, turn: Turn, mixture: Mixture, weight: float, logits: Tensor, losses: Tensor
     ) -> Tensor:
-        network, weight_net = self.pair[which], self.weight_nets[which]
-        gates = None if self.gates is None else self.gates[which]
-        weighed = soft_cross_entropy(logits, mixture.refined).detach()
-        params = dict(network.named_parameters())
-        share, by_step = with_penalty(shares(weight_net(weighed), normalise=True)), self.route == "step"
-        total = ((share if by_step else share.detach()) * losses).sum()
-        found = torch.autograd.grad(total, list(params.values()), retain_graph=True, create_graph=by_step)
-        gradients = dict(zip(params, found, strict=True))
-        opened = None if gates is None else gates({name: g.detach() for name, g in gradients.items()})
-        valid = self.believed_batch(which, turn)
-        more = {
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-            "opened": opened,
-            "always": () if gates is None else gates.always,
-            "alignment": self.alignment,
-            "form": self.form,
-            "val_loss": losses_of_validation,
-        }
-        if by_step:
-            loss = target = through_step(network, params, gradients, valid, **more)
-        else:
-            train = mixture.x, (mixture.refined, mixture.guessed, weight)
-            loss, slope, term = by_direction(network, params, gradients, train, valid, loss=losses_of_training, **more)
-            target = (slope * share).sum() + term
-        inputs = list(weight_net.parameters())
-        if opened is not None:
-            target = target + self.count * gates.count_loss(opened)
-            inputs += gates.parameters()
-            count = self.diagnostics.see_gates(gates.names, opened)
-            self.log("train/open_gates", count, on_step=False, on_epoch=True, batch_size=1)
-        learners = self.trainer.optimizers[1:]
-        for learner in learners:
-            learner.zero_grad()
-        torch.autograd.backward(target, inputs=inputs)
-        for learner in learners:
-            learner.step()
-        self.log("train/meta_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=1)
+        weight_net, gates = self.weight_nets[which], None if self.gates is None else self.gates[which]
+        weighed = cross_entropies(logits, mixture.refined).detach()
+        self.learn_weights(
+            self.route,
+            self.pair[which],
+            gates,
+            with_penalty(shares(weight_net(weighed), normalise=True)),
+            losses,
+            (mixture.x, (mixture.refined, mixture.guessed, weight)),
+            lambda: self.believed_batch(which, turn),
+            losses_of_training,
+            losses_of_validation,
+        )
         with torch.no_grad():
             return with_penalty(shares(weight_net(weighed), normalise=True))
 
@@ -368,4 +313,4 @@ def losses_of_training(logits: Tensor, targets: tuple[Tensor, Tensor, float]) ->
 
 def losses_of_validation(logits: Tensor, targets: Tensor) -> Tensor:
     """(m,): cross-entropies with soft targets, each with the penalty of the whole batch."""
-    return soft_cross_entropy(logits, targets) + prior_penalty(logits)
+    return cross_entropies(logits, targets) + prior_penalty(logits)

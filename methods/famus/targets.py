@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, softmax
+from torch.nn.functional import softmax
+
+from methods.famus.meta import cross_entropies
 
 
 def sharpened(p: Tensor, temperature: float) -> Tensor:
@@ -19,7 +21,8 @@ def refined(labels: Tensor, clean: Tensor, predicted: Tensor, temperature: float
 
 
 def mixed(values: Tensor, share: Tensor, partners: Tensor) -> Tensor:
-    """MixUp: `share` of each of (n, ...), the rest of its partner. share: a number; partners: (n,) int64."""
+    """MixUp: `share` of each of (n, ...), the rest of its partner. share: a number, or one for each, of as many axes as
+    the values; partners: (n,) int64."""
     return share * values + (1 - share) * values[partners]
 
 
@@ -27,11 +30,6 @@ def draw_mix(n: int, alpha: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """One share for the whole batch, max(s, 1 - s) of s ~ Beta(alpha, alpha), and a partner for each of its n."""
     share = torch.distributions.Beta(alpha, alpha).sample().to(like)
     return torch.maximum(share, 1 - share), torch.randperm(n, device=like.device)
-
-
-def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """(n, K), (n, K) distributions -> (n,)."""
-    return -(targets * log_softmax(logits, 1)).sum(1)
 
 
 def prior_penalty(logits: Tensor) -> Tensor:
@@ -52,6 +50,6 @@ def semi_losses(logits: Tensor, refined: Tensor, guessed: Tensor, unlabelled: fl
     error with `guessed` (2m, K). So their mean is the mean over the labelled plus that over the unlabelled.
     """
     m = len(logits) // 2
-    labelled = soft_cross_entropy(logits[:m], refined[:m])
+    labelled = cross_entropies(logits[:m], refined[:m])
     errors = (softmax(logits[m:], 1) - guessed[m:]).square().mean(1)
     return torch.cat([2 * labelled, 2 * unlabelled * errors, prior_penalty(logits)[None]])

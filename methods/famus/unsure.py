@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import log_softmax
 
 from methods.famus.pseudo import DivideMix
 
@@ -20,13 +20,5 @@ class UnsureWarmUp(DivideMix):
     that tell them from right ones. After the warm-up there is no difference. Arguments and metrics: of `DivideMix`.
     """
 
-    def training_step(self, number: int, index: int) -> Tensor:
-        if self.current_epoch >= self.warmup:
-            return super().training_step(number, index)
-        which = int(number >= self.turns[0].steps)
-        batch = next(self.turns[which].labelled)
-        logits = self.pair[which](batch.x)
-        loss = cross_entropy(logits, batch.y) + negative_entropy(logits)
-        self.descend(loss)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=1)
-        return loss.detach()
+    def warmup_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return super().warmup_loss(logits, y) + negative_entropy(logits)

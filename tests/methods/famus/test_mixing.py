@@ -11,14 +11,14 @@ from scipy.special import softmax
 from torch.nn.functional import one_hot
 
 from methods.famus.losses import Focal
-from methods.famus.mixing import Mentor, Mixup, mixed, trusted_mixture
+from methods.famus.mixing import Mentor, Mixup, mixtures, trusted_mixture
 from tests.methods.networks import batch, small_network
 
 
 def test_mixtures_sample_by_sample():
     x, y = batch(n=5)
     partner, own = torch.tensor([1, 1, 4, 0, 2]), torch.tensor([0.0, 1.0, 0.3, 0.6, 0.9])
-    images, labels = mixed(x, y, partner, own, 4)
+    images, labels = mixtures(x, y, partner, own, 4)
     for i, (j, part) in enumerate(zip(partner.tolist(), own.tolist(), strict=True)):
         assert torch.allclose(images[i], part * x[i] + (1 - part) * x[j])
         wanted = part * one_hot(y[i], 4) + (1 - part) * one_hot(y[j], 4)

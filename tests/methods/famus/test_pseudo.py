@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy, softmax
 
 from datasets.images.datamodule import Digits
 from methods.famus.codivide import clean_posterior
-from methods.famus.pseudo import DivideMix, Pair, PseudoClean
+from methods.famus.pair import Pair
+from methods.famus.pseudo import DivideMix, PseudoClean
 from methods.famus.targets import semi_losses
 from methods.famus.weighting import WeightNet
 from tests.methods.famus.test_module import metrics_of, rows_of
