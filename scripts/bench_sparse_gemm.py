@@ -19,31 +19,38 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
+from hydra.utils import instantiate
 
 from methods.esparse.products import (
     CONTESTANTS,
     GRAPH_CALLS,
-    LLAMA,
     LlamaShapes,
     graph_milliseconds,
     measure,
+    memory,
     milliseconds,
     random_2to4,
     usable,
 )
 from methods.esparse.semi_structured import first_line
+from runner.compose import compose
+
+MODELS = ["7b", "13b", "30b", "65b"]
+
+
+def shapes_of(name: str) -> LlamaShapes:
+    """Of LLaMA-1 `name`, as conf/model has them."""
+    return instantiate(compose(["method=esparse/memory", f"model=llama{name}_shapes"]).model)
 
 
 def memory_table(names: list[str], itemsize: int) -> Iterator[str]:
     """Lines of (a)."""
     yield f"  {'model':<8}{'dense GiB':>12}{'2:4 GiB':>12}{'saved':>10}{'and with permutations':>24}"
     for name in names:
-        model = LlamaShapes(*LLAMA[name])
-        whole, compressed = model.bytes(itemsize), model.compressed_bytes(itemsize)
-        shuffled = compressed + model.permutation_bytes
+        found = memory(shapes_of(name), itemsize)
         yield (
-            f"  {name:<8}{whole / 2**30:12.2f}{compressed / 2**30:12.2f}"
-            f"{1 - compressed / whole:10.2%}{1 - shuffled / whole:24.2%}"
+            f"  {name:<8}{found['dense_gib']:12.2f}{found['sparse_gib']:12.2f}"
+            f"{found['saved']:10.2%}{found['saved_shuffled']:24.2%}"
         )
 
 
@@ -69,7 +76,7 @@ def compare(
     ratios: dict[str, list[float]] = {c: [] for c in contestants}
     print(f"  {name:<14}{'(out, in)':>16}{'tokens':>8}{'dense ms':>10}", end="")
     print("".join(f"{c + ' ms':>15}{'ratio':>7}{'error':>9}" for c in contestants))
-    for product, shape in LlamaShapes(*LLAMA[name]).products.items():
+    for product, shape in shapes_of(name).products.items():
         weight = random_2to4(*shape, dtype, device)
         for count in tokens:
             print(f"  {product:<14}{shape!s:>16}{count:8d}", end="")
@@ -100,7 +107,7 @@ def summary(ratios: dict[str, list[float]]) -> Iterator[str]:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=LLAMA, default=list(LLAMA))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 8, 16, 64, 256, 1024, 4096, 16384])
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--backends", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))

@@ -61,6 +61,17 @@ class LlamaShapes(nn.Module):
         return 4 * self.blocks * sum(columns for _, columns in self.products.values())
 
 
+def memory(shapes: LlamaShapes, itemsize: int) -> dict[str, float]:
+    """What `Memory` measures, by the metric's name without split. itemsize: bytes of a weight."""
+    whole, compressed = shapes.bytes(itemsize), shapes.compressed_bytes(itemsize)
+    return {
+        "dense_gib": whole / 2**30,
+        "sparse_gib": compressed / 2**30,
+        "saved": 1 - compressed / whole,
+        "saved_shuffled": 1 - (compressed + shapes.permutation_bytes) / whole,
+    }
+
+
 class Memory(LightningModule):
     """Memory of all weights, from their shapes. Metrics: `test/dense_gib`, `test/sparse_gib` (2:4 with 2-bit indices),
     `test/saved` and, with the permutations of the shuffles kept as indices, `test/saved_shuffled`, fractions.
@@ -72,20 +83,13 @@ class Memory(LightningModule):
 
     def __init__(self, network: LlamaShapes, dtype: str = "float16") -> None:
         super().__init__()
-        self.shapes, self.dtype_ = network, checked(dtype)
+        self.shapes, self.itemsize = network, checked(dtype).itemsize
 
     def test_step(self, tokens: int, index: int) -> None:
         """The number of tokens makes no difference to the weights."""
 
     def on_test_epoch_end(self) -> None:
-        size = self.dtype_.itemsize
-        whole, compressed = self.shapes.bytes(size), self.shapes.compressed_bytes(size)
-        found = {
-            "dense_gib": whole / 2**30,
-            "sparse_gib": compressed / 2**30,
-            "saved": 1 - compressed / whole,
-            "saved_shuffled": 1 - (compressed + self.shapes.permutation_bytes) / whole,
-        }
+        found = memory(self.shapes, self.itemsize)
         self.log_dict({f"test/{name}": torch.tensor(value, dtype=torch.float64) for name, value in found.items()})
 
 
@@ -117,7 +121,8 @@ class SparseProducts(LightningModule):
             raise ValueError(f"method.backends are of {', '.join(CONTESTANTS)}, got {', '.join(sorted(unknown))}")
         self.shapes, self.dtype_, self.backends, self.seconds = network, checked(dtype), list(backends), seconds
         self.clock = graph_milliseconds if graphs else milliseconds
-        self.found: dict[str, float] = {}
+        self.dense: dict[tuple[str, int], float] = {}  # milliseconds, by product and tokens
+        self.speedups: dict[tuple[str, int], dict[str, float]] = {}  # likewise, by contestant
 
     def prepare(self, data: Any) -> None:
         if not torch.cuda.is_available():
@@ -130,30 +135,27 @@ class SparseProducts(LightningModule):
         backends = usable(self.backends, self.dtype_, self.device)
         for product, shape in self.shapes.products.items():
             times = measure(random_2to4(*shape, self.dtype_, self.device), tokens, backends, self.clock, self.seconds)
-            dense = times.pop("dense")
-            self.found[f"{product}_{tokens}_ms"] = dense
-            self.found |= {f"{product}_{tokens}_{name}_speedup": dense / ms for name, (ms, _, _) in times.items()}
+            self.dense[product, tokens] = dense = times.pop("dense")
+            self.speedups[product, tokens] = {name: dense / ms for name, (ms, _, _) in times.items()}
 
     def on_test_epoch_end(self) -> None:
-        names = [name for backend in self.backends for name in CONTESTANTS[backend]]
-        every = {n: [v for key, v in self.found.items() if key.endswith(f"_{n}_speedup")] for n in names}
-        medians = {f"{name}_speedup": statistics.median(values) for name, values in every.items() if values}
+        found = {f"{product}_{tokens}_ms": ms for (product, tokens), ms in self.dense.items()}
+        of_all: dict[str, list[float]] = {}
+        for (product, tokens), speedups in self.speedups.items():
+            for name, value in speedups.items():
+                found[f"{product}_{tokens}_{name}_speedup"] = value
+                of_all.setdefault(name, []).append(value)
+        medians = {f"{name}_speedup": statistics.median(values) for name, values in of_all.items()}
         if medians:
-            medians["speedup"] = max(medians.values())
-        self.log_dict(
-            {f"test/{name}": torch.tensor(v, dtype=torch.float64) for name, v in (self.found | medians).items()}
-        )
+            found |= medians | {"speedup": max(medians.values())}
+        self.log_dict({f"test/{name}": torch.tensor(value, dtype=torch.float64) for name, value in found.items()})
 
     def figures(self) -> dict[str, Any]:
         import matplotlib.pyplot as plt
 
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         for product in self.shapes.products:
-            best: dict[int, float] = {}
-            for key, value in self.found.items():
-                if key.startswith(f"{product}_") and key.endswith("_speedup"):
-                    tokens = int(key.removeprefix(f"{product}_").split("_")[0])
-                    best[tokens] = max(best.get(tokens, 0.0), value)
+            best = {tokens: max(of.values()) for (name, tokens), of in self.speedups.items() if name == product and of}
             axes.plot(list(best), list(best.values()), marker="o", label=product)
         axes.axhline(1, color="grey", linewidth=0.8)
         axes.set(xscale="log", xlabel="tokens", ylabel="dense time / 2:4 time, best backend")
@@ -245,6 +247,3 @@ def usable(backends: Sequence[str], dtype: torch.dtype, device: torch.device) ->
         else:
             log.warning("%s left out: %s", backend, reason)
     return works
-
-
-LLAMA = {"7b": (4096, 11008, 32), "13b": (5120, 13824, 40), "30b": (6656, 17920, 60), "65b": (8192, 22016, 80)}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from methods.esparse.compress import compress, compressed_bytes
-from methods.esparse.products import LLAMA, LlamaShapes, SparseProducts, measure, milliseconds, random_2to4, usable
+from methods.esparse.products import LlamaShapes, SparseProducts, measure, milliseconds, random_2to4, usable
+from runner.compose import compose
 
 
-@pytest.mark.parametrize("name", LLAMA)
+@pytest.mark.parametrize("name", ["7b", "13b", "30b", "65b"])
 def test_all_weights_are_counted_as_transformers_has_them(name):
-    d, d_ff, blocks = LLAMA[name]
+    shapes = instantiate(compose(["method=esparse/memory", f"model=llama{name}_shapes"]).model)
+    d, d_ff, blocks = shapes.d, shapes.d_ff, shapes.blocks
     config = LlamaConfig(
         vocab_size=32000,
         hidden_size=d,
@@ -23,7 +26,6 @@ def test_all_weights_are_counted_as_transformers_has_them(name):
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    shapes = LlamaShapes(d, d_ff, blocks)
     assert shapes.dense + shapes.pruned == sum(p.numel() for p in model.parameters())
     assert shapes.bytes(2) == 2 * sum(p.numel() for p in model.parameters())
 
@@ -67,3 +69,24 @@ def test_products_agree_on_a_gpu():
     assert found.pop("dense") > 0
     assert found
     assert all(error < 0.02 for _, error, _ in found.values())
+
+
+def test_speed_metrics_and_figure_follow_from_what_was_timed():
+    module = SparseProducts(LlamaShapes(64, 176, 1))
+    module.dense = {("qkv", 1): 2.0, ("qkv", 8): 3.0, ("down", 1): 1.0}
+    module.speedups = {
+        ("qkv", 1): {"cutlass": 0.5, "searched": 1.5},
+        ("qkv", 8): {"cutlass": 1.0, "searched": 1.2},
+        ("down", 1): {"cutlass": 0.8},
+    }
+    logged: dict[str, float] = {}
+    module.log_dict = lambda values: logged.update({name: float(value) for name, value in values.items()})
+    module.on_test_epoch_end()
+    assert logged["test/qkv_8_ms"] == 3.0
+    assert logged["test/down_1_cutlass_speedup"] == 0.8
+    assert logged["test/cutlass_speedup"] == 0.8
+    assert logged["test/searched_speedup"] == logged["test/speedup"] == pytest.approx(1.35)
+    (axes,) = module.figures()["speedup"].axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["qkv"] == [[1.0, 1.5], [8.0, 1.2]]
+    assert lines["down"] == [[1.0, 0.8]]
