@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.functional import cross_entropy
+from torch.optim import SGD
 
 Params = dict[str, Tensor]
 Loss = Callable[[Tensor, Any], Tensor]
@@ -49,6 +50,32 @@ def which_open(opened: Mapping[str, Tensor] | None) -> dict[str, bool]:
     if not opened:
         return {}
     return dict(zip(opened, (torch.stack(list(opened.values())) > 0.5).tolist(), strict=True))
+
+
+def passed(r: Tensor, is_open: bool, gate_grad: str) -> Tensor:
+    """What a layer's gradient is multiplied by: 1, from which a gate (0 or 1) learns.
+
+    gate_grad: `official`, as published: a closed gate stands as 1 - r, so that what opens an open one closes a closed
+    one; `consistent`: both learn by the same sign.
+    """
+    if is_open:
+        return r
+    return 1 - r if gate_grad == "official" else r + (1 - r).detach()
+
+
+def half_stepped(params: Mapping[str, Tensor], optimizer: SGD) -> tuple[Params, float]:
+    """Where the optimizer's next step would go without gradients, by its momentum and weight decay alone; and how far
+    it follows a gradient. The whole step is a plain one from there, of that length."""
+    (group,) = optimizer.param_groups
+    lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+    own, kept = (1 + momentum, momentum**2) if group["nesterov"] else (1.0, momentum)
+    start = {}
+    for name, p in params.items():
+        start[name] = p.detach() * (1 - lr * own * decay)
+        buffer = optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None
+        if buffer is not None:
+            start[name] = start[name] - lr * kept * buffer
+    return start, lr * own
 
 
 def stepped(params: Mapping[str, Tensor], gradients: Mapping[str, Tensor], lr: float) -> Params:
@@ -85,14 +112,16 @@ def through_step(
     always: Sequence[str] = (),
     alignment: float = 0.0,
     form: str = "paper",
+    gate_grad: str = "official",
     val_loss: Loss = cross_entropies,
 ) -> Tensor:
     """The validation loss after the step, with a graph to all that the gradients and gates depend on (published route).
 
     gradients: of the weighted training loss, made with `create_graph`. opened: gates by name, None for all layers;
-    layers that have no gate and are not in `always` are closed. alignment: weight of `alignment_loss`.
+    layers that have no gate and are not in `always` are closed. alignment: weight of `alignment_loss`. gate_grad: as in
+    `passed`.
     """
-    used = gradients if opened is None else gated(gradients, opened, always)
+    used = gradients if opened is None else gated(gradients, opened, always, gate_grad)
     after = stepped({name: p.detach() for name, p in params.items()}, used, lr)
     loss = sample_losses(network, after, *val, val_loss).mean()
     if alignment:
@@ -102,15 +131,14 @@ def through_step(
     return loss
 
 
-def gated(gradients: Params, opened: Mapping[str, Tensor], always: Sequence[str]) -> Params:
+def gated(gradients: Params, opened: Mapping[str, Tensor], always: Sequence[str], gate_grad: str) -> Params:
     """The same values, with a graph through open layers alone, and to the gates (the paper's section 4.1)."""
     used, states = {}, which_open(opened)
     for name, g in gradients.items():
         if name in always:
             used[name] = g
         elif name in opened:
-            r = opened[name]
-            used[name] = r * g if states[name] else (1 - r) * g.detach()
+            used[name] = passed(opened[name], states[name], gate_grad) * (g if states[name] else g.detach())
         else:
             used[name] = g.detach()
     return used
@@ -126,6 +154,7 @@ def after_step(
     always: Sequence[str] = (),
     alignment: float = 0.0,
     form: str = "paper",
+    gate_grad: str = "official",
     val_loss: Loss = cross_entropies,
 ) -> tuple[Tensor, Params, Tensor]:
     """The validation loss after a step along `gradients`; how it depends on them, by layer; and the gates' term.
@@ -153,7 +182,7 @@ def after_step(
     term = loss.new_zeros(())
     for n, r in (opened or {}).items():
         product = -lr * (gradients[n] * slopes[n]).sum()
-        term = term + (r if states[n] else 1 - r) * product
+        term = term + passed(r, states[n], gate_grad) * product
     return total, direction, term
 
 
@@ -177,15 +206,17 @@ def by_direction(
     val: tuple[Tensor, Any],
     lr: float,
     loss: Loss = cross_entropies,
+    start: Params | None = None,
     **more: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `through_step` gives, without differentiating the step.
 
-    gradients: of the weighted training loss, without a graph. loss: of training samples. more: as in `after_step`.
+    gradients: of the weighted training loss, without a graph. loss: of training samples. start: where the step starts
+    from, if not from `params`, which the gradients are of. more: as in `after_step`.
     Returns the validation loss after the step; s (n,), such that the gradient with respect to the shares is s; and a
     term whose gradient with respect to the gates is theirs. Layers below the lowest open one cost a forward pass alone.
     """
-    total, direction, term = after_step(network, params, gradients, val, lr, **more)
+    total, direction, term = after_step(network, start or params, gradients, val, lr, **more)
     x, y = train
     _, s = along(network, params, direction, lambda logits: loss(logits, y), x)
     return total, s.detach(), term

@@ -13,10 +13,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from methods.famus.diagnostics import Diagnostics
 from methods.famus.losses import CrossEntropy
-from methods.famus.meta import Loss, Params, by_direction, cross_entropies, through_step, which_open
+from methods.famus.meta import Loss, Params, by_direction, cross_entropies, half_stepped, through_step, which_open
 from methods.famus.weighting import WeightNet, shares
 
 ROUTES = ("direction", "step")  # to the meta gradient, with the same values
+VIRTUAL_STEPS = ("plain", "full")
 
 
 class NoisyTraining(LightningModule):
@@ -182,6 +183,9 @@ class MetaLearning(NoisyTraining):
         gate_optimizer: the gates' parameters -> their optimizer.
         count: weight of the loss that keeps the gates to their budget (lambda 1).
         alignment: weight of the distance of the last layer's gradients (lambda 2); form: as in `alignment_loss`.
+        gate_grad: as in `meta.passed`.
+        virtual_step: `plain`, by the gradient alone, as published; `full`, with the momentum and the weight decay of
+            the network's optimizer.
     """
 
     distributed = False  # each process would learn from its own share of the images
@@ -194,11 +198,16 @@ class MetaLearning(NoisyTraining):
         count: float = 0.1,
         alignment: float = 0.0,
         form: str = "paper",
+        gate_grad: str = "official",
+        virtual_step: str = "plain",
         **more: Any,
     ) -> None:
         super().__init__(network, **more)
         check_choice("form", form, ("paper", "code"))
-        self.gate_optimizer = gate_optimizer
+        check_choice("gate_grad", gate_grad, ("official", "consistent"))
+        check_choice("virtual_step", virtual_step, VIRTUAL_STEPS)
+        self.gate_optimizer, self.gate_grad = gate_optimizer, gate_grad
+        self.virtual_step = virtual_step
         self.count, self.alignment, self.form = count, alignment, form
 
     def take_gates(self, gates: nn.Module | None) -> None:
@@ -219,11 +228,18 @@ class MetaLearning(NoisyTraining):
         """Of the network's optimizer, which the virtual step takes too."""
         return self.trainer.optimizers[0].param_groups[0]["lr"]
 
+    def virtual_start(self, params: Params) -> tuple[Params, float]:
+        """Where the virtual step starts, and how far it follows the gradient."""
+        if self.virtual_step == "plain":
+            return params, self.step_size
+        return half_stepped(params, self.trainer.optimizers[0])
+
     def open(self, gates: nn.Module | None, gradients: Mapping[str, Tensor]) -> dict[str, Any]:
         """Which layers are open, by their gradients, as the functions of `meta` want to be told."""
         opened = None if gates is None else gates({n: g.detach() for n, g in gradients.items()})
         always = () if gates is None else gates.always
-        return {"opened": opened, "always": always, "alignment": self.alignment, "form": self.form}
+        more = {"alignment": self.alignment, "form": self.form, "gate_grad": self.gate_grad}
+        return {"opened": opened, "always": always} | more
 
     def learn(self, loss: Tensor, target: Tensor, gates: nn.Module | None, opened: Mapping[str, Tensor] | None) -> None:
         """A step of all that learns from the meta loss. loss: it; target: what has its gradient.
@@ -273,11 +289,13 @@ class MetaLearning(NoisyTraining):
         weighed = ((share if by_step else share.detach()) * losses).sum()
         found = torch.autograd.grad(weighed, list(params.values()), retain_graph=True, create_graph=by_step)
         gradients = dict(zip(params, found, strict=True))
-        more = self.open(gates, gradients) | {"lr": self.step_size, "val_loss": val_loss}
+        start, lr = self.virtual_start(params)
+        more = self.open(gates, gradients) | {"lr": lr, "val_loss": val_loss}
         if by_step:
-            after = target = through_step(network, params, gradients, valid(), **more)
+            after = target = through_step(network, start, gradients, valid(), **more)
         else:
-            after, slope, term = by_direction(network, params, gradients, train, valid(), loss=loss, **more)
+            more |= {"loss": loss, "start": start}
+            after, slope, term = by_direction(network, params, gradients, train, valid(), **more)
             target = (slope * share).sum() + term
         self.learn(after, target, gates, more["opened"])
 

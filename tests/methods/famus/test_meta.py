@@ -8,7 +8,15 @@ from torch.nn.functional import cross_entropy
 
 from methods.famus.gates import Gate, Gates, pooled
 from methods.famus.losses import LDAM, focal_losses
-from methods.famus.meta import alignment_loss, by_direction, cross_entropies, sample_losses, stepped, through_step
+from methods.famus.meta import (
+    alignment_loss,
+    by_direction,
+    cross_entropies,
+    half_stepped,
+    sample_losses,
+    stepped,
+    through_step,
+)
 from methods.famus.weighting import WeightNet, shares
 from tests.methods.networks import batch, small_network
 
@@ -37,9 +45,10 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients])
 
 
-def both_routes(normalise=True, choice=None, alignment=0.0, form="paper", train_loss=cross_entropies):
-    """The gradients with respect to the weight net and the gates by either route."""
+def both_routes(normalise=True, choice=None, train_loss=cross_entropies, start=None, **terms):
+    """The gradients with respect to the weight net and the gates by either route. start: parameters -> where from."""
     network, psi, params, train, val = scene()
+    begin = params if start is None else start(params)
     names = list(params)
     gates = {} if choice is None else {n: torch.tensor(float(c), dtype=torch.float64) for n, c in choice.items()}
     results = []
@@ -47,11 +56,11 @@ def both_routes(normalise=True, choice=None, alignment=0.0, form="paper", train_
         opened = None if choice is None else {n: g.clone().requires_grad_() for n, g in gates.items()}
         always = names[-2:] if choice is not None else ()
         share, gradients = first_order(network, psi, params, train, normalise, route == "step", train_loss)
-        more = {"opened": opened, "always": always, "alignment": alignment, "form": form}
+        more = {"opened": opened, "always": always} | terms
         if route == "step":
-            loss = target = through_step(network, params, gradients, val, LR, **more)
+            loss = target = through_step(network, begin, gradients, val, LR, **more)
         else:
-            loss, s, term = by_direction(network, params, gradients, train, val, LR, train_loss, **more)
+            loss, s, term = by_direction(network, params, gradients, train, val, LR, train_loss, begin, **more)
             target = (s * share).sum() + term
         inputs = [*psi.parameters(), *(opened or {}).values()]
         found = torch.autograd.grad(target, inputs, allow_unused=True)
@@ -63,12 +72,14 @@ def both_routes(normalise=True, choice=None, alignment=0.0, form="paper", train_
 @pytest.mark.parametrize("form", ["paper", "code"])
 @pytest.mark.parametrize("alignment", [0.0, 0.1])
 @pytest.mark.parametrize("open_layers", ["all", "some", "none"])
-def test_both_routes_agree(normalise, open_layers, alignment, form):
+@pytest.mark.parametrize("gate_grad", ["official", "consistent"])
+def test_both_routes_agree(normalise, open_layers, alignment, form, gate_grad):
     names = list(dict(small_network().named_parameters()))[:-2]
     choice = {"all": None, "some": {n: i % 2 for i, n in enumerate(names)}, "none": dict.fromkeys(names, 0)}[
         open_layers
     ]
-    (loss, one), (other_loss, other) = both_routes(normalise, choice, alignment, form)
+    terms = {"alignment": alignment, "form": form, "gate_grad": gate_grad}
+    (loss, one), (other_loss, other) = both_routes(normalise, choice, **terms)
     assert torch.allclose(loss, other_loss, atol=1e-12)
     assert one.abs().max() > 1e-8
     assert torch.allclose(one, other, rtol=0, atol=1e-10)
@@ -86,6 +97,32 @@ def test_both_routes_agree_on_other_training_losses(train_loss):
     (_, plain), _ = both_routes(alignment=0.1)
     assert torch.allclose(one, other, rtol=0, atol=1e-10)
     assert not torch.allclose(one, plain, rtol=0.01, atol=0)
+
+
+def test_both_routes_agree_from_another_start():
+    def further(params):
+        return {name: 0.9 * p.detach() for name, p in params.items()}
+
+    (loss, one), (other_loss, other) = both_routes(start=further)
+    (plain, _), _ = both_routes()
+    assert torch.allclose(loss, other_loss, atol=1e-12)
+    assert torch.allclose(one, other, rtol=0, atol=1e-10)
+    assert abs(loss - plain) > 1e-3
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_from_half_way_is_that_of_the_optimizer(nesterov):
+    params = {name: p.detach().clone().requires_grad_() for name, p in small_network().named_parameters()}
+    optimizer = torch.optim.SGD(params.values(), LR, 0.9, weight_decay=0.1, nesterov=nesterov)
+    for _ in range(3):  # the first has no momentum yet
+        gradients = {name: torch.randn_like(p) for name, p in params.items()}
+        start, lr = half_stepped(params, optimizer)
+        expected = stepped(start, gradients, lr)
+        for name, p in params.items():
+            p.grad = gradients[name]
+        optimizer.step()
+        for name, p in params.items():
+            torch.testing.assert_close(expected[name], p.detach())
 
 
 def test_the_meta_gradient_against_finite_differences():
@@ -213,19 +250,22 @@ def test_a_gate_sees_the_standardised_pooled_gradient():
     assert Gate(1)(torch.tensor([3.0])).item() in (0.0, 1.0)
 
 
+@pytest.mark.parametrize("gate_grad", ["official", "consistent"])
 @pytest.mark.parametrize("state", [0.0, 1.0])
-def test_a_gate_learns_from_what_its_layer_does_to_the_loss(state):
+def test_a_gate_learns_from_what_its_layer_does_to_the_loss(state, gate_grad):
     """Published: opening an open gate further takes its layer's step, opening a closed one takes it back."""
     network, psi, params, train, val = scene()
     _, gradients = first_order(network, psi, params, train, True)
     name, step = "head.weight", 1e-5
     opened = {name: torch.tensor(state, dtype=torch.float64, requires_grad=True)}
-    _, _, term = by_direction(network, params, gradients, train, val, LR, opened=opened, always=["head.bias"])
+    more = {"opened": opened, "always": ["head.bias"], "gate_grad": gate_grad}
+    _, _, term = by_direction(network, params, gradients, train, val, LR, **more)
     (ours,) = torch.autograd.grad(term, opened[name])
     values = []
     for moved in (1 + step, 1 - step):
         after = stepped(params, gradients | {name: moved * gradients[name]}, LR)
         values.append(sample_losses(network, after, *val).mean().item())
     further = (values[0] - values[1]) / (2 * step)
-    assert ours.item() == pytest.approx(further if state else -further, abs=1e-8)
+    sign = -1 if gate_grad == "official" and not state else 1
+    assert ours.item() == pytest.approx(sign * further, abs=1e-8)
     assert abs(further) > 1e-6

@@ -19,6 +19,7 @@ DATA = [
     *("dataset.meta=5", "schedule.max_epochs=2", "dataset.limit_train=300"),
 ]
 DIGITS = [*DATA, "model=smallcnn", "model.widths=[8,12]"]
+NORMED = ["model=resnet20", "model.depth=8", "model.width=4"]
 META = ["method.meta_batch_size=20"]
 
 
@@ -92,7 +93,7 @@ def test_gates_that_are_all_open_are_mw_net(call, tmp_path):
 
 
 def test_blocks_alone_are_open(call, tmp_path):
-    more = ["model=resnet20", "model.depth=8", "model.width=4", "method.gates.block=3"]
+    more = [*NORMED, "method.gates.block=3"]
     code, printed = call("method=famus/from_block", *DATA, *META, *more, f"paths.outputs={tmp_path}")
     assert code == 0, printed
     assert {row["train/open_gates"] for row in rows_of(tmp_path)} == {6}  # two convolutions and their norms
@@ -109,15 +110,20 @@ def test_open_gates_settle_at_their_budget_and_weights_tell_noise(call, tmp_path
     assert rows[-1]["train/weight_auc"] > 0.7
 
 
-def test_both_routes_train_alike(call, tmp_path):
-    for route in ("direction", "step"):
-        run = ["method=famus", *DIGITS, *META, f"method.route={route}", f"paths.outputs={tmp_path}/{route}"]
-        code, printed = call(*run)
-        assert code == 0, printed
-    one, other = (rows_of(tmp_path / route) for route in ("direction", "step"))
-    for a, b in zip(one, other, strict=True):
-        assert a["train/meta_loss"] == pytest.approx(b["train/meta_loss"], rel=1e-3)
-        assert a["train/weight_clean"] == pytest.approx(b["train/weight_clean"], rel=1e-3)
+def test_both_routes_train_alike_from_either_virtual_step(call, tmp_path):
+    losses = {}
+    for virtual_step in ("plain", "full"):
+        for route in ("direction", "step"):
+            how = [f"method.virtual_step={virtual_step}", f"method.route={route}"]
+            outputs = tmp_path / virtual_step / route
+            code, printed = call("method=famus", *DATA, *NORMED, *META, *how, f"paths.outputs={outputs}")
+            assert code == 0, printed
+        one, other = (rows_of(tmp_path / virtual_step / route) for route in ("direction", "step"))
+        for a, b in zip(one, other, strict=True):
+            assert a["train/meta_loss"] == pytest.approx(b["train/meta_loss"], rel=1e-4)
+            assert a["train/weight_clean"] == pytest.approx(b["train/weight_clean"], rel=1e-3)
+        losses[virtual_step] = one[-1]["train/meta_loss"]
+    assert losses["full"] != pytest.approx(losses["plain"], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -146,6 +152,8 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
         (["dataset.meta=200"], ["dataset.meta=200 leaves none of the"]),
         (["dataset.meta_from=val"], ["dataset.meta_from must be train or test"]),
         (["method.form=mean"], ["method.form must be one of paper, code"]),
+        (["method.gate_grad=mine"], ["method.gate_grad must be one of official, consistent"]),
+        (["method.virtual_step=half"], ["method.virtual_step must be one of plain, full"]),
         (["method.gate_optimizer=null"], ["method.gates needs method.gate_optimizer"]),
     ],
 )
