@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from methods.attacks import PGD
 from methods.f2at.module import AdversarialTraining, contradictions, correct, weights_of
 from methods.f2at.objectives import Objective
 from tests.methods.networks import batch, small_network
-from tests.runner.conftest import wait_for_epochs
+from tests.methods.resumption import check_killed_run_goes_on
 
 DIGITS = [
     *("dataset=digits", "model=smallcnn", "logger=csv", "threads=1", "method.eps=0.1", "method.step=0.03"),
@@ -82,17 +81,9 @@ def test_hat_shares_data_and_schedule_with_the_run_it_needs(call, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
-    run = ["method=f2at/seat", *DIGITS, "schedule.max_epochs=12", "checkpoint.every_seconds=0"]
+    run = ["method=f2at/seat", *DIGITS, "schedule.max_epochs=12"]
     run += ["method.perturbation={_target_: methods.f2at.averaging.WeightPerturbation, gamma: 0.01}"]
-    assert call(*run, f"paths.outputs={tmp_path}/whole")[0] == 0
-    process = spawn(*run, f"paths.outputs={tmp_path}/killed")
-    wait_for_epochs(tmp_path / "killed", process, 4)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "killed").rglob("result.json"))
-    code, printed = call(*run, f"paths.outputs={tmp_path}/killed")
-    assert code == 0, printed
-    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+    check_killed_run_goes_on(call, spawn, tmp_path, run, 4)
 
 
 def test_a_run_that_was_killed_in_its_test_still_knows_its_last_weights(call, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from methods.famus.module import hits
 from runner.record import read_metrics
-from tests.runner.conftest import wait_for_epochs
+from tests.methods.resumption import check_killed_run_goes_on
 
 DATA = [
     *("dataset=digits", "logger=csv", "threads=1", "dataset.limit_test=100", "dataset.batch_size=40"),
@@ -128,16 +127,8 @@ def test_both_routes_train_alike_from_either_virtual_step(call, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
-    run = ["method=famus", *DIGITS, *META, "schedule.max_epochs=12", "checkpoint.every_seconds=0"]
-    assert call(*run, f"paths.outputs={tmp_path}/whole")[0] == 0
-    process = spawn(*run, f"paths.outputs={tmp_path}/killed")
-    wait_for_epochs(tmp_path / "killed", process, 4)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    code, printed = call(*run, f"paths.outputs={tmp_path}/killed")
-    assert code == 0, printed
-    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
-    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    run = ["method=famus", *DIGITS, *META, "schedule.max_epochs=12"]
+    check_killed_run_goes_on(call, spawn, tmp_path, run, 4)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from functools import partial
 
 import pytest
@@ -19,7 +18,7 @@ from methods.famus.targets import semi_losses
 from methods.famus.weighting import WeightNet
 from tests.methods.famus.test_module import metrics_of, rows_of
 from tests.methods.networks import batch, small_network
-from tests.runner.conftest import wait_for_epochs
+from tests.methods.resumption import check_killed_run_goes_on
 
 DIGITS = [
     *("dataset=digits", "model=smallcnn", "logger=csv", "threads=1", "model.widths=[8,12]", "dataset.limit_test=100"),
@@ -223,17 +222,8 @@ def test_every_method_trains(call, tmp_path, method):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
-    run = ["method=famus/famus_pseudo", *DIGITS, *META, "method.history=3"]
-    run += ["schedule.max_epochs=7", "checkpoint.every_seconds=0"]
-    assert call(*run, f"paths.outputs={tmp_path}/whole")[0] == 0
-    process = spawn(*run, f"paths.outputs={tmp_path}/killed")
-    wait_for_epochs(tmp_path / "killed", process, 3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    code, printed = call(*run, f"paths.outputs={tmp_path}/killed")
-    assert code == 0, printed
-    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
-    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    run = ["method=famus/famus_pseudo", *DIGITS, *META, "method.history=3", "schedule.max_epochs=7"]
+    check_killed_run_goes_on(call, spawn, tmp_path, run, 3)
 
 
 @pytest.mark.parametrize(
