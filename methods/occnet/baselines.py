@@ -123,7 +123,7 @@ class MeshTraining(Training):
         chamfer * (mean squared distance of the true points to the nearest vertex, and 0.55 times that of the vertices
                    to the nearest true point)
         edge * mean squared length of the edges
-        normal * mean |<n, e>|, of the edges e and the true normals n next to their first vertices
+        normal * mean |<n, e>|, of the edges e and the true normals n next to either of their vertices
         laplacian * mean squared change of the vertices' Laplacian coordinates in the block, 0.3 times that of the first
         move * mean squared way of the vertices in the block, but for the first
 
