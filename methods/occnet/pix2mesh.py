@@ -62,7 +62,10 @@ def look_at(features: Tensor, places: Tensor) -> Tensor:
 
 
 class Neighbours(nn.Module):
-    """S x over the vertices, (B, V, F) -> (B, V, F), with S = D^-1/2 A D^-1/2 of the adjacency A and the degrees D."""
+    """S x over the vertices, (B, V, F) -> (B, V, F), with S = D^-1/2 A D^-1/2 of the adjacency A and the degrees D.
+
+    The authors' S has a diagonal besides; the own weights of a `GraphConvolution` stand in for it.
+    """
 
     def __init__(self, mesh: Topology) -> None:
         super().__init__()
