@@ -21,6 +21,7 @@ from datasets.shapes.psb import ORIGINAL, SIMPLIFIED, psb_sources, psb_split
 from datasets.shapes.render import in_unit_cube
 
 SHOWN = 1000  # so many shapes take long enough to read for a progress bar
+OFF_CENTRE = 0.1  # share of a picture by which a camera may look past its middle
 
 
 class StoredShapes(ShapeDataModule):
@@ -173,6 +174,13 @@ def _cameras(model: Path, paths: Sequence[Path], images: NDArray) -> dict[str, N
     except ValueError as error:
         raise CorruptData(f"{path}: {error}") from error
     shares = camera / np.array([width, height, 1.0])[:, None]
+    middles = shares[:, :2, 2] / shares[:, 2:, 2]
+    for number in np.flatnonzero(~(np.abs(middles - 0.5) <= OFF_CENTRE).all(1)):  # not: what is no number
+        column, row = middles[number] * (width, height)
+        raise CorruptData(
+            f"{path}: camera {number} looks at pixel ({column:g}, {row:g}), far from the middle of its picture of "
+            f"{width} x {height} pixels; if the pictures were resized, scale the camera_mat alike, or remove the file"
+        )
     return {"cameras": poses.astype(np.float32), "intrinsics": shares.astype(np.float32)}
 
 

@@ -123,12 +123,13 @@ class MeshTraining(Training):
         chamfer * (mean squared distance of the true points to the nearest vertex, and 0.55 times that of the vertices
                    to the nearest true point)
         edge * mean squared length of the edges
-        normal * mean |<n, e>|, of the edges e and the true normals n next to their first vertices
+        normal * mean |<n, e>|, of the edges e and the true normals n next to either of their vertices
         laplacian * mean squared change of the vertices' Laplacian coordinates in the block, 0.3 times that of the first
         move * mean squared way of the vertices in the block, but for the first
 
     All weights but that of the normals are multiplied by unit^2. Lengths are in edges of the unit cube, where the
-    paper's are in the unit of each mesh's file, in which ShapeNet's edges are shorter than 1.
+    paper's are in the unit of each mesh's file, in which ShapeNet's edges are shorter than 1. Means over edges are 7/6
+    of the authors', whose list of edges has each vertex with itself too.
 
     Metrics besides those of `Training`: `train/chamfer`, `val/chamfer` and likewise `edge`, `normal`, `laplacian`,
     `move`: the sums without weights.

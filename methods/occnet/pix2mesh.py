@@ -62,7 +62,10 @@ def look_at(features: Tensor, places: Tensor) -> Tensor:
 
 
 class Neighbours(nn.Module):
-    """S x over the vertices, (B, V, F) -> (B, V, F), with S = D^-1/2 A D^-1/2 of the adjacency A and the degrees D."""
+    """S x over the vertices, (B, V, F) -> (B, V, F), with S = D^-1/2 A D^-1/2 of the adjacency A and the degrees D.
+
+    The authors' S has a diagonal besides; the own weights of a `GraphConvolution` stand in for it.
+    """
 
     def __init__(self, mesh: Topology) -> None:
         super().__init__()
@@ -265,9 +268,9 @@ def edge_length(vertices: Tensor, edges: Tensor) -> Tensor:
 
 
 def along_normals(vertices: Tensor, edges: Tensor, normals: Tensor) -> Tensor:
-    """Mean of |<n, e>|, of the unit vector e of each edge and the unit normal n of its first vertex, (B, V, 3)."""
+    """Mean of |<n, e>|, of the unit vector e of each edge and the unit normals n of both its vertices, (B, V, 3)."""
     along = normalize(vertices[:, edges[:, 0]] - vertices[:, edges[:, 1]], dim=-1)
-    return (along * normalize(normals[:, edges[:, 0]], dim=-1)).sum(-1).abs().mean()
+    return (along[:, :, None] * normalize(normals, dim=-1)[:, edges]).sum(-1).abs().mean()
 
 
 def laplacian(vertices: Tensor, edges: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
 from datasets.download import CorruptData, MissingData
 from datasets.shapes import layout
@@ -149,6 +150,10 @@ def damage(copy, what: str) -> None:
         world, lens = layout.read_cameras(model / "img_choy2016" / "cameras.npz", 3)
         world[1, 2] *= -1
         layout.write_cameras(model / "img_choy2016" / "cameras.npz", world, lens)
+    elif what == "resized":
+        for path in (model / "img_choy2016").glob("*.jpg"):
+            with Image.open(path) as picture:
+                picture.resize((224, 224)).save(path)
     elif what == "frame":
         points, normals = layout.read_cloud(model / "pointcloud.npz")
         layout.write_cloud(model / "pointcloud.npz", points, normals, {"loc": np.zeros(3), "scale": np.array(0.0)})
@@ -177,6 +182,12 @@ def damage(copy, what: str) -> None:
         ("last", CorruptData, r"ring/r1 has images uint8 \(2, 3, 137, 137\)", {"inputs": "image"}),
         ("camera", CorruptData, r"only one of .* has cameras, intrinsics", {"inputs": "image"}),
         ("behind", CorruptData, r"ring/r1/.*cameras\.npz: camera 1 does not see the shape", {"inputs": "image"}),
+        (
+            "resized",
+            CorruptData,
+            r"ring/r1/.*camera 0 looks at pixel \(68\.5, 68\.5\), .* 224 x 224",
+            {"inputs": "image"},
+        ),
         ("frame", CorruptData, r"ring/r1/pointcloud\.npz: loc must be three finite numbers", {"inputs": "image"}),
         ("pictures", MissingData, "there are no pictures .*ring/r1/img_choy2016", {"inputs": "image"}),
         ("empty", CorruptData, "no shapes of ball, ring are in the part val", {}),

@@ -201,7 +201,7 @@ def test_chamfer_and_normals_of_a_block_are_those_of_nearest_neighbours(number):
         away.append(distance**2)
         for a, b in edges:
             edge = (shape[a] - shape[b]) / np.linalg.norm(shape[a] - shape[b])
-            across.append(abs(directions[place[a]] @ edge))
+            across += [abs(directions[place[end]] @ edge) for end in (a, b)]
     assert terms["chamfer"].item() == pytest.approx(np.mean(missed) + 0.55 * np.mean(away), rel=1e-4)
     assert terms["normal"].item() == pytest.approx(np.mean(across), rel=1e-4)
 
