@@ -1,6 +1,6 @@
 """How fast shapes are reconstructed, scored and trained on: our parts beside what a plain program would do.
 
-    python -m scripts.bench_occnet [--repeats 3] [--threads 1] [--resolutions 64 128] [--shapes 32] [--fit 200]
+    python -m scripts.bench_occnet [--repeats 3] [--threads 1] [--resolutions 64 128] [--shapes 32] [--fit 200] [--bf16]
 
 Batches and training steps: our loader beside torch's over a data set that reads npz files for every item, as the
 official code does, of the same shapes (100,000 points and as many of the surface each). Extraction: MISE beside the
@@ -37,17 +37,19 @@ from methods.occnet.module import OccupancyTraining, elbo
 from methods.occnet.network import OccupancyNetwork
 from methods.occnet.surface import march
 
-POINTS, QUERIES, SEEN, NOISE, BATCH = 100_000, 2048, 300, 0.005, 16
+POINTS, SEEN, NOISE = 100_000, 300, 0.005
+SIZES = ((16, 2048), (8, 512))  # shapes of a batch, points of each; the second is that of the experiments for a core
 Contestants = dict[str, Callable[[], object]]
 
 
 class FilePerItem(Dataset):
-    """An item reads its two files whole and keeps what a batch needs of them."""
+    """An item reads its two files whole and keeps what a batch needs of them: `queries` points."""
 
-    def __init__(self, folder: Path, shapes: ShapeSet) -> None:
+    def __init__(self, folder: Path, shapes: ShapeSet, queries: int) -> None:
+        self.queries = queries
         self.folders = [folder / str(place) for place in range(len(shapes))]
         for place, path in enumerate(self.folders):
-            path.mkdir()
+            path.mkdir(exist_ok=True)
             points, surface, normals = (x[place].numpy() for x in (shapes.points, shapes.surface, shapes.normals))
             np.savez(path / "points.npz", points=points, occupancies=shapes.occupancies[place].numpy())
             np.savez(path / "pointcloud.npz", points=surface, normals=normals)
@@ -61,7 +63,7 @@ class FilePerItem(Dataset):
         points = stored["points"].astype(np.float32)
         points += 1e-4 * drawn.standard_normal(points.shape, dtype=np.float32)
         occupancies = np.unpackbits(stored["occupancies"])[: len(points)].astype(np.float32)
-        chosen = drawn.integers(len(points), size=QUERIES)
+        chosen = drawn.integers(len(points), size=self.queries)
         cloud = np.load(self.folders[index] / "pointcloud.npz")["points"].astype(np.float32)
         cloud = cloud[drawn.integers(len(cloud), size=SEEN)]
         cloud += NOISE * drawn.standard_normal(cloud.shape, dtype=np.float32)
@@ -82,12 +84,15 @@ def batches(loader: TrainLoader | DataLoader) -> Iterator[tuple[Tensor, Tensor, 
             yield (batch.points, batch.occupancies, batch.inputs) if isinstance(batch, ShapeBatch) else tuple(batch)
 
 
-def trainer(net: OccupancyNetwork, source: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+def trainer(
+    net: OccupancyNetwork, source: Iterator[tuple[Tensor, Tensor, Tensor]], bfloat16: bool = False
+) -> Callable[[], None]:
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
         points, occupancies, inputs = next(source)
-        loss, _ = elbo(net(points, inputs), occupancies, None)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss, _ = elbo(net(points, inputs), occupancies, None)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -111,6 +116,24 @@ def race(title: str, contestants: Contestants, repeats: int, each: int = 1) -> N
     for name, times in taken.items():
         ratio = statistics.median(b / a for a, b in zip(first, times, strict=True))
         print(f"  {name:<40}{statistics.median(times) * 1000:10.1f} ms{ratio:9.2f} x")
+
+
+def loading_and_training(shapes: ShapeSet, batch: int, queries: int, repeats: int, bfloat16: bool) -> None:
+    ours = TrainLoader(shapes, batch, queries, "pointcloud", input_points=SEEN, input_noise=NOISE)
+    with tempfile.TemporaryDirectory() as folder:
+        files = FilePerItem(Path(folder), shapes, queries)
+        sources = {"ours": batches(ours)} | {
+            f"npz per item, {n} workers": batches(
+                DataLoader(files, batch, shuffle=True, num_workers=n, persistent_workers=n > 0)
+            )
+            for n in (0, 2)
+        }
+        loading: Contestants = {name: partial(next, source) for name, source in sources.items()}
+        race(f"a batch of {batch} shapes, {queries} points of each", loading, repeats, each=4)
+        training: Contestants = {n: trainer(network(len(shapes)), source) for n, source in sources.items()}
+        if bfloat16:
+            training = {"ours, bfloat16": trainer(network(len(shapes)), sources["ours"], bfloat16=True)} | training
+        race("a training step of a small network", training, repeats, each=4)
 
 
 def extraction(method: OccupancyTraining, cloud: Tensor, resolutions: list[int], repeats: int) -> None:
@@ -192,6 +215,7 @@ def main() -> None:
     parser.add_argument("--resolutions", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--shapes", type=int, default=32)
     parser.add_argument("--fit", type=int, default=200)
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 too; very slow on CPUs without it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -203,25 +227,14 @@ def main() -> None:
     data = Solids({"train": each, "val": 1, "test": 1}, POINTS, categories=["box", "cone", "cylinder", "ellipsoid"])
     data.setup()
     shapes = data.parts["train"]
-    ours = TrainLoader(shapes, BATCH, QUERIES, "pointcloud", input_points=SEEN, input_noise=NOISE)
-    with tempfile.TemporaryDirectory() as folder:
-        files = FilePerItem(Path(folder), shapes)
-        sources = {"ours": batches(ours)} | {
-            f"npz per item, {n} workers": batches(
-                DataLoader(files, BATCH, shuffle=True, num_workers=n, persistent_workers=n > 0)
-            )
-            for n in (0, 2)
-        }
-        loading: Contestants = {name: partial(next, source) for name, source in sources.items()}
-        race(f"a batch of {BATCH} shapes, {QUERIES} points of each", loading, arguments.repeats, each=4)
-        training: Contestants = {n: trainer(network(len(shapes)), source) for n, source in sources.items()}
-        race("a training step of a small network", training, arguments.repeats, each=4)
+    for batch, queries in SIZES:
+        loading_and_training(shapes, batch, queries, arguments.repeats, arguments.bf16)
 
     net = network(len(shapes))
     fit = trainer(net, batches(TrainLoader(shapes, 8, 512, "pointcloud", input_points=SEEN, input_noise=NOISE)))
     for _ in range(arguments.fit):
         fit()
-    cloud = next(iter(ours)).inputs[:1]
+    cloud = next(iter(TrainLoader(shapes, 1, 1, "pointcloud", input_points=SEEN, input_noise=NOISE))).inputs
     extraction(OccupancyTraining(net), cloud, arguments.resolutions, arguments.repeats)
     inside_test(arguments.repeats)
     neighbours(arguments.repeats)

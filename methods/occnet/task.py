@@ -170,7 +170,7 @@ class Training(ShapeReconstruction):
         return "min" if (self.monitor or "").endswith("loss") else "max"
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if not self.decay:
             return optimizer
         steps = max(self.trainer.estimated_stepping_batches, 1)
