@@ -106,8 +106,7 @@ def mise(field: Field, threshold: float, resolution: int = 128, coarse: int = 32
 
 def thinned(grid: Grid, resolution: int) -> Grid:
     """The values at every so many corners. As good as `mise` at that resolution, which must divide the grid's: around
-    its
-    level set all corners are known."""
+    its level set all corners are known."""
     step = grid.resolution // resolution
     return Grid(np.ascontiguousarray(grid.values[::step, ::step, ::step]), 0)
 
