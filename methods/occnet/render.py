@@ -29,7 +29,7 @@ def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour
     points, normals = surface_points(vertices, faces, SAMPLES, np.random.default_rng(0))
     facing = normals @ view[2]
     normals = np.where(facing[:, None] < 0, -normals, normals)
-    return splat(points, shade(normals, colour, view), size, view)
+    return splat(points, shade(normals, colour, view), size, view, width=3)  # at 2, the far side shines through
 
 
 def render_surface(points: np.ndarray, normals: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:
