@@ -6,7 +6,9 @@ import csv
 import logging
 import os
 import random
+import signal
 import time
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,10 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, path: Path, every_seconds: float) -> None:
         self.path, self.every_seconds, self.saved = path, every_seconds, time.monotonic()
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.current_epoch:
+            log.info("goes on after epoch %d", trainer.current_epoch)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         due = time.monotonic() - self.saved >= self.every_seconds
         if trainer.strategy.broadcast(due) or trainer.current_epoch + 1 == trainer.max_epochs:
@@ -55,6 +61,33 @@ class LastCheckpoint(Checkpoint):
                 os.fsync(file.fileno())  # on the disk before it takes the place of the one before
             os.replace(temporary, self.path)
         self.saved = time.monotonic()
+
+
+class Interruption(Checkpoint):
+    """The first Ctrl-C ends a run at the end of its epoch, saved; the second at once."""
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last, self.asked = last, False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        in_front = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background job ignores it
+        if in_front and parent_process() is None:  # else the sweep answers
+            signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.info("stops after this epoch; Ctrl-C again stops at once, and loses what came after the last checkpoint")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.strategy.broadcast(self.asked) and trainer.current_epoch + 1 != trainer.max_epochs:
+            self.last.save(trainer)
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if signal.getsignal(signal.SIGINT) == self._ask:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Recorder(Checkpoint):

@@ -27,6 +27,13 @@ def check_tasks(cfg: DictConfig) -> None:
             )
 
 
+def check_schedule(cfg: DictConfig) -> None:
+    """Raises UserError for a number of epochs that trains nothing."""
+    epochs = cfg.schedule.get("max_epochs")
+    if "fit" in cfg.stages and epochs is not None and (not isinstance(epochs, int) or epochs < 1) and epochs != -1:
+        raise UserError(f"schedule.max_epochs must be a positive whole number, or -1 without an end, got {epochs}")
+
+
 def check_processes(module: Any, trainer: Any) -> None:
     """Raises UserError where several processes are asked of a method whose `distributed` is False."""
     if trainer.world_size > 1 and not getattr(module, "distributed", True):

@@ -55,3 +55,7 @@ def user_errors() -> Iterator[None]:
         raise UserError(f"{cause}\n({str(error).splitlines()[-1]})" if cause is not error else str(error)) from error
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(str(error)) from error
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":  # Lightning's, which is slow to import
+            raise
+        raise UserError(str(error)) from error

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from runner import slurm
 from runner.address import Run, resolved
 from runner.build import build
-from runner.callbacks import EpochSeed, FiniteGuard, LastCheckpoint, ProgressLines, Recorder
+from runner.callbacks import EpochSeed, FiniteGuard, Interruption, LastCheckpoint, ProgressLines, Recorder
 from runner.errors import UserError
 from runner.exclusive import rank
 from runner.files import is_whole_checkpoint
@@ -39,7 +39,7 @@ def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Record
             callbacks.append(ModelCheckpoint(checkpoints, "best", **best))
         # After it: the last checkpoint also holds which epoch was the best.
         last = LastCheckpoint(checkpoints / "last.ckpt", cfg.checkpoint.every_seconds)
-        callbacks += [last, Preemption(last)] if slurm.job_id() else [last]
+        callbacks += [last, Preemption(last) if slurm.job_id() else Interruption(last)]
     interactive = sys.stdout.isatty()
     callbacks.append(RichProgressBar(leave=False) if interactive else ProgressLines())
     settings = {

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -46,10 +46,26 @@ def main() -> None:
             raise
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        interrupted()
     except SystemExit as error:
+        if was_interrupted(error):
+            interrupted()
         if type(error) is not SystemExit:  # Lightning's, after SIGTERM: ended, not finished
             sys.exit(128 + signal.SIGTERM)
         raise
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Is it Ctrl-C, or what Lightning makes of it?"""
+    return isinstance(error, KeyboardInterrupt) or (
+        type(error) is SystemExit and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+def interrupted() -> NoReturn:
+    print("\nstopped; the same command goes on", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)
@@ -86,6 +102,8 @@ def make(run: Run) -> dict[str, Any]:
             raise UserError(f"no space is left for {run.folder}\nMake some; the same command goes on") from error
         state = "failed" if isinstance(error, Exception) else "interrupted"
         told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if was_interrupted(error):
+            told = "stopped by Ctrl-C"
         record.write_state(run.folder, state, error=told, mistake=isinstance(error, UserError))
         if isinstance(error, Preempted) and error.job:
             slurm.requeue(error.job)
@@ -118,7 +136,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
 
     from runner import lightning
     from runner.build import build
-    from runner.contracts import check_processes, check_tasks
+    from runner.contracts import check_processes, check_schedule, check_tasks
     from runner.figures import save_figures
     from runner.loggers import finish_logger, make_logger, tracked_run_ends
 
@@ -129,6 +147,7 @@ def train(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     with lightning.run_log(folder), tracked_run_ends():
         with user_errors():
             check_tasks(cfg)
+            check_schedule(cfg)
             record.write_config(run)
             pl.seed_everything(cfg.seed, verbose=False)
             data = build(cfg, "dataset", root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)

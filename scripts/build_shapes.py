@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +27,14 @@ from datasets.shapes.render import UP
 
 
 def share_split(sources: Sequence[Source], val: float, test: float) -> Mapping[str, Sequence[Source]]:
-    """The last `test` of the meshes (rounded) test, the `val` before them val, the others train."""
-    held = round(test * len(sources))
+    """The last `test` of the meshes (rounded) test, the `val` before them val, the others train.
+
+    Of three and more, either share that is not 0 gets one at least.
+    """
+    least = int(len(sources) > 2)
+    held, watched = (max(round(share * len(sources)), least if share else 0) for share in (test, val))
     end = len(sources) - held
-    start = end - round(val * len(sources))
+    start = end - watched
     return {"train": sources[:start], "val": sources[start:end], "test": sources[end:]}
 
 
@@ -64,7 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (CorruptData, MissingData, ImportError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     print(f"{len(sources)} shapes in {given.folder}")
+    folder = shlex.quote(str(given.folder.resolve()))
+    print(f"  python -m runner method=occnet dataset=shape_folder dataset.folder={folder}")
 
 
 if __name__ == "__main__":

@@ -118,6 +118,8 @@ class ImageDataModule(LightningDataModule):
         if imbalance is not None:
             tail_counts(1, imbalance, 1)
         if noise is not None:
+            if not isinstance(noise, Mapping):
+                raise ValueError(f"dataset.noise has a kind and a rate, and is {noise}: dataset.noise.rate={noise}")
             if set(noise) != {"kind", "rate"}:
                 raise ValueError(f"dataset.noise must have kind and rate, has {', '.join(noise) or 'neither'}")
             check_noise(**noise)

@@ -128,7 +128,10 @@ class ShapeDataModule(LightningDataModule):
         self.parts = {"train": train} | held
         if empty := [part for part, shapes in self.parts.items() if not len(shapes)]:
             self.parts = {}
-            raise CorruptData(f"no shapes of {', '.join(self.categories)} are in the part {', '.join(empty)}")
+            raise CorruptData(
+                f"the part {', '.join(empty)} has no shapes of the categories {', '.join(self.categories)}: more are "
+                "needed, or another split"
+            )
 
     def _held(self, part: str) -> ShapeSet:
         return self.read(part, self.categories, self.limits[part])

@@ -109,8 +109,12 @@ def folder_sources(root: Path) -> list[Source]:
     Raises MissingData where there are none, CorruptData where two of a category have the same name.
     """
     sources: dict[tuple[str, str], Source] = {}
+    passed_over = []
     for path in sorted([*root.glob("*"), *root.glob("*/*")]):
-        if not (found := MESHES.fullmatch(path.name)) or not path.is_file():
+        if not path.is_file():
+            continue
+        if not (found := MESHES.fullmatch(path.name)):
+            passed_over.append(str(path.relative_to(root)))
             continue
         category = path.parent.name if path.parent != root else root.resolve().name
         source = Source(category, found["stem"], path)
@@ -119,6 +123,9 @@ def folder_sources(root: Path) -> list[Source]:
         sources[category, source.name] = source
     if not sources:
         raise MissingData(f"there are no meshes (*.off, *.obj, *.ply, *.stl, also .gz) in {root.absolute()}")
+    if passed_over:
+        more = f" and {len(passed_over) - 5} more" if len(passed_over) > 5 else ""
+        log.warning("not off, obj, ply or stl, passed over: %s%s", ", ".join(passed_over[:5]), more)
     return [*sources.values()]
 
 
@@ -259,7 +266,10 @@ def _build(
     faults = _build_models(todo, root, recipe, processes)
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
-        raise CorruptData(f"{len(faults)} of {len(sources)} meshes make no shape; {root} has the others:\n{listed}")
+        raise CorruptData(
+            f"{len(faults)} of {len(sources)} meshes make no shape; {root} is no set until they are mended or removed, "
+            f"and the same command is given again, which keeps the others:\n{listed}"
+        )
     categories = sorted({source.category for source in sources})
     for category in categories:
         parts = split([source for source in sources if source.category == category])
@@ -274,9 +284,10 @@ def _record(root: Path, recipe: Recipe) -> None:
     if path.exists():
         begun = yaml.safe_load(path.read_text())
         if begun != wanted:
-            raise CorruptData(
-                f"{root} was begun with {begun}, not with {wanted}: remove it, or build in another folder"
+            other = ", ".join(
+                f"{key}={begun.get(key)}, not {value}" for key, value in wanted.items() if begun.get(key) != value
             )
+            raise CorruptData(f"{root} was begun with {other}: remove it, or build in another folder")
     path.write_text(yaml.safe_dump(wanted, sort_keys=False))
 
 

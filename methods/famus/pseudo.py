@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from methods.famus.targets import (
 )
 from methods.famus.weighting import WeightNet, shares
 
+log = logging.getLogger(__name__)
 MOST = 0.9  # of the images may be labelled
 
 
@@ -105,6 +107,11 @@ class DivideMix(NoisyTraining):
             )
         data.steps = lambda: sum(turn.steps for turn in self.turns)
         self.register_buffer("losses", torch.zeros(2, self.keep, count))  # of the last epochs, oldest first
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if 0 <= self.trainer.max_epochs <= self.warmup:
+            log.warning("method.warmup=%d takes all epochs: no images are divided", self.warmup)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -18,7 +18,7 @@ from methods.occnet.metrics import iou, ious
 from methods.occnet.mise import Grid, check_resolution, mise, thinned
 from methods.occnet.network import OccupancyNetwork
 from methods.occnet.solid import look_up, voxels_of
-from methods.occnet.surface import Mesh, field_normals, march, refine, simplify
+from methods.occnet.surface import Mesh, check_simplification, field_normals, march, refine, simplify
 from methods.occnet.task import Training
 
 CHUNK = 100_000  # points that go through the decoder at once
@@ -82,6 +82,8 @@ class OccupancyTraining(Training):
                 "method.refine_steps must not be negative and method.simplify at least 4, "
                 f"got {refine_steps} and {simplify}"
             )
+        if simplify is not None:
+            check_simplification()
         if val_points is not None and val_points < 1:
             raise ValueError(f"method.val_points must be positive, got {val_points}")
         self.tune, self.val_points, self.generate = tune, val_points, generate
@@ -136,7 +138,7 @@ class OccupancyTraining(Training):
             points=batch.points[:, : self.val_points], occupancies=batch.occupancies[:, : self.val_points]
         )
         logits, q = self(batch)
-        loss, kl = elbo(logits, batch.occupancies, q)
+        loss, kl = elbo(logits, batch.occupancies, q, self.trainer.datamodule.points)
         self._log("val", {"loss": loss} | ({} if kl is None else {"kl": kl}), 1)
         self.curve[:-1] += ious(logits.float().sigmoid()[0], batch.occupancies[0] > 0.5, self.thresholds)
         self.curve[-1] += 1
@@ -224,12 +226,16 @@ class OccupancyTraining(Training):
         return torch.cat([field(part) for part in points.split(CHUNK)]).float().cpu().numpy()
 
 
-def elbo(logits: Tensor, occupancies: Tensor, q: Normal | None) -> tuple[Tensor, Tensor | None]:
+def elbo(
+    logits: Tensor, occupancies: Tensor, q: Normal | None, points: int | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Mean over the shapes of the cross-entropy summed over the points, plus KL(q || N(0, 1)), and that KL alone.
 
-    logits, occupancies: (B, T). q: over (B, z_dim), or None (paper, equations 2 and 3).
+    logits, occupancies: (B, T). q: over (B, z_dim), or None (paper, equations 2 and 3). points: the sum is of so many
+    points alike; None: of T.
     """
-    loss = binary_cross_entropy_with_logits(logits, occupancies, reduction="none").sum(1).mean()
+    entropies = binary_cross_entropy_with_logits(logits, occupancies, reduction="none")
+    loss = entropies.mean(1).mean() * points if points else entropies.sum(1).mean()
     if q is None:
         return loss, None
     kl = kl_divergence(q, Normal(torch.zeros_like(q.mean), torch.ones_like(q.stddev))).sum(1).mean()

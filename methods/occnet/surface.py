@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -51,16 +52,18 @@ def march(grid: Grid, threshold: float, box: float = BOX) -> Mesh:
     return Mesh((box * (cut / grid.resolution - 0.5)).astype(np.float32), faces.astype(np.int64))
 
 
+def check_simplification() -> None:
+    """Raises ImportError where `simplify` lacks what it needs."""
+    if find_spec("fast_simplification") is None:
+        raise ImportError("method.simplify needs fast-simplification: pip install -c constraints.txt '.[mesh]'")
+
+
 def simplify(mesh: Mesh, faces: int) -> Mesh:
-    """At most about `faces` faces, by quadric edge collapse with the official aggressiveness. Raises ImportError."""
+    """At most about `faces` faces, by quadric edge collapse with the official aggressiveness."""
     if len(mesh.faces) <= faces:
         return mesh
-    try:
-        from fast_simplification import simplify as collapse
-    except ImportError as error:
-        raise ImportError(
-            "method.simplify needs fast-simplification: pip install -c constraints.txt '.[mesh]'"
-        ) from error
+    from fast_simplification import simplify as collapse
+
     vertices, triangles = collapse(mesh.vertices, mesh.faces, target_count=faces, agg=5.0)
     return Mesh(vertices.astype(np.float32), triangles.astype(np.int64))
 

@@ -62,3 +62,32 @@ def test_a_key_that_is_not_taken_is_named(target, takes) -> None:
 def test_a_mistake_inside_the_object_is_no_key_of_the_users() -> None:
     with pytest.raises(TypeError, match="'width'"):
         build(group("Broken", width=1), "model")
+
+
+class Typed(Base):
+    def __init__(self, rate: float, name: str | None = None, flag: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"rate": "fast"}, "method.rate must be a number, got fast"),
+        ({"rate": True}, "method.rate must be a number, got True"),
+        ({"rate": None}, "method.rate must be a number, got None"),
+        ({"rate": 1, "width": 2.5}, "method.width must be a whole number, got 2.5"),
+        ({"rate": 1, "depth": "two"}, "method.depth must be a whole number, got two"),
+        ({"rate": 1, "name": 3}, "method.name must be text or null, got 3"),
+        ({"rate": 1, "flag": 1}, "method.flag must be true or false, got 1"),
+        ({"rate": 1, "inner": {"_target_": f"{__name__}.Base", "width": "w"}}, "method.inner.width must be a whole"),
+    ],
+)
+def test_values_of_another_kind(keys, said):
+    node = {"_target_": f"{__name__}.Typed", "width": 1} | keys
+    with pytest.raises(UserError, match=said):
+        build(OmegaConf.create({"method": node}), "method")
+
+
+def test_values_of_the_right_kind():
+    node = {"_target_": f"{__name__}.Typed", "width": 1, "rate": 2, "name": None, "flag": True}
+    assert build(OmegaConf.create({"method": node}), "method").width == 1

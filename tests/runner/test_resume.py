@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.files import read_json
 from runner.record import read_metrics, read_result
 from tests.runner.conftest import wait_for_epochs
 
@@ -56,6 +57,29 @@ def test_a_killed_run_goes_on_to_the_same_numbers(spawn, tmp_path) -> None:
     assert without_seconds(read_metrics(folder)) == without_seconds(read_metrics(whole))
     assert len(read_metrics(folder)) == EPOCHS
     assert not (folder / "state.json").exists()
+
+
+def test_ctrl_c_saves_the_epoch_and_says_so(spawn, tmp_path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job passes on that it is ignored
+    run = [*overrides(tmp_path), "checkpoint.every_seconds=1000", "schedule.max_epochs=400"]
+    process = spawn(*run)
+    folder = wait_for_epochs(tmp_path, process, 3)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, printed
+    assert "stops after this epoch" in printed
+    assert printed.endswith("stopped; the same command goes on\n")
+    assert "Traceback" not in printed
+    state = read_json(folder / "state.json")
+    assert (state["state"], state["error"]) == ("interrupted", "stopped by Ctrl-C")
+    done = len(read_metrics(folder))
+    process = spawn(*run)
+    wait_for_epochs(tmp_path, process, done + 1)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, printed
+    assert f"goes on after epoch {done}" in printed
 
 
 def test_two_processes_that_ask_for_the_same_run(spawn, tmp_path) -> None:

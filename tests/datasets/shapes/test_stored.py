@@ -190,7 +190,7 @@ def damage(copy, what: str) -> None:
         ),
         ("frame", CorruptData, r"ring/r1/pointcloud\.npz: loc must be three finite numbers", {"inputs": "image"}),
         ("pictures", MissingData, "there are no pictures .*ring/r1/img_choy2016", {"inputs": "image"}),
-        ("empty", CorruptData, "no shapes of ball, ring are in the part val", {}),
+        ("empty", CorruptData, "the part val has no shapes of the categories ball, ring", {}),
     ],
 )
 def test_what_is_missing_or_damaged_is_named(copy, what, error, said, options):
