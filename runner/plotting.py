@@ -118,7 +118,8 @@ LOG_FROM = 20  # the largest of the values over the smallest
 def draw_table(table: Table) -> Any:
     """A matplotlib figure one column wide: a panel for each column, in it a bar for each row, deviations as error bars.
 
-    Reported figures are markers. All panels share the value axis, which is logarithmic from a spread of LOG_FROM on.
+    Reported figures are markers. Panels of one metric share the value axis, which is logarithmic from a spread of
+    LOG_FROM on.
     Left out are columns without any measured value, and rows without any value.
     """
     import matplotlib
@@ -129,13 +130,15 @@ def draw_table(table: Table) -> Any:
     panels = [c for c in table.columns if any(cell.n for (_, column), cell in table.cells.items() if column == c)]
     shown = {at: cell for at, cell in table.cells.items() if at[1] in panels and (cell.n or cell.reported)}
     names = [row for row in table.rows if any((row, panel) in shown for panel in panels)]
+    metrics = {panel: next(cell.metric for (_, column), cell in shown.items() if column == panel) for panel in panels}
+    alike = len(set(metrics.values())) == 1
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     bar = 0.17 if any(cell.reported for cell in shown.values()) else 0.14  # inches
     handles: dict[str, Any] = {}
     with plt.rc_context(STYLE):
-        size = (WIDTH, (bar * len(names) + 0.25) * rows + 0.75)
-        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+        size = (WIDTH, (bar * len(names) + (0.25 if alike else 0.45)) * rows + 0.75)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=alike, sharey=True)
         for index, ax in enumerate(axes.flat):
             if index >= len(panels):
                 ax.set_axis_off()
@@ -144,15 +147,16 @@ def draw_table(table: Table) -> Any:
             ax.grid(axis="x", alpha=0.3)
             ax.set_axisbelow(True)
             ax.tick_params(axis="y", length=0)
+            of_metric = [cell for (_, column), cell in shown.items() if metrics[column] == metrics[panels[index]]]
+            is_log = _scale_values(ax, of_metric, room=1.18 if table.main else 1.05)
             if index + columns >= len(panels):
-                ax.set_xlabel(table.metric)
+                ax.set_xlabel(" ".join(filter(None, [table.metric, "(logarithmic)" if is_log else ""])))
                 ax.tick_params(labelbottom=True)
             for place, name in enumerate(names):
                 if cell := shown.get((name, panels[index])):
                     handles |= draw_cell(ax, place, cell, COLOURS[0 if name == table.main else 1])
         axes[0, 0].set_yticks(range(len(names)), names)
         axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
-        _scale_values(axes[0, 0], list(shown.values()), room=1.18 if table.main else 1.05)
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
         tests = [f"against {table.main}: {LEGEND}"] if table.main else []
@@ -183,15 +187,17 @@ def draw_cell(ax: Any, place: int, cell: Cell, colour: str) -> dict[str, Any]:
     return {"reported" if checked else "reported, not checked": handle}
 
 
-def _scale_values(ax: Any, cells: Sequence[Cell], room: float) -> None:
-    """The x axis: from 0, or logarithmic from below the smallest value. room: right of the largest, as a factor."""
+def _scale_values(ax: Any, cells: Sequence[Cell], room: float) -> bool:
+    """The x axis: from 0, or logarithmic from below the smallest value; is it that? room: right of the largest, as a
+    factor."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ends = [(cell.value, cell.deviation) for cell in cells if cell.value is not None]
     ends += [(cell.reported["value"], cell.reported.get("std")) for cell in cells if cell.reported]
     values = [value for value, _ in ends]
     largest = max(value + (deviation if deviation and deviation > 0 else 0) for value, deviation in ends)
-    if min(values) > 0 and max(values) / min(values) > LOG_FROM:
+    is_log = min(values) > 0 and max(values) / min(values) > LOG_FROM
+    if is_log:
         ax.set_xscale("log", nonpositive="clip")
         ax.set_xlim(min(values) / 1.5, largest * (max(values) / min(values)) ** (room - 1))
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if largest / min(values) < 300 else (1,)))
@@ -200,6 +206,7 @@ def _scale_values(ax: Any, cells: Sequence[Cell], room: float) -> None:
         ax.set_xlim(min(0, *values), largest * room)
         ax.locator_params(axis="x", nbins=5)
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    return is_log
 
 
 def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Sequence[str]) -> Path:

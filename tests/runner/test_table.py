@@ -266,7 +266,19 @@ def test_the_chart_shows_means_deviations_and_reported_figures(stories) -> None:
     assert [text.get_text() for text in ax.texts] == ["**", "**", "", ""]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reported"]
     table.cells["Wanda", "2:4"].value = 90.0
-    assert draw_table(table).axes[0].get_xscale() == "log"
+    ax = draw_table(table).axes[0]
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "perplexity (logarithmic)"
+
+
+def test_a_chart_of_several_metrics_has_an_axis_for_each(stories) -> None:
+    table = build([*stories, "table.metric=[test/ppl,test/retained]"])
+    axes = draw_table(table).axes
+    ends = {table.columns[i]: axes[i].get_xlim()[1] for i in range(2)}
+    for column, end in ends.items():
+        found = [cell for (_, name), cell in table.cells.items() if name == column and cell.value is not None]
+        largest = max(cell.value + (cell.deviation or 0) for cell in found)
+        assert largest < end < 1.2 * largest
 
 
 def test_the_chart_is_saved_and_logged(stories, tmp_path, monkeypatch, capsys) -> None:
