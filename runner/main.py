@@ -85,6 +85,8 @@ def execute(run: Run) -> dict[str, Any]:
             if result is None:
                 return make(run)
     stale = ", by other code of its method than is here now" if record.is_stale(result) else ""
+    if record.has_newer_data(run):
+        stale += ", on data that have been written to since"
     log.info("%s\n  done already%s (rerun=true runs it again)", run.folder, stale)
     record.show(run.folder, result)
     return result

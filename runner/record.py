@@ -114,6 +114,14 @@ def is_stale(result: dict[str, Any]) -> bool:
     return any(code_hash(path) != made_by for path, made_by in result["code"].items())
 
 
+def has_newer_data(run: Run) -> bool:
+    """Is anything in the folder that `dataset.folder` names, two levels down, newer than the run's result?"""
+    if not (named := run.cfg.dataset.get("folder")):
+        return False
+    made, root = (run.folder / "result.json").stat().st_mtime, Path(run.cfg.paths.data, named)
+    return any(path.stat().st_mtime > made for path in [*root.glob("*"), *root.glob("*/*")])
+
+
 def reset_peak_memory() -> None:
     """Forgets the largest memory of the runs that this process has made before (Linux)."""
     with suppress(OSError), open("/proc/self/clear_refs", "w") as file:

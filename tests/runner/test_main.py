@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -179,3 +181,21 @@ def test_a_graph_run_never_imports_transformers_or_pyg(tiny) -> None:
     env = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     done = subprocess.run([sys.executable, "-c", code, *tiny], cwd=ROOT, env=env, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_result_older_than_the_data_says_so(call, tmp_path) -> None:
+    from PIL import Image
+
+    for part, name in itertools.product(("train", "test"), "ab"):
+        (tmp_path / "images" / part / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (8, 8), 60 * i + 10 * (name == "b")).save(tmp_path / "images" / part / name / f"{i}.png")
+    run = ["method=famus/ce", "dataset=image_folder", f"dataset.folder={tmp_path}/images", "dataset.size=8"]
+    run += ["dataset.meta=0", "dataset.batch_size=4", "model=smallcnn", "model.widths=[4,4]", "dataset.noise=null"]
+    run += ["schedule.max_epochs=1", "logger=csv", f"paths.outputs={tmp_path}/out"]
+    code, printed = call(*run)
+    assert code == 0, printed
+    assert "written to since" not in call(*run)[1]
+    folder = tmp_path / "images" / "train" / "a"
+    shutil.copy(folder / "0.png", folder / "new.png")
+    assert "done already, on data that have been written to since" in call(*run)[1]
