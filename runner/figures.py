@@ -45,6 +45,7 @@ def learning_curves(rows: list[dict[str, float]]) -> dict[str, Any]:
             points = [(row["epoch"] + 1, row[name]) for row in rows if name in row]
             axes.plot(*zip(*points, strict=True), label=name.partition("/")[0], color=colour)
         axes.set(xlabel="epoch", ylabel={"acc": "accuracy"}.get(metric, metric))
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
         figures[metric] = figure

@@ -36,6 +36,8 @@ def measured(cell: Cell, digits: int, tested: bool = False) -> str:
     if not total:
         return ""
     have = len(cell.outcomes)
+    if not have and cell.states["finished"] + cell.states["stale"] == total:
+        return number(None, None)  # all there, and none has the metric
     counts = [f"n={cell.n}"] if tested and cell.n else []
     counts += [] if have == total and not cell.states["stale"] else [f"{have}/{total}"]
     counts += [f"{n} {state}" for state, n in cell.states.items() if n and state not in ("finished", "missing")]

@@ -72,7 +72,9 @@ class Diagnostics:
         made = {
             "weights": self._histogram(),
             "weight_means": self._curves({"train/weight_clean": "right", "train/weight_noisy": "wrong"}, "mean weight"),
-            "separation": self._curves({"train/loss_auc": "by loss", "train/weight_auc": "by weight"}, "AUC"),
+            "separation": self._curves(
+                {"train/loss_auc": "by loss", "train/weight_auc": "by weight"}, "AUC of wrong against right"
+            ),
             "open_gates": self._curves({"train/open_gates": "open"}, "open gates"),
             "open_layers": self._layers(),
             "meta_gradient": self._curves(
@@ -94,6 +96,7 @@ class Diagnostics:
         for name, label in names.items():
             axes.plot(*zip(*points[name], strict=True), label=label)
         axes.set(xlabel="epoch", ylabel=ylabel, yscale=scale)
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend()

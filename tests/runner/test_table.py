@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from runner.address import Run
 from runner.files import write_json
 from runner.plotting import draw_table
 from runner.reductions import REDUCTIONS, Outcome
-from runner.render import render
+from runner.render import measured, render
 from runner.significance import mark, welch
 from runner.table import Cell, Table, build, main
 
@@ -248,6 +249,11 @@ def test_a_metric_that_no_run_has_ends_in_one_message(stories, capsys) -> None:
         main([*stories, "table.metric=test/perplexity"])
     assert error.value.code == 2
     assert "they have recorded: test/ppl, test/retained" in capsys.readouterr().err
+
+
+def test_runs_that_all_lack_the_metric_are_not_missing() -> None:
+    assert measured(Cell(states=Counter(finished=2, stale=1)), 1) == "-"
+    assert measured(Cell(states=Counter(finished=2, missing=1)), 1) == "- (0/3)"
 
 
 def test_the_chart_shows_means_deviations_and_reported_figures(stories) -> None:
