@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,24 @@ class Preempted(SystemExit):
         self.code, self.job = 128 + signal.SIGTERM, job
 
 
+def told(error: Exception) -> str:
+    """What a mistake is told by: of a choice that there is not, the nearest ones there are; else the error's words."""
+    words = str(error) or str(error.__cause__ or type(error).__name__)
+    if missing := re.search(r"Could not find '([^/']+)/([^']+)'", words):
+        from difflib import get_close_matches
+
+        from runner.help import choices
+
+        group, name = missing.groups()
+        there = choices(group)
+        if near := get_close_matches(name, there):
+            return f"there is no {group}={name}. Did you mean {', '.join(near)}? python -m runner --help lists all"
+        return f"there is no {group}={name}; there are {', '.join(there)}"
+    if unknown := re.match(r"Could not override '([^']+)'", words):
+        return f"there is no key {unknown[1]}; the same command with --cfg job, and without it, shows all keys"
+    return words
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
     """For a command's `main`: a mistake of the user's ends in its message and exit code 2.
@@ -39,7 +58,7 @@ def one_message() -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        print(f"\n{str(error) or error.__cause__ or type(error).__name__}", file=sys.stderr)
+        print(f"\n{told(error)}", file=sys.stderr)
         sys.exit(2)
 
 

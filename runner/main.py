@@ -21,7 +21,7 @@ from runner import record, slurm
 from runner.address import Run
 from runner.compose import CONF, VERSION_BASE
 from runner.console import reader_may_leave
-from runner.errors import Preempted, UserError, user_errors
+from runner.errors import Preempted, UserError, told, user_errors
 from runner.exclusive import exclusive
 from runner.files import disk_is_full
 
@@ -44,7 +44,7 @@ def main() -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if full_error:
             raise
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{told(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         interrupted()

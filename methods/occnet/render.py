@@ -29,7 +29,9 @@ def render_mesh(vertices: np.ndarray, faces: np.ndarray, size: int = 256, colour
     points, normals = surface_points(vertices, faces, SAMPLES, np.random.default_rng(0))
     facing = normals @ view[2]
     normals = np.where(facing[:, None] < 0, -normals, normals)
-    return splat(points, shade(normals, colour, view), size, view, width=3)  # at 2, the far side shines through
+    colours = shade(normals, colour, view)
+    thin, wide = (splat(points, colours, size, view, width) for width in (2, 3))
+    return np.concatenate([wide[..., :3], thin[..., 3:]], axis=-1)  # no far side shines through, and no edge grows
 
 
 def render_surface(points: np.ndarray, normals: np.ndarray, size: int = 256, colour=COLOUR, view=None) -> np.ndarray:

@@ -92,7 +92,7 @@ def test_a_needed_run_is_made_once_and_handed_over(call, tiny, tmp_path) -> None
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["method=nonsense"], ["nonsense", "Available options", "graphnorm"]),
+        (["method=nonsense"], ["there is no method=nonsense; there are", "graphnorm"]),
         (["method=graphnorm", "dataset=nonsense"], ["nonsense", "mutag", "atlas"]),
         (["seed=1"], ["You must specify 'method'"]),
         (["method=graphnorm", "method.lrr=1"], ["method.lrr"]),
@@ -199,3 +199,18 @@ def test_a_result_older_than_the_data_says_so(call, tmp_path) -> None:
     folder = tmp_path / "images" / "train" / "a"
     shutil.copy(folder / "0.png", folder / "new.png")
     assert "done already, on data that have been written to since" in call(*run)[1]
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("method=famuss", "there is no method=famuss. Did you mean famus,"),
+        ("experiment=famus/tabel1", "Did you mean famus/table1,"),
+        ("experiment=famus/demo dataset.batch_sise=3", "there is no key dataset.batch_sise;"),
+    ],
+)
+def test_misspelt_names(call, argument, said) -> None:
+    code, printed = call(*argument.split())
+    assert code == 2
+    assert said in printed
+    assert "Traceback" not in printed
