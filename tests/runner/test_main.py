@@ -207,10 +207,11 @@ def test_a_result_older_than_the_data_says_so(call, tmp_path) -> None:
         ("method=famuss", "there is no method=famuss. Did you mean famus,"),
         ("experiment=famus/tabel1", "Did you mean famus/table1,"),
         ("experiment=famus/demo dataset.batch_sise=3", "there is no key dataset.batch_sise;"),
+        ("experiment=famus/demo schedule.max_epochs=0", "schedule.max_epochs must be a positive whole number"),
     ],
 )
-def test_misspelt_names(call, argument, said) -> None:
-    code, printed = call(*argument.split())
+def test_misspelt_names_and_no_epochs(call, tmp_path, argument, said) -> None:
+    code, printed = call(*argument.split(), f"paths.outputs={tmp_path}")
     assert code == 2
     assert said in printed
     assert "Traceback" not in printed

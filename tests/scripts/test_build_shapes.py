@@ -89,3 +89,14 @@ def test_shares():
     parts = share_split(list(range(10)), 0.1, 0.2)
     assert parts == {"train": list(range(7)), "val": [7], "test": [8, 9]}
     assert share_split([1], 0.1, 0.2) == {"train": [1], "val": [], "test": []}
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(2, [2, 0, 0]), (3, [1, 1, 1]), (5, [3, 1, 1]), (20, [14, 2, 4])])
+def test_few_meshes_are_in_every_part(count, sizes):
+    parts = share_split(list(range(count)), val=0.1, test=0.2)
+    assert [len(members) for members in parts.values()] == sizes
+    assert [x for members in parts.values() for x in members] == list(range(count))
+
+
+def test_a_share_of_nothing_is_empty():
+    assert share_split(list(range(5)), val=0.0, test=0.2)["val"] == []
