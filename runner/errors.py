@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -24,6 +25,12 @@ class Preempted(SystemExit):
     def __init__(self, message: str, job: str | None) -> None:
         super().__init__(message)
         self.code, self.job = 128 + signal.SIGTERM, job
+
+
+def interrupted() -> NoReturn:
+    """Ends a command at Ctrl-C."""
+    print("\nstopped; the same command goes on", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def told(error: Exception) -> str:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +21,7 @@ from runner import record, slurm
 from runner.address import Run
 from runner.compose import CONF, VERSION_BASE
 from runner.console import reader_may_leave
-from runner.errors import Preempted, UserError, told, user_errors
+from runner.errors import Preempted, UserError, interrupted, told, user_errors
 from runner.exclusive import exclusive
 from runner.files import disk_is_full
 
@@ -61,11 +61,6 @@ def was_interrupted(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or (
         type(error) is SystemExit and isinstance(error.__context__, KeyboardInterrupt)
     )
-
-
-def interrupted() -> NoReturn:
-    print("\nstopped; the same command goes on", file=sys.stderr)
-    sys.exit(128 + signal.SIGINT)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -92,12 +90,8 @@ def launch(cfg: DictConfig, tasks: Sequence[Task], arguments: list[str]) -> None
         raise UserError(f"cannot make {place}: {error}\nName another place with paths.outputs=<folder>") from error
     (place / "command.txt").write_text(shlex.join(["python", "-m", "runner", *arguments]) + "\n")
     report = Report(len(tasks))
-    try:
-        for task in instantiate(cfg.hydra.launcher).launch(tasks, place):
-            report(task, survey([task.run])[0])
-    except KeyboardInterrupt:
-        log.info("stopped; the same command goes on")
-        sys.exit(128 + signal.SIGINT)
+    for task in instantiate(cfg.hydra.launcher).launch(tasks, place):
+        report(task, survey([task.run])[0])
 
 
 def follow(waiting: list[Task]) -> None:

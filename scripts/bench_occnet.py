@@ -49,7 +49,7 @@ class FilePerItem(Dataset):
         self.queries = queries
         self.folders = [folder / str(place) for place in range(len(shapes))]
         for place, path in enumerate(self.folders):
-            path.mkdir(exist_ok=True)
+            path.mkdir()
             points, surface, normals = (x[place].numpy() for x in (shapes.points, shapes.surface, shapes.normals))
             np.savez(path / "points.npz", points=points, occupancies=shapes.occupancies[place].numpy())
             np.savez(path / "pointcloud.npz", points=surface, normals=normals)

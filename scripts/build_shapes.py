@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from datasets.download import CorruptData, MissingData
 from datasets.shapes.build import Recipe, Source, build, folder_sources
 from datasets.shapes.psb import psb_sources, psb_split
 from datasets.shapes.render import UP
+from runner.errors import interrupted
 
 
 def share_split(sources: Sequence[Source], val: float, test: float) -> Mapping[str, Sequence[Source]]:
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        interrupted()
     print(f"{len(sources)} shapes in {given.folder}")
     folder = shlex.quote(str(given.folder.resolve()))
     print(f"  python -m runner method=occnet dataset=shape_folder dataset.folder={folder}")
