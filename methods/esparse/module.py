@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from datasets.progress import track
 from methods.architectures.language import LanguageModel
 from methods.esparse import engine
 from methods.esparse.decoder import Decoder, architecture_of, columns_of
@@ -22,7 +23,6 @@ from methods.esparse.export import check_free, save_compressed, save_model
 from methods.esparse.fold import fold
 from methods.esparse.patterns import NM, make_pattern
 from methods.esparse.perplexity import perplexity
-from methods.esparse.progress import track
 from methods.esparse.shuffle import Permuter
 from methods.esparse.sparsegpt import OBS
 from methods.esparse.stream import NOTES, Shards, StreamedDecoder

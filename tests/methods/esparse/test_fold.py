@@ -3,11 +3,11 @@ import copy
 import pytest
 import torch
 
+from datasets.progress import track
 from methods.esparse.decoder import Decoder
 from methods.esparse.engine import Recipe, prune
 from methods.esparse.fold import fold
 from methods.esparse.patterns import NM
-from methods.esparse.progress import track
 from methods.esparse.scores import ESparse
 from methods.esparse.shuffle import Shuffle
 from tests.methods.esparse.models import tiny_llama, tiny_opt, tokens

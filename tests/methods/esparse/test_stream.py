@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from datasets.progress import track
 from methods.esparse.decoder import Decoder
 from methods.esparse.engine import Recipe, prune
 from methods.esparse.patterns import NM
 from methods.esparse.perplexity import perplexity
-from methods.esparse.progress import track
 from methods.esparse.scores import ESparse
 from methods.esparse.shuffle import Shuffle
 from methods.esparse.stream import INDEX, Shards, StreamedDecoder, file_of
