@@ -19,11 +19,11 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from methods.esparse.decoder import Decoder
-from methods.esparse.engine import Recipe, prune
+from methods.esparse.pruning import Recipe, prune
 from methods.esparse.module import split_of
 from methods.esparse.patterns import NM
 from methods.esparse.scores import ESparse, Wanda
-from methods.esparse.shuffle import Shuffle, local_block_shuffle, retained
+from methods.esparse.channel_shuffle import ChannelShuffle, local_block_shuffle, retained
 from runner.address import Run
 
 KEEP, OF, SWEEPS = 2, 4, 8
@@ -74,9 +74,9 @@ def compare_shuffles(rows: int, columns: int, sweeps: int) -> None:
         "loop over pairs": lambda: pair_loop(scores, sweeps),
     }.items():
         began = time.perf_counter()
-        found[name] = retained(scores, shuffle(), KEEP, OF)
+        found[name] = retained_score(scores, shuffle(), KEEP, OF)
         taken[name] = time.perf_counter() - began
-    natural = retained(scores, start, KEEP, OF)
+    natural = retained_score(scores, start, KEEP, OF)
     for name, seconds in taken.items():
         print(f"  {name:<20}{seconds:9.3f} s   kept score {found[name] / natural:.5f} of that without a shuffle")
     print(f"  ratio {taken['loop over pairs'] / taken['all gains at once']:.0f}")
@@ -95,7 +95,7 @@ def compare_runs(model: str, samples: int, length: int, repeats: int) -> None:
     weights = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
     recipes = {
         "Wanda": Recipe(NM(2, 4), Wanda()),
-        "E-Sparse": Recipe(NM(2, 4), ESparse(), Shuffle()),
+        "E-Sparse": Recipe(NM(2, 4), ESparse(), ChannelShuffle()),
     }
     seconds: dict[str, list[float]] = {name: [] for name in recipes}
     for repeat in range(repeats):

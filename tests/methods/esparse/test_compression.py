@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.esparse.compress import bytes_of, check_2to4, compress, compressed_bytes, decompress
+from methods.esparse.compression import check_2to4, compress, compressed_bytes, decompress, matrix_bytes
 from methods.esparse.patterns import NM
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -44,7 +44,7 @@ def test_round_trip(rows, groups, dtype, zeros, shuffled, seed):
     assert parts["indices"].dtype == torch.uint8
     assert ("permutation" in parts) == shuffled
     stored = compressed_bytes(parts) - 4 * 4 * groups * shuffled
-    assert stored == bytes_of(rows, 4 * groups, weight.element_size())
+    assert stored == matrix_bytes(rows, 4 * groups, weight.element_size())
 
 
 @given(st.lists(st.sampled_from([0.0, 0.0, 1.5, -2.0]), min_size=20, max_size=20))
@@ -120,5 +120,5 @@ def test_what_is_no_permutation_is_refused(permutation):
 
 def test_parts_that_do_not_fit_are_refused():
     parts = compress(torch.zeros(2, 16))
-    with pytest.raises(ValueError, match="not of one matrix"):
+    with pytest.raises(ValueError, match="do not belong to one matrix"):
         decompress(parts | {"indices": parts["indices"][:, :1]})

@@ -10,15 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.esparse.shuffle import (
-    Shuffle,
+from methods.esparse.channel_shuffle import (
+    ChannelShuffle,
     SwapGains,
-    best_disjoint,
+    best_disjoint_swaps,
     global_naive_shuffle,
     local_block_shuffle,
-    retained,
-    sums_of_maxima,
 )
+from methods.esparse.group_ranking import retained_score, sums_of_maxima
 from tests.methods.esparse.reference import kept_by_hand
 
 PATTERNS = st.sampled_from([(2, 4), (1, 4), (3, 4), (4, 8), (1, 2), (2, 5)])  # kept, of
@@ -47,7 +46,7 @@ def test_retained_is_what_nm_keeps(pattern, rows, groups, seed):
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed)
     permutation = torch.randperm(groups * of, generator=torch.Generator().manual_seed(seed))
-    assert retained(scores, permutation, keep, of) == kept_by_hand(scores.numpy()[:, permutation], keep, of)
+    assert retained_score(scores, permutation, keep, of) == kept_by_hand(scores.numpy()[:, permutation], keep, of)
 
 
 def test_gns_deals_ranks_to_the_groups_in_turn():
@@ -81,7 +80,7 @@ def test_gns_gives_group_g_the_ranks_g_and_every_further_number_of_groups(of, gr
 )
 def test_a_shuffle_is_a_bijection(pattern, rows, groups, gns, lbs, order, block, sampled, seed):
     keep, of = pattern
-    shuffle = Shuffle(gns=gns, lbs=lbs, order=order, block=block, rows=sampled)
+    shuffle = ChannelShuffle(gns=gns, lbs=lbs, gns_order=order, block_size=block, max_rows=sampled)
     scores = torch.rand(rows, groups * of, generator=torch.Generator().manual_seed(seed))
     before = scores.clone()
     assert sorted(shuffle(scores, keep, of).tolist()) == list(range(groups * of))
@@ -89,7 +88,7 @@ def test_a_shuffle_is_a_bijection(pattern, rows, groups, gns, lbs, order, block,
 
 
 def test_without_gns_and_lbs_nothing_moves():
-    assert Shuffle(gns=False, lbs=False)(torch.rand(3, 8), 2, 4).tolist() == list(range(8))
+    assert ChannelShuffle(gns=False, lbs=False)(torch.rand(3, 8), 2, 4).tolist() == list(range(8))
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,7 +96,7 @@ def test_without_gns_and_lbs_nothing_moves():
 def test_the_gain_of_a_swap_is_what_it_adds_to_the_kept_score(pattern, rows, groups, seed):
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed, most=4 if seed % 2 else 50)
-    gains = SwapGains(scores.clone(), keep, of).gains()
+    gains = SwapGains(scores.clone(), keep, of).matrix()
     now = kept_by_hand(scores.numpy(), keep, of)
     for p, q in itertools.product(range(groups * of), repeat=2):
         if p // of == q // of:
@@ -123,15 +122,15 @@ def test_after_swaps_the_state_is_that_of_a_fresh_one(pattern, rows, groups, see
         order[torch.cat([p, q])] = order[torch.cat([q, p])]
         fresh = SwapGains(scores[:, order].clone(), keep, of)
         assert torch.equal(state.columns, scores[:, order].T)
-        assert torch.equal(state.gains(), fresh.gains())
-        assert torch.equal(state.base, fresh.base)
+        assert torch.equal(state.matrix(), fresh.matrix())
+        assert torch.equal(state.retained, fresh.retained)
 
 
 @pytest.mark.parametrize("of", [32, 128, 160])
 def test_groups_may_be_large(of):
     scores = whole_scores(2, 2 * of, seed=0) + 1
     state = SwapGains(scores.clone(), of // 2, of)
-    assert state.base[::of].sum() == kept_by_hand(scores.numpy(), of // 2, of)
+    assert state.retained[::of].sum() == kept_by_hand(scores.numpy(), of // 2, of)
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,7 +147,7 @@ def test_lbs_never_lowers_the_kept_score(pattern, rows, groups, gns, block, swee
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed)
     start = global_naive_shuffle(scores, of) if gns else torch.arange(groups * of)
-    end = local_block_shuffle(scores, start, keep, of, block=block, max_sweeps=sweeps)
+    end = local_block_shuffle(scores, start, keep, of, block_size=block, max_sweeps=sweeps)
     before, after = (kept_by_hand(scores.numpy()[:, p], keep, of) for p in (start, end))
     assert after >= before
     if (start != end).any():
@@ -170,7 +169,9 @@ def test_lbs_goes_on_until_no_swap_helps(pattern, rows, groups, seed):
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed)
     block = 2 * of
-    end = local_block_shuffle(scores, torch.arange(groups * of), keep, of, block=block, max_sweeps=50, tolerance=0.0)
+    end = local_block_shuffle(
+        scores, torch.arange(groups * of), keep, of, block_size=block, max_sweeps=50, tolerance=0.0
+    )
     assert best_gain(scores.numpy(), end.numpy(), keep, of, block) <= 0
 
 
@@ -179,7 +180,7 @@ def test_lbs_goes_on_until_no_swap_helps(pattern, rows, groups, seed):
 def test_lbs_stays_inside_its_blocks(block, seed):
     scores = whole_scores(4, 32, seed)
     start = torch.randperm(32, generator=torch.Generator().manual_seed(seed))
-    end = local_block_shuffle(scores, start, 2, 4, block=block)
+    end = local_block_shuffle(scores, start, 2, 4, block_size=block)
     width = block // 4 * 4
     for first in range(0, 32, width):
         assert set(start[first : first + width].tolist()) == set(end[first : first + width].tolist())
@@ -187,16 +188,16 @@ def test_lbs_stays_inside_its_blocks(block, seed):
 
 def test_lbs_finds_the_best_of_an_easy_case():
     scores = torch.tensor([[9.0, 8, 7, 6, 1, 1, 1, 1]])  # two of the four large ones go at first
-    assert retained(scores, torch.arange(8), 2, 4) == 19
-    end = Shuffle(gns=False, rows=None)(scores.repeat(3, 1), 2, 4)
-    assert retained(scores, end, 2, 4) == 30
+    assert retained_score(scores, torch.arange(8), 2, 4) == 19
+    end = ChannelShuffle(gns=False, max_rows=None)(scores.repeat(3, 1), 2, 4)
+    assert retained_score(scores, end, 2, 4) == 30
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_lbs_on_some_rows_does_not_lower_their_kept_score(rows):
     scores = whole_scores(9, 32, seed=3)
     some = scores[np.linspace(0, 8, rows).astype(int)].numpy()
-    end = local_block_shuffle(scores, torch.arange(32), 2, 4, rows=rows)
+    end = local_block_shuffle(scores, torch.arange(32), 2, 4, max_rows=rows)
     assert kept_by_hand(some[:, end], 2, 4) > kept_by_hand(some, 2, 4)
 
 
@@ -223,19 +224,19 @@ def test_best_disjoint_walks_all_pairs_by_gain(of, groups, limit, seed):
         if gain[p, q] > limit and not used & {p // of, q // of}:
             used |= {p // of, q // of}
             wanted.append((p, q))
-    p, q = best_disjoint(gain, of, limit)
+    p, q = best_disjoint_swaps(gain, of, limit)
     assert list(zip(p.tolist(), q.tolist(), strict=True)) == wanted
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"order": "random"}, r"method\.shuffle\.order must be strided or snake, got random"),
-        ({"block": 0}, r"method\.shuffle\.block must be positive, got 0"),
-        ({"max_sweeps": 0}, r"method\.shuffle\.max_sweeps must be positive"),
-        ({"rows": -1}, r"method\.shuffle\.rows must be positive"),
+        ({"gns_order": "random"}, r"method\.permutation\.gns_order=random is unknown; choose from strided, snake"),
+        ({"block_size": 0}, r"method\.permutation\.block_size must be positive, got 0"),
+        ({"max_sweeps": 0}, r"method\.permutation\.max_sweeps must be positive"),
+        ({"max_rows": -1}, r"method\.permutation\.max_rows must be positive"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Shuffle(**arguments)
+        ChannelShuffle(**arguments)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from methods.esparse.channel_permutation import ChannelPermutation
+from methods.esparse.channel_shuffle import ChannelShuffle
 from methods.esparse.decoder import Decoder
-from methods.esparse.engine import Recipe, Report, SetReport, prune
-from methods.esparse.patterns import NM, Unstructured
-from methods.esparse.reallocation import Reallocation
+from methods.esparse.patterns import NM, Unstructured, make_pattern
+from methods.esparse.pruning import Recipe, Report, SetReport, prune
 from methods.esparse.scores import RIA, ESparse, Magnitude, Wanda
-from methods.esparse.shuffle import Shuffle
-from methods.esparse.sparsegpt import OBS
+from methods.esparse.sparsegpt import MaskOnly, OBSUpdate
 from tests.methods.esparse.reference import (
     KINDS,
     kept_by_hand,
@@ -89,7 +89,7 @@ def prune_by_hand(kind: str, change) -> nn.Module:
 @pytest.mark.parametrize(("score", "by_hand"), [(Wanda(), wanda_score), (ESparse(), esparse_score), (RIA(), ria_score)])
 def test_masks_are_those_of_plain_hooks_on_the_model_pruned_so_far(kind, score, by_hand):
     wanted = prune_by_hand(kind, lambda w, x: w * nm_by_hand(by_hand(w, x), 2, 4))
-    model, report = pruned(kind, Recipe(NM(2, 4), score), tokens_at_once=30)
+    model, report = pruned(kind, Recipe(NM(2, 4), score), tokens_per_batch=30)
     for name, layer in linears(model).items():
         torch.testing.assert_close(layer.weight, linears(wanted)[name].weight, rtol=0, atol=0, msg=name)
     assert report.sparsity == 0.5
@@ -101,7 +101,7 @@ def test_sparsegpt_is_that_of_plain_hooks_on_the_model_pruned_so_far(kind):
         return sparsegpt_by_hand(weight, x.T @ x * (2 / len(CALIBRATION)), 2, 4, damping=0.01)
 
     wanted = prune_by_hand(kind, change)
-    model, report = pruned(kind, Recipe(NM(2, 4), None, update=OBS(block=8)))
+    model, report = pruned(kind, Recipe(NM(2, 4), None, weight_update=OBSUpdate(block_size=8)))
     for name, layer in linears(model).items():
         torch.testing.assert_close(layer.weight, linears(wanted)[name].weight, rtol=1e-3, atol=1e-4, msg=name)
     assert report.sparsity == 0.5
@@ -114,10 +114,12 @@ def names_of(model: nn.Module, part: SetReport) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("remove", "of", "permuter"), [(2, 4, Shuffle()), (4, 8, Reallocation()), (3, 4, None)])
+@pytest.mark.parametrize(
+    ("remove", "of", "permuter"), [(2, 4, ChannelShuffle()), (4, 8, ChannelPermutation()), (3, 4, None)]
+)
 def test_every_matrix_has_the_pattern_in_its_permuted_order(kind, remove, of, permuter):
     dense = linears(tiny_model(kind))
-    model, report = pruned(kind, Recipe(NM(remove, of), Wanda(), permuter))
+    model, report = pruned(kind, Recipe(NM(of - remove, of), Wanda(), permuter))
     found, seen = linears(model), []
     for part in report.sets:
         names = names_of(model, part)
@@ -139,7 +141,10 @@ def test_every_matrix_has_the_pattern_in_its_permuted_order(kind, remove, of, pe
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
 def test_nothing_but_the_blocks_matrices_changes(kind):
-    dense, (model, _) = tiny_model(kind), pruned(kind, Recipe(NM(2, 4), ESparse(), Shuffle(), OBS(block=8)))
+    dense, (model, _) = (
+        tiny_model(kind),
+        pruned(kind, Recipe(NM(2, 4), ESparse(), ChannelShuffle(), OBSUpdate(block_size=8))),
+    )
     matrices = {f"{name}.weight" for name in linears(model)}
     for name, value in model.state_dict().items():
         assert torch.equal(value, dense.state_dict()[name]) == (name not in matrices), name
@@ -148,8 +153,11 @@ def test_nothing_but_the_blocks_matrices_changes(kind):
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("range", ["channel", "layer"])
 def test_two_passes_give_the_weights_of_one(kind, range):
-    recipes = [Recipe(NM(2, 4), ESparse(range=range), Shuffle(), keep_bytes=size) for size in (1 << 30, 0)]
-    (one, first), (two, second) = (pruned(kind, recipe, tokens_at_once=24) for recipe in recipes)
+    recipes = [
+        Recipe(NM(2, 4), ESparse(histogram_range=range), ChannelShuffle(), input_cache_bytes=size)
+        for size in (1 << 30, 0)
+    ]
+    (one, first), (two, second) = (pruned(kind, recipe, tokens_per_batch=24) for recipe in recipes)
     for name, layer in linears(one).items():
         assert torch.equal(layer.weight, linears(two)[name].weight), name
     for a, b in zip(first.sets, second.sets, strict=True):
@@ -158,15 +166,15 @@ def test_two_passes_give_the_weights_of_one(kind, range):
 
 
 def test_quantiles_need_the_inputs_in_memory():
-    recipe = Recipe(NM(2, 4), ESparse(range="quantile"), keep_bytes=0)
-    with pytest.raises(ValueError, match=r"method\.score\.range=quantile.*raise method\.keep_gib"):
+    recipe = Recipe(NM(2, 4), ESparse(histogram_range="quantile"), input_cache_bytes=0)
+    with pytest.raises(ValueError, match=r"method\.score\.histogram_range=quantile.*raise method\.input_cache_gib"):
         pruned("llama", recipe)
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
-@pytest.mark.parametrize("recipe", [Recipe(NM(2, 4), ESparse(), Shuffle()), Recipe(NM(2, 4), Wanda())])
+@pytest.mark.parametrize("recipe", [Recipe(NM(2, 4), ESparse(), ChannelShuffle()), Recipe(NM(2, 4), Wanda())])
 def test_how_the_windows_are_batched_does_not_matter(kind, recipe):
-    models = [pruned(kind, recipe, tokens_at_once=size)[0] for size in (1, 24, 10**6)]
+    models = [pruned(kind, recipe, tokens_per_batch=size)[0] for size in (1, 24, 10**6)]
     for a, b in itertools.pairwise(models):
         for name, layer in linears(a).items():
             assert torch.equal(layer.weight == 0, linears(b)[name].weight == 0), name
@@ -174,22 +182,22 @@ def test_how_the_windows_are_batched_does_not_matter(kind, recipe):
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
 def test_the_report_says_what_share_of_the_score_is_kept(kind):
-    model, report = pruned(kind, Recipe(NM(2, 4), Magnitude(), Shuffle()))
+    model, report = pruned(kind, Recipe(NM(2, 4), Magnitude(), ChannelShuffle()))
     dense = linears(tiny_model(kind))
     for part in report.sets:
         names = names_of(model, part)
         scores = np.concatenate([dense[n].weight.abs().numpy() for n in names])
         total = scores.astype(float).sum()
-        assert part.kept == pytest.approx(kept_by_hand(scores, 2, 4) / total, rel=1e-6)
-        assert part.kept_shuffled == pytest.approx(kept_by_hand(scores[:, part.permutation], 2, 4) / total, rel=1e-6)
+        assert part.retained_natural == pytest.approx(kept_by_hand(scores, 2, 4) / total, rel=1e-6)
+        assert part.retained == pytest.approx(kept_by_hand(scores[:, part.permutation], 2, 4) / total, rel=1e-6)
         left = sum(linears(model)[n].weight.double().abs().sum().item() for n in names)
-        assert part.kept_shuffled == pytest.approx(left / total, rel=1e-6)
-    assert report.kept == pytest.approx(np.mean([part.kept_shuffled for part in report.sets]))
+        assert part.retained == pytest.approx(left / total, rel=1e-6)
+    assert report.retained == pytest.approx(np.mean([part.retained for part in report.sets]))
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
 def test_channels_entropy_and_norm_are_reported_in_the_models_order(kind):
-    model, report = pruned(kind, Recipe(NM(2, 4), ESparse(), Shuffle()))
+    model, report = pruned(kind, Recipe(NM(2, 4), ESparse(), ChannelShuffle()))
     inputs = inputs_of_block(tiny_model(kind), 0)
     for part in report.sets[:4]:
         x = inputs[names_of(model, part)[0]]
@@ -208,7 +216,9 @@ def test_without_needs_no_window_is_read():
         assert torch.equal(linears(model)[name].weight, wanted)
 
 
-@pytest.mark.parametrize(("score", "update"), [(Magnitude(), None), (Wanda(), None), (None, OBS()), (Wanda(), OBS())])
+@pytest.mark.parametrize(
+    ("score", "update"), [(Magnitude(), MaskOnly()), (Wanda(), MaskOnly()), (None, OBSUpdate()), (Wanda(), OBSUpdate())]
+)
 def test_ratio_zero_changes_nothing(score, update):
     model, report = pruned("llama", Recipe(Unstructured(0.0), score, None, update))
     for name, value in tiny_model("llama").state_dict().items():
@@ -218,7 +228,7 @@ def test_ratio_zero_changes_nothing(score, update):
 
 @pytest.mark.parametrize("group", ["row", "matrix", "variant"])
 def test_unstructured_sparsity(group):
-    model, report = pruned("llama", Recipe(Unstructured(0.5, group), Wanda()))
+    model, report = pruned("llama", Recipe(make_pattern(None, 0.5, group), Wanda()))
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
     dense = linears(tiny_model("llama"))
     for name, layer in linears(model).items():
@@ -226,10 +236,10 @@ def test_unstructured_sparsity(group):
         assert torch.equal(layer.weight[kept], dense[name].weight[kept])
 
 
-@pytest.mark.parametrize("update", [None, OBS(block=20)])
-@pytest.mark.parametrize("permuter", [None, Shuffle()])
-def test_a_tail_stays_dense_and_where_it_is(permuter, update):
-    model, report = pruned("llama", Recipe(NM(5, 10, tail=True), Wanda(), permuter, update))
+@pytest.mark.parametrize("update", [MaskOnly(), OBSUpdate(block_size=20)])
+@pytest.mark.parametrize("permuter", [None, ChannelShuffle()])
+def test_a_remainder_stays_dense_and_where_it_is(permuter, update):
+    model, report = pruned("llama", Recipe(NM(5, 10, allow_remainder=True), Wanda(), permuter, update))
     for part in report.sets:
         columns = {"mlp_out": 24}.get(part.name, 16)
         whole = columns - columns % 10
@@ -248,8 +258,8 @@ def test_columns_that_do_not_fit_name_the_layer():
 
 def test_a_given_mask_is_what_the_update_keeps_to():
     """E-Sparse's mask with SparseGPT's update: the first block's zeros are those without the update."""
-    plain, _ = pruned("llama", Recipe(NM(2, 4), ESparse(), Shuffle()))
-    model, report = pruned("llama", Recipe(NM(2, 4), ESparse(), Shuffle(), OBS(block=8)))
+    plain, _ = pruned("llama", Recipe(NM(2, 4), ESparse(), ChannelShuffle()))
+    model, report = pruned("llama", Recipe(NM(2, 4), ESparse(), ChannelShuffle(), OBSUpdate(block_size=8)))
     for name, layer in linears(model).items():
         if ".layers.0." in name:
             assert torch.equal(layer.weight == 0, linears(plain)[name].weight == 0)
@@ -260,7 +270,7 @@ def test_a_given_mask_is_what_the_update_keeps_to():
 @pytest.mark.parametrize("score", [None, Wanda()])
 def test_updates_are_made_in_the_permuted_order(score):
     """Matrix and Hessian alike; without a score the update chooses the mask itself, by SparseGPT's criterion."""
-    model, report = pruned("llama", Recipe(NM(2, 4), score, Shuffle(), OBS(block=8)))
+    model, report = pruned("llama", Recipe(NM(2, 4), score, ChannelShuffle(), OBSUpdate(block_size=8)))
     dense = tiny_model("llama")
     inputs = inputs_of_block(dense, 0)
     for part in report.sets[:4]:
@@ -275,7 +285,7 @@ def test_updates_are_made_in_the_permuted_order(score):
 
 def test_updates_lower_the_error_of_the_first_blocks_outputs():
     dense, errors = tiny_model("llama"), []
-    for update in (None, OBS(block=8)):
+    for update in (MaskOnly(), OBSUpdate(block_size=8)):
         model, _ = pruned("llama", Recipe(NM(2, 4), Wanda(), None, update))
         inputs = inputs_of_block(dense, 0)
         name = "model.layers.0.self_attn.q_proj"
@@ -285,7 +295,7 @@ def test_updates_lower_the_error_of_the_first_blocks_outputs():
 
 
 def test_nothing_that_says_which_weights_go_is_refused():
-    with pytest.raises(ValueError, match=r"method\.score and method\.update are both null"):
+    with pytest.raises(ValueError, match=r"method\.score and method\.weight_update are both null"):
         Recipe(NM(2, 4), None)
 
 

@@ -1,4 +1,4 @@
-"""What is gathered about inputs, against the running updates of the published code."""
+"""Statistics of inputs, against the running updates of the published code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from methods.esparse.statistics import InputStatistics, Needs, watching
+from methods.esparse.input_statistics import InputStatistics, RequiredStatistics, record_inputs
 
 BATCHES = [(1, 5), (3, 5), (2, 7), (1, 1)]  # sequences, tokens of each
 
@@ -20,7 +20,7 @@ def batches(channels: int = 6, seed: int = 0, sizes=BATCHES) -> list[torch.Tenso
 
 
 def gathered(kinds: set[str], inputs: list[torch.Tensor], **settings) -> InputStatistics:
-    statistics = InputStatistics(Needs(frozenset(kinds)), **settings)
+    statistics = InputStatistics(RequiredStatistics(frozenset(kinds)), **settings)
     for x in inputs:
         statistics.add(x)
     return statistics
@@ -94,9 +94,9 @@ def test_inputs_are_neither_changed_nor_held_on_to(keep):
     """A layer still computes with them after they were looked at, and may write over them."""
     x = batches()[1]
     before = x.clone()
-    statistics = InputStatistics(Needs(frozenset({"norm", "hessian", "entropy"}), bins=8), keep)
+    statistics = InputStatistics(RequiredStatistics(frozenset({"norm", "hessian", "entropy"}), bins=8), keep)
     statistics.add(x)
-    if statistics.keep:
+    if statistics.keep_inputs:
         x.zero_()
     if statistics.end_pass():
         statistics.add(x)
@@ -113,11 +113,11 @@ def test_what_is_not_needed_is_not_gathered():
     assert not found.end_pass()
 
 
-def test_watching_sees_each_layers_own_input_and_ends():
+def test_inputs_of_each_layer_are_recorded_until_the_context_ends():
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    statistics = [InputStatistics(Needs(frozenset({"norm"}))) for _ in range(2)]
+    statistics = [InputStatistics(RequiredStatistics(frozenset({"norm"}))) for _ in range(2)]
     x = torch.randn(2, 5, 4)
-    with watching([(model[0], statistics[0]), (model[2], statistics[1])]):
+    with record_inputs([(model[0], statistics[0]), (model[2], statistics[1])]):
         model(x)
     model(x)
     hidden = model[:2](x)
@@ -126,9 +126,9 @@ def test_watching_sees_each_layers_own_input_and_ends():
     torch.testing.assert_close(statistics[1].sum_squares, hidden.square().sum((0, 1)))
 
 
-def test_watching_ends_after_an_error_too():
-    layer, statistics = nn.Linear(4, 3), InputStatistics(Needs(frozenset({"norm"})))
-    with pytest.raises(RuntimeError), watching([(layer, statistics)]):
+def test_recording_ends_after_an_error_too():
+    layer, statistics = nn.Linear(4, 3), InputStatistics(RequiredStatistics(frozenset({"norm"})))
+    with pytest.raises(RuntimeError), record_inputs([(layer, statistics)]):
         layer(torch.randn(2, 5))
     layer(torch.randn(2, 4))
     assert statistics.tokens <= 2

@@ -5,16 +5,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from datasets.progress import track
+from methods.esparse.channel_shuffle import ChannelShuffle
 from methods.esparse.decoder import Decoder
-from methods.esparse.engine import Recipe, prune
 from methods.esparse.patterns import NM
 from methods.esparse.perplexity import perplexity
+from methods.esparse.pruning import Recipe, prune
 from methods.esparse.scores import ESparse
-from methods.esparse.shuffle import Shuffle
-from methods.esparse.stream import INDEX, Shards, StreamedDecoder, file_of
+from methods.esparse.shards import INDEX, Shards
+from methods.esparse.streaming import StreamedDecoder, block_file
 from tests.methods.esparse.models import tiny_llama, tiny_opt, tokens
 
-RECIPE = Recipe(NM(2, 4), ESparse(), Shuffle())
+RECIPE = Recipe(NM(2, 4), ESparse(), ChannelShuffle())
 
 
 def streamed(folder, model, out=None, dtype=torch.float32):
@@ -52,24 +53,28 @@ def test_an_interrupted_walk_goes_on_after_its_last_block(tmp_path):
     whole.finish()
 
     class Interrupted(StreamedDecoder):
-        def note(self, i, notes):
-            super().note(i, notes)
+        def store_reports(self, i, reports):
+            super().store_reports(i, reports)
             if i == 1:
                 raise KeyboardInterrupt
 
     stopped = Interrupted(tmp_path / "dense", model.config, torch.float32, torch.device("cpu"), tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         prune(stopped, tokens(), RECIPE, track)
-    first = tmp_path / "out" / file_of(0)
+    first = tmp_path / "out" / block_file(0)
     assert first.exists()
-    assert not (tmp_path / "out" / file_of(1)).exists()
+    assert not (tmp_path / "out" / block_file(1)).exists()
     written = first.stat().st_mtime_ns
     dense = perplexity(decoder := streamed(tmp_path / "dense", model, tmp_path / "out"), tokens(seed=7), track)
     assert dense == pytest.approx(perplexity(Decoder(model), tokens(seed=7), track), rel=1e-6)  # of dense blocks still
     report = prune(decoder, tokens(), RECIPE, track)
     decoder.finish()
     assert first.stat().st_mtime_ns == written
-    assert (report.kept, report.sparsity, len(report.sets)) == (expected.kept, expected.sparsity, len(expected.sets))
+    assert (report.retained, report.sparsity, len(report.sets)) == (
+        expected.retained,
+        expected.sparsity,
+        len(expected.sets),
+    )
     ours, theirs = (
         shards.read({name: name for name in shards.files})
         for shards in (Shards(tmp_path / "out"), Shards(tmp_path / "whole"))

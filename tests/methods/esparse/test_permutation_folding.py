@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from datasets.progress import track
+from methods.esparse.channel_shuffle import ChannelShuffle
 from methods.esparse.decoder import Decoder
-from methods.esparse.engine import Recipe, prune
-from methods.esparse.fold import fold
 from methods.esparse.patterns import NM
+from methods.esparse.permutation_folding import fold_permutations
+from methods.esparse.pruning import Recipe, prune
 from methods.esparse.scores import ESparse
-from methods.esparse.shuffle import Shuffle
 from tests.methods.esparse.models import tiny_llama, tiny_opt, tokens
 
 
@@ -23,9 +23,9 @@ def pruned(model, shuffle):
 )
 def test_folded_and_simulated_outputs_agree(make):
     model = make()
-    report = pruned(model, Shuffle())
+    report = pruned(model, ChannelShuffle())
     assert any(not torch.equal(e.permutation, torch.arange(len(e.permutation))) for e in report.sets)
-    folded = fold(copy.deepcopy(model), report)
+    folded = fold_permutations(copy.deepcopy(model), report)
     window = tokens(2, 20, seed=5)
     torch.testing.assert_close(folded(window).logits, model(window).logits, rtol=1e-5, atol=1e-5)
 
@@ -33,8 +33,8 @@ def test_folded_and_simulated_outputs_agree(make):
 @pytest.mark.parametrize("make", [tiny_llama, tiny_opt])
 def test_folded_matrices_are_2_4_as_they_lie_in_memory(make):
     model = make()
-    report = pruned(model, Shuffle())
-    folded = fold(model, report)
+    report = pruned(model, ChannelShuffle())
+    folded = fold_permutations(model, report)
     inner = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2")
     checked = 0
     for name, module in folded.named_modules():
