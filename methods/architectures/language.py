@@ -108,7 +108,7 @@ class LanguageModel:
 
     def load(self) -> nn.Module:
         """Load the model in eval mode, without gradients."""
-        model = self.read_weights().eval().requires_grad_(False)
+        model: Any = self.read_weights().eval().requires_grad_(False)
         if self.compiled:
             model.compile()
         return model
@@ -279,7 +279,7 @@ class GGUFModel(LanguageModel):
         return as_plain_model(super().load())
 
 
-def as_plain_model(model: nn.Module) -> nn.Module:
+def as_plain_model(model: Any) -> Any:
     """Remove the marks of quantisation from a de-quantised model, so that it can be saved. Return the model."""
     model.hf_quantizer = None
     for name in ("quantization_config", "_pre_quantization_dtype"):

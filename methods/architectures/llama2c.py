@@ -61,6 +61,7 @@ class Llama2cModel(LanguageModel):
             raise ValueError(f"{path} is shorter than the header of a llama2.c model")
         dim, hidden, layers, heads, kv_heads, vocab, longest = np.fromfile(path, dtype="<i4", count=7).tolist()
         self.tied = vocab > 0
+        settings: dict[str, Any] = {"rope_theta": 10000.0}  # absent from the declared type
         config = LlamaConfig(
             vocab_size=abs(vocab),
             hidden_size=dim,
@@ -70,7 +71,7 @@ class Llama2cModel(LanguageModel):
             num_key_value_heads=kv_heads,
             max_position_embeddings=longest,
             rms_norm_eps=1e-5,
-            rope_theta=10000.0,
+            **settings,
             tie_word_embeddings=self.tied,
             bos_token_id=BOS,
             eos_token_id=2,
@@ -88,7 +89,7 @@ class Llama2cModel(LanguageModel):
 
         model = LlamaForCausalLM(self.config)
         model.load_state_dict(self._state_dict())
-        return model.to(self.dtype)
+        return nn.Module.to(model, self.dtype)
 
     def _state_dict(self) -> dict[str, Tensor]:
         head_dim = self.config.hidden_size // self.config.num_attention_heads

@@ -23,8 +23,7 @@ POSITIONS = torch.tensor([stored_positions(code) for code in range(16)])
 
 def non_zero_codes(groups: Tensor) -> Tensor:
     """Return a number for each group whose bit i says whether position i is not zero: (R, G, 4) -> (R, G) int64."""
-    bits = groups != 0
-    return sum(bits[..., i].long() << i for i in range(4))
+    return ((groups != 0).long() << torch.arange(4, device=groups.device)).sum(-1)
 
 
 def split_groups(weight: Tensor, permutation: Tensor | None, name: str) -> Tensor:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Model = Any  # causal LM of transformers, whose attributes have no types
+Block = Any  # block of such a model
+
 
 @dataclass(frozen=True)
 class InputSet:
@@ -141,7 +144,7 @@ class _Catcher(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden: Tensor | None = None
+        self.hidden = torch.empty(0)
         self.block_kwargs: dict[str, Any] = {}
 
     def forward(self, hidden: Tensor, **block_kwargs: Any) -> None:
@@ -159,10 +162,10 @@ class Decoder:
         ValueError: if the architecture is not supported.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: Model) -> None:
+        self.model: Model = model
         self.architecture = find_architecture(model.config)
-        self.trunk = model.get_submodule(self.architecture.trunk)
+        self.trunk: Any = model.get_submodule(self.architecture.trunk)
 
     def __len__(self) -> int:
         return self.model.config.num_hidden_layers
@@ -173,7 +176,7 @@ class Decoder:
         return next(self.model.parameters()).device
 
     @contextmanager
-    def block(self, i: int, write: bool = False) -> Iterator[nn.Module]:
+    def block(self, i: int, write: bool = False) -> Iterator[Block]:
         """Yield block i, ready to compute.
 
         Args:
@@ -214,18 +217,18 @@ class Decoder:
         return states
 
     @torch.inference_mode()
-    def run_block(self, block: nn.Module, states: HiddenStates) -> None:
+    def run_block(self, block: Block, states: HiddenStates) -> None:
         """Replace the states by the block's outputs. Raise FloatingPointError if a value is not finite."""
         for i, hidden in enumerate(states.batches):
             states.batches[i] = self._outputs(block, hidden, states)
 
     @torch.inference_mode()
-    def run_hooks(self, block: nn.Module, states: HiddenStates) -> None:
+    def run_hooks(self, block: Block, states: HiddenStates) -> None:
         """Run the block only for its forward hooks. Raise FloatingPointError if a value is not finite."""
         for hidden in states.batches:
             self._outputs(block, hidden, states)
 
-    def _outputs(self, block: nn.Module, hidden: Tensor, states: HiddenStates) -> Tensor:
+    def _outputs(self, block: Block, hidden: Tensor, states: HiddenStates) -> Tensor:
         out = block(hidden, **states.block_kwargs[hidden.shape[0]])
         out = out[0] if isinstance(out, tuple) else out
         if not torch.isfinite(out.sum(dtype=torch.float32)):

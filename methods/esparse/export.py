@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 COMPRESSED = "compressed_2to4.safetensors"
 
@@ -35,7 +35,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     part.rename(folder)
 
 
-def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write config.json, safetensors and, if the tokenizer can be saved, its files."""
     model.save_pretrained(folder)
     if hasattr(tokenizer, "save_pretrained"):

@@ -79,6 +79,8 @@ def plot_groups(grid: list[list[SetReport]]) -> Any:
     figure, axes = _panels(grid)
     for row, entries in zip(axes, grid, strict=True):
         for ax, entry in zip(row, entries, strict=True):
+            if entry.entropy is None:  # `draw_figures` passes sets with entropies only
+                continue
             ax.plot(_group_sums(entry.entropy), label="original order", linewidth=1)
             ax.plot(_group_sums(entry.entropy[entry.permutation]), label="permuted", linewidth=1)
             ax.grid(alpha=0.3)

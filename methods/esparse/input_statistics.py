@@ -62,7 +62,7 @@ class InputStatistics:
         sequences = x.shape[0] if x.dim() == 3 else 1
         x = x.reshape(-1, x.shape[-1])
         if self.second_pass:
-            add_counts(self.counts, x, self.low, self.high)
+            add_counts(_gathered(self.counts), x, _gathered(self.low), _gathered(self.high))
             return
         self.sequences += sequences
         self.tokens += x.shape[0]
@@ -96,9 +96,10 @@ class InputStatistics:
             self.counts = self._empty_histogram(self.low)
             add_counts(self.counts, x, self.low, self.high)
             return False
-        self.counts = self._empty_histogram(self.low)
+        low, high = _gathered(self.low), _gathered(self.high)
+        self.counts = self._empty_histogram(low)
         if self.required.histogram_range == "layer":
-            self.low, self.high = self.low.min().expand_as(self.low), self.high.max().expand_as(self.high)
+            self.low, self.high = low.min().expand_as(low), high.max().expand_as(high)
         self.second_pass = True
         return True
 
@@ -108,16 +109,27 @@ class InputStatistics:
     @property
     def entropy(self) -> Tensor:
         """Entropy of each channel (C,), in nats."""
-        return entropy_of_counts(self.counts)
+        return entropy_of_counts(_gathered(self.counts))
 
     @property
     def mean_square(self) -> Tensor:
         """Mean of x^2 over the tokens (C,)."""
-        return self.sum_squares / self.tokens
+        return _gathered(self.sum_squares) / self.tokens
+
+    @property
+    def norm(self) -> Tensor:
+        """Norm of each channel (C,) with its square divided by the number of sequences, as in Wanda's code."""
+        return (_gathered(self.sum_squares) / self.sequences).sqrt()
 
     def permuted_hessian(self, permutation: Tensor) -> Tensor:
         """Return 2/n x^T x for n sequences, with the channels permuted: (C, C) float64 (SparseGPT's Hessian)."""
-        return self.hessian[permutation][:, permutation] * (2 / self.sequences)
+        return _gathered(self.hessian)[permutation][:, permutation] * (2 / self.sequences)
+
+
+def _gathered(statistic: Tensor | None) -> Tensor:
+    if statistic is None:
+        raise RuntimeError("a statistic is used that `required` does not name")
+    return statistic
 
 
 @contextmanager

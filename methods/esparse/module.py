@@ -168,7 +168,8 @@ class OneShotPruning(LightningModule):
 
     def on_test_start(self) -> None:
         """Evaluate the dense model, prune, and store the pruned model."""
-        data, device = self.trainer.datamodule, self.trainer.strategy.root_device
+        trainer: Any = self.trainer
+        data, device = trainer.datamodule, trainer.strategy.root_device
         if self.stream:
             self.decoder = [self._open_stream(device)]
         else:
@@ -178,56 +179,59 @@ class OneShotPruning(LightningModule):
             for evaluation in data.test_dataloader():
                 self._evaluate(decoder, evaluation, "dense_")
         started = time.perf_counter()
-        self.report = prune(decoder, data.calibration, self.recipe, track, self.tokens_per_batch)
+        self.report = report = prune(decoder, data.calibration, self.recipe, track, self.tokens_per_batch)
         seconds = time.perf_counter() - started
-        log.info("pruned in %.0f s: %s", seconds, time_shares(self.report.seconds))
-        self.measured |= {f"test/{name}_seconds": value for name, value in self.report.seconds.items()} | {
+        log.info("pruned in %.0f s: %s", seconds, time_shares(report.seconds))
+        self.measured |= {f"test/{name}_seconds": value for name, value in report.seconds.items()} | {
             "test/prune_seconds": seconds,
-            "test/sparsity": self.report.sparsity,
+            "test/sparsity": report.sparsity,
             "test/model_gib": sum(p.numel() * p.element_size() for p in decoder.model.parameters()) / 2**30,
         }
         if isinstance(self.pattern, NM):
-            self.measured["test/retained"] = self.report.retained
-        self._store(decoder)
+            self.measured["test/retained"] = report.retained
+        self._store(decoder, report)
 
     def _open_stream(self, device: torch.device) -> StreamedDecoder:
         """Open the model for streaming. Blocks that this run has written before an interruption are kept."""
         run = Path(self.trainer.default_root_dir)
-        self.export = self.export or run / "model"
-        part = partial_folder(self.export)
+        part = partial_folder(self._export_folder())
         owner = part / UNFINISHED / "run.txt"
         if not (owner.exists() and owner.read_text() == str(run)):
             shutil.rmtree(part, ignore_errors=True)
             owner.parent.mkdir(parents=True)
             owner.write_text(str(run))
-        return StreamedDecoder(self.source.folder, self.source.config, self.source.dtype, device, part)
+        return StreamedDecoder(Path(self.source.place), self.source.config, self.source.dtype, device, part)
 
-    def _store(self, decoder: Decoder) -> None:
+    def _export_folder(self) -> Path:
+        return self.export or Path(self.trainer.default_root_dir) / "model"
+
+    def _store(self, decoder: Decoder, report: Report) -> None:
         """Fold permutations, write the model, and convert it to sparse kernels, as far as configured."""
         if self.fold_permutation:
-            fold_permutations(decoder.model, self.report)
+            fold_permutations(decoder.model, report)
         if isinstance(decoder, StreamedDecoder):
             self._close_stream(decoder)
         elif self.export:
-            self._export(decoder)
+            self._export(decoder, report, self.export)
         if self.sparse_backend:
-            self._convert(decoder)
+            self._convert(decoder, report, self.sparse_backend)
 
     def _close_stream(self, decoder: StreamedDecoder) -> None:
         """Complete the streamed model's folder and open it for evaluation."""
         decoder.finish()
-        if self.export.exists():
-            self.export.rmdir()  # `check_free` has seen that it is empty
-        partial_folder(self.export).rename(self.export)
-        log.info("wrote the pruned model to %s", self.export)
-        self.decoder = [StreamedDecoder(self.export, self.source.config, self.source.dtype, decoder.device)]
+        folder = self._export_folder()
+        if folder.exists():
+            folder.rmdir()  # `check_free` has seen that it is empty
+        partial_folder(folder).rename(folder)
+        log.info("wrote the pruned model to %s", folder)
+        self.decoder = [StreamedDecoder(folder, self.source.config, self.source.dtype, decoder.device)]
 
-    def _export(self, decoder: Decoder) -> None:
+    def _export(self, decoder: Decoder, report: Report, folder: Path) -> None:
         """Write the pruned model, for 2:4 with the compressed form."""
-        with whole_folder(self.export) as part:
+        with whole_folder(folder) as part:
             save_model(decoder.model, self.source.tokenizer, part)
             if self._is_2to4():
-                matrices = list(self._matrices(decoder))
+                matrices = list(_matrices(decoder, report))
                 whole = [matrix for matrix in matrices if matrix[1].shape[1] % 4 == 0]
                 self.measured["test/compressed_gib"] = save_compressed(whole, part) / 2**30
                 if len(whole) < len(matrices):
@@ -236,25 +240,16 @@ class OneShotPruning(LightningModule):
                         len(matrices) - len(whole),
                         len(matrices),
                     )
-        log.info("wrote the pruned model to %s", self.export)
+        log.info("wrote the pruned model to %s", folder)
 
-    def _convert(self, decoder: Decoder) -> None:
+    def _convert(self, decoder: Decoder, report: Report, backend: str) -> None:
         """Replace the pruned layers by layers that compute with the GPU's 2:4 kernels."""
         from methods.esparse.semi_structured import sparsify
 
-        permutations = {name: permutation for name, _, permutation in self._matrices(decoder)}
+        permutations = {name: permutation for name, _, permutation in _matrices(decoder, report)}
         given = {name: permutation for name, permutation in permutations.items() if permutation is not None}
-        converted = sparsify(decoder.model, list(permutations), given, self.sparse_backend)
-        log.info("%d of %d matrices compute as 2:4 by %s", len(converted), len(permutations), self.sparse_backend)
-
-    def _matrices(self, decoder: Decoder) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-        """Yield name, weight and permutation of every pruned matrix of the model in memory."""
-        architecture = decoder.architecture
-        linears = {layers.name: layers.linears for layers in architecture.sets}
-        for entry in self.report.sets:
-            for linear in linears[entry.name]:
-                name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
-                yield name, decoder.model.get_submodule(name).weight, entry.permutation
+        converted = sparsify(decoder.model, list(permutations), given, backend)
+        log.info("%d of %d matrices compute as 2:4 by %s", len(converted), len(permutations), backend)
 
     def test_step(self, evaluation: dict[str, Any], index: int) -> None:
         """Evaluate the pruned model on a text or a zero-shot task."""
@@ -288,6 +283,16 @@ class OneShotPruning(LightningModule):
         from methods.esparse.figures import draw_figures
 
         return draw_figures(self.report) if self.report else {}
+
+
+def _matrices(decoder: Decoder, report: Report) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Yield name, weight and permutation of every pruned matrix of the model in memory."""
+    architecture = decoder.architecture
+    linears = {layers.name: layers.linears for layers in architecture.sets}
+    for entry in report.sets:
+        for linear in linears[entry.name]:
+            name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
+            yield name, decoder.model.get_submodule(name).weight, entry.permutation
 
 
 def _encode_examples(source: LanguageModel, data: Any) -> None:

@@ -6,10 +6,12 @@ residual stream is shared by all blocks, and attention heads have their own orde
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from methods.esparse.decoder import InputSet, find_architecture
+from methods.esparse.decoder import Block, InputSet, Model, find_architecture
 from methods.esparse.pruning import Report
 
 
@@ -19,6 +21,8 @@ class Gather(nn.Module):
     Args:
         permutation: (C,) channels in their new order.
     """
+
+    permutation: Tensor
 
     def __init__(self, permutation: Tensor) -> None:
         super().__init__()
@@ -30,7 +34,7 @@ class Gather(nn.Module):
 
 
 @torch.no_grad()
-def fold_permutations(model: nn.Module, report: Report) -> nn.Module:
+def fold_permutations(model: Model, report: Report) -> Model:
     """Fold the permutations of a pruning run into its model, in place.
 
     Outputs stay the same, up to the order of sums.
@@ -56,7 +60,7 @@ def is_norm_first(config: object) -> bool:
     return getattr(config, "do_layer_norm_before", True)
 
 
-def fold_set(block: nn.Module, layers: InputSet, permutation: Tensor, norm_first: bool = True) -> None:
+def fold_set(block: Block, layers: InputSet, permutation: Tensor, norm_first: bool = True) -> None:
     """Permute the columns of the layers and what feeds them: rows of the producers, otherwise a gather.
 
     Args:
@@ -79,7 +83,7 @@ def fold_set(block: nn.Module, layers: InputSet, permutation: Tensor, norm_first
             block.set_submodule(name, nn.Sequential(Gather(permutation), block.get_submodule(name)))
 
 
-def _permute_rows(linear: nn.Module, permutation: Tensor) -> None:
+def _permute_rows(linear: Any, permutation: Tensor) -> None:
     linear = linear[-1] if isinstance(linear, nn.Sequential) else linear
     linear.weight.copy_(linear.weight[permutation].clone())
     if linear.bias is not None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from methods.esparse.decoder import Decoder, HiddenStates, InputSet, input_channels
+from methods.esparse.decoder import Block, Decoder, HiddenStates, InputSet, input_channels
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics, record_inputs
 from methods.esparse.patterns import NM, Arrangement, Pattern, Permutation
 from methods.esparse.perplexity import windows_per_batch
@@ -58,7 +58,7 @@ class Recipe:
         own = self.score.required if self.score else RequiredStatistics()
         return RequiredStatistics(own.kinds | self.weight_update.required.kinds, own.bins, own.histogram_range)
 
-    def scores(self, weights: list[Tensor], inputs: InputStatistics | None) -> list[Tensor] | None:
+    def scores(self, weights: list[Tensor], inputs: InputStatistics) -> list[Tensor] | None:
         """Return the scores (R, C) of each weight; None if the weight update chooses the mask."""
         return None if self.score is None else [self.score(weight, inputs) for weight in weights]
 
@@ -197,20 +197,21 @@ def check_input_cache(recipe: Recipe, config: Any, channel_bytes: int) -> None:
 
 
 def prune_block(
-    decoder: Decoder, block: nn.Module, number: int, states: HiddenStates, recipe: Recipe, clock: WorkClock
+    decoder: Decoder, block: Block, number: int, states: HiddenStates, recipe: Recipe, clock: WorkClock
 ) -> list[SetReport]:
     """Prune the linear layers of one block, in place, and return a report for each set of layers."""
-    statistics = gather_statistics(decoder, block, states, recipe, clock) if recipe.required.kinds else {}
+    statistics = gather_statistics(decoder, block, states, recipe, clock)
     return [
-        prune_set(block, number, layers, statistics.get(layers.name), recipe, clock)
-        for layers in decoder.architecture.sets
+        prune_set(block, number, layers, statistics[layers.name], recipe, clock) for layers in decoder.architecture.sets
     ]
 
 
 def gather_statistics(
-    decoder: Decoder, block: nn.Module, states: HiddenStates, recipe: Recipe, clock: WorkClock
+    decoder: Decoder, block: Block, states: HiddenStates, recipe: Recipe, clock: WorkClock
 ) -> dict[str, InputStatistics]:
     """Gather the statistics of the input of each set of layers of the block, by the name of the set."""
+    if not recipe.required.kinds:
+        return {s.name: InputStatistics(recipe.required) for s in decoder.architecture.sets}
     sets = [(s, block.get_submodule(s.linears[0])) for s in decoder.architecture.sets]
     channel_bytes = sum(batch.shape[0] * batch.shape[1] for batch in states.batches) * states.batches[0].element_size()
     keep_inputs = sum(linear.in_features for _, linear in sets) * channel_bytes <= recipe.input_cache_bytes
@@ -226,10 +227,10 @@ def gather_statistics(
 
 
 def prune_set(
-    block: nn.Module,
+    block: Block,
     number: int,
     layers: InputSet,
-    inputs: InputStatistics | None,
+    inputs: InputStatistics,
     recipe: Recipe,
     clock: WorkClock,
 ) -> SetReport:
@@ -239,11 +240,11 @@ def prune_set(
         block: block of the decoder.
         number: number of the block.
         layers: names of the layers.
-        inputs: statistics of their input; None if the recipe needs none.
+        inputs: statistics of their input.
         recipe: pruning method.
         clock: clock of the work.
     """
-    weights = [block.get_submodule(name).weight for name in layers.linears]
+    weights: list[Tensor] = [block.get_submodule(name).weight for name in layers.linears]
     recipe.pattern.check(f"{layers.linears[0]} of block {number}", weights[0].shape[1])
     scores = recipe.scores(weights, inputs)
     clock("scores")
@@ -264,7 +265,7 @@ def report_set(
     name: str,
     weights: list[Tensor],
     arrangement: Arrangement,
-    inputs: InputStatistics | None,
+    inputs: InputStatistics,
     recipe: Recipe,
 ) -> SetReport:
     """Return the report of a set of layers whose weights were pruned."""
@@ -272,12 +273,12 @@ def report_set(
         block=number,
         name=name,
         permutation=None if arrangement.permutation is None else arrangement.permutation.cpu(),
-        pruned=sum(int((weight == 0).sum()) for weight in weights),
+        pruned=sum(int((weight == 0).sum().item()) for weight in weights),
         size=sum(weight.numel() for weight in weights),
         retained_natural=arrangement.retained_natural,
         retained=arrangement.retained,
     )
-    if inputs is not None and "entropy" in recipe.required.kinds:
+    if "entropy" in recipe.required.kinds:
         report.entropy, report.norm = inputs.entropy.cpu(), inputs.mean_square.sqrt().cpu()
     return report
 

@@ -24,9 +24,12 @@ COMBINATIONS = ("add", "multiply")
 class Score(Protocol):
     """Score of each weight of a matrix."""
 
-    required: RequiredStatistics
+    @property
+    def required(self) -> RequiredStatistics:
+        """Statistics of the inputs that the score needs."""
+        ...
 
-    def __call__(self, weight: Tensor, inputs: InputStatistics | None) -> Tensor:
+    def __call__(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
         """Return the scores (R, C) of a weight (R, C)."""
         ...
 
@@ -51,7 +54,7 @@ class Wanda:
 
     def __call__(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
         """Return the scores (R, C) of a weight (R, C)."""
-        return weight.abs().float() * (inputs.sum_squares / inputs.sequences).sqrt()
+        return weight.abs().float() * inputs.norm
 
 
 class RIA:
@@ -67,14 +70,14 @@ class RIA:
         self.activation_power = activation_power
         self.required = RequiredStatistics(frozenset({"norm"})) if activation_power else RequiredStatistics()
 
-    def __call__(self, weight: Tensor, inputs: InputStatistics | None) -> Tensor:
+    def __call__(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
         """Return the scores (R, C) of a weight (R, C). A row or column of zeros has score 0."""
         size = weight.abs().float()
         tiny = torch.finfo(torch.float32).tiny
         relative = size / size.sum(0).clamp(min=tiny) + size / size.sum(1, keepdim=True).clamp(min=tiny)
         if not self.activation_power:
             return relative
-        return relative * (inputs.sum_squares / inputs.sequences).sqrt() ** self.activation_power
+        return relative * inputs.norm**self.activation_power
 
 
 class ESparse:

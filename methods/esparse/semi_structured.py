@@ -39,6 +39,8 @@ class SparseLinear(nn.Module):
         permutation: (C,) or None.
     """
 
+    permutation: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None, permutation: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -89,7 +91,8 @@ def sparsify(
         raise ValueError(f"there are permutations for layers that are not converted: {', '.join(sorted(unknown))}")
     for name, layer in layers.items():
         check_2to4(layer.weight, permutations.get(name), name)
-    converter, converted, reasons = Converter(backend, tokens), [], Counter()
+    converter, converted = Converter(backend, tokens), []
+    reasons: Counter[str] = Counter()
     for name, layer in layers.items():
         try:
             model.set_submodule(name, converter(layer, permutations.get(name)))
@@ -211,7 +214,7 @@ def search_algorithm(weight: Tensor, bias: Tensor | None, tokens: int) -> int:
         tokens: rows of the input.
     """
     x = random_input(tokens + -tokens % 8, weight)  # torch pads to multiples of 8
-    packed = semi_structured(weight, "cusparselt").packed
+    packed = getattr(semi_structured(weight, "cusparselt"), "packed")  # noqa: B009, absent from the declared type
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch._cslt_sparse_mm_search is deprecated")
         return torch._cslt_sparse_mm_search(packed, x.t(), bias, transpose_result=True)

@@ -90,7 +90,7 @@ class Shards:
     def _check_tensor(self, name: str, stored: Any, shape: tuple[int, ...]) -> None:
         if stored.get_dtype() not in FLOATS:
             raise ValueError(
-                f"{name} in {self.folder} is stored as {stored.get_dtype()}: the checkpoint is quantised, and its codes "
+                f"{name} in {self.folder} is stored as {stored.get_dtype()}: the checkpoint is quantised, its codes "
                 "cannot be pruned as weights. Give the original checkpoint with model.path=<folder>"
             )
         if tuple(stored.get_shape()) != tuple(shape):

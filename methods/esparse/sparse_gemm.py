@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -191,7 +192,7 @@ def time_product(
     kernels: dict[str, KernelTime] = {}
     for name, sparse, remark in sparse_weights(weight, tokens, backends):
         error = relative_error(linear(x, sparse), expected)
-        kernels[name] = KernelTime(timing(lambda sparse=sparse: linear(x, sparse), seconds), error, remark)
+        kernels[name] = KernelTime(timing(partial(linear, x, sparse), seconds), error, remark)
     return dense, kernels
 
 

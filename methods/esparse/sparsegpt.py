@@ -6,6 +6,7 @@ When a weight is pruned, the weights on its right in the same row are changed to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -52,6 +53,34 @@ def inverse_cholesky(hessian: Tensor, damping: float) -> InverseFactor:
             "raise it, for example to 0.1, or calibrate with more tokens"
         )
     return InverseFactor(upper, dead)
+
+
+class WeightUpdate(Protocol):
+    """Pruning of a matrix, with or without an update of the weights that are kept."""
+
+    @property
+    def required(self) -> RequiredStatistics:
+        """Statistics of the inputs that the update needs."""
+        ...
+
+    @property
+    def work(self) -> str:
+        """Name of the work in the report of times."""
+        ...
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise ValueError if the update does not fit the pattern."""
+
+    def prepare(self, inputs: InputStatistics, order: Tensor) -> Any:
+        """Compute what matrices with these inputs share, their columns in the given order (C,)."""
+
+    def criteria(self, weights: list[Tensor], inputs: InputStatistics) -> list[Tensor]:
+        """Return the update's own score (R, C) of each weight."""
+        ...
+
+    def __call__(self, weight: Tensor, factor: Any, pattern: Pattern, mask: Tensor | None) -> Tensor:
+        """Return the pruned weight (R, C); factor: result of `prepare`."""
+        ...
 
 
 class OBSUpdate:
@@ -135,19 +164,18 @@ class MaskOnly:
     def check(self, pattern: Pattern) -> None:
         """Accept any pattern."""
 
-    def prepare(self, inputs: InputStatistics | None, order: Tensor) -> None:
+    def prepare(self, inputs: InputStatistics, order: Tensor) -> None:
         """Return nothing: masking needs no statistics."""
 
-    def criteria(self, weights: list[Tensor], inputs: InputStatistics | None) -> list[Tensor]:
+    def criteria(self, weights: list[Tensor], inputs: InputStatistics) -> list[Tensor]:
         """Raise ValueError, since masking has no criterion of its own."""
         raise ValueError("method.score is null, and without a weight update nothing says which weights are pruned")
 
     def __call__(self, weight: Tensor, factor: None, pattern: Pattern, mask: Tensor | None) -> Tensor:
-        """Return the masked weight (R, C)."""
+        """Return the masked weight (R, C). Raise ValueError without a mask."""
+        if mask is None:
+            raise ValueError("without a weight update a mask is needed")
         return weight * mask
-
-
-WeightUpdate = OBSUpdate | MaskOnly
 
 
 class _GivenMask:

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datasets.files import atomic_write
-from methods.esparse.decoder import Decoder, check_finite, find_architecture
+from methods.esparse.decoder import Block, Decoder, Model, check_finite, find_architecture
 from methods.esparse.shards import INDEX, Shards
 
 UNFINISHED = "unfinished"  # subfolder that exists until the model is complete
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 
 
-def empty_model(config: Any, dtype: torch.dtype) -> nn.Module:
+def empty_model(config: Any, dtype: torch.dtype) -> Model:
     """Return the model with a single block, without storage for its weights."""
     from transformers import AutoModelForCausalLM
 
@@ -99,7 +99,7 @@ class StreamedDecoder(Decoder):
         self.written: dict[str, str] = {}  # file of each tensor that was written
         self.prefix = block_prefix(config)
         model = empty_model(config, dtype)
-        blocks = getattr(model.get_submodule(architecture.trunk), architecture.blocks)
+        blocks: Any = getattr(model.get_submodule(architecture.trunk), architecture.blocks)
         self.empty_block = blocks[0]
         del blocks[0]
         outer = self.shards.read({name: name for name in model.state_dict()})
@@ -114,8 +114,15 @@ class StreamedDecoder(Decoder):
     def __len__(self) -> int:
         return self.config.num_hidden_layers
 
+    @property
+    def out_folder(self) -> Path:
+        """Folder of the pruned blocks. Raise RuntimeError if nothing is written."""
+        if self.out is None:
+            raise RuntimeError("the model was opened for reading only")
+        return self.out
+
     @contextmanager
-    def block(self, i: int, write: bool = False) -> Iterator[nn.Module]:
+    def block(self, i: int, write: bool = False) -> Iterator[Block]:
         """Read block i, yield it, and write it if its weights are changed in the context.
 
         Args:
@@ -127,7 +134,7 @@ class StreamedDecoder(Decoder):
         """
         names = {key: f"{self.prefix}{i}.{key}" for key in self.empty_block.state_dict()}
         pruned = write and self._is_written(i)
-        tensors = (Shards(self.out, block_file(i)) if pruned else self.shards).read(names)
+        tensors = (Shards(self.out_folder, block_file(i)) if pruned else self.shards).read(names)
         if missing := sorted(names.keys() - tensors.keys()):
             raise ValueError(f"{self.shards.folder} lacks {', '.join(missing)} of block {i}")
         stored_dtypes = {key: tensor.dtype for key, tensor in tensors.items()}
@@ -152,7 +159,7 @@ class StreamedDecoder(Decoder):
             torch.save(reports, self._report_file(i))
 
     def _report_file(self, i: int) -> Path:
-        return self.out / UNFINISHED / f"{i}.pt"
+        return self.out_folder / UNFINISHED / f"{i}.pt"
 
     def _is_written(self, i: int) -> bool:
         return self.out is not None and (self.out / block_file(i)).exists()
@@ -160,22 +167,22 @@ class StreamedDecoder(Decoder):
     def _write(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.out / file) as path:
+        self.out_folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.out_folder / file) as path:
             save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
         self.written |= dict.fromkeys(tensors, file)
 
     def finish(self) -> None:
         """Write the tensors outside the blocks and the index, and copy config and tokenizer: the folder is complete."""
-        state = self.model.state_dict()
+        out, state = self.out_folder, self.model.state_dict()
         self._write("model-outer.safetensors", {name: state[name].to(d) for name, d in self.outer_dtypes.items()})
-        shutil.rmtree(self.out / UNFINISHED, ignore_errors=True)
-        for path in self.out.glob(".*.safetensors"):  # left over from an interrupted run
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+        for path in out.glob(".*.safetensors"):  # left over from an interrupted run
             path.unlink()
         for path in self.shards.folder.iterdir():
             if path.is_file() and not path.name.endswith(WEIGHT_FILES):
-                shutil.copy(path, self.out)
-        size = sum((self.out / file).stat().st_size for file in set(self.written.values()))
+                shutil.copy(path, out)
+        size = sum((out / file).stat().st_size for file in set(self.written.values()))
         index = {"metadata": {"total_size": size}, "weight_map": self.written}
-        with atomic_write(self.out / INDEX) as path:
+        with atomic_write(out / INDEX) as path:
             path.write_text(json.dumps(index, indent=2))

@@ -12,8 +12,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from methods.esparse.decoder import Model
 
 if TYPE_CHECKING:
     from datasets.text.zeroshot import Example
@@ -26,7 +28,7 @@ LOGITS_PER_CHUNK = 512
 
 
 def evaluate(
-    model: nn.Module,
+    model: Model,
     encode: Encode,
     examples: Sequence[Example],
     *,
@@ -92,7 +94,7 @@ def request(encode: Encode, context: str, continuation: str) -> Request:
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: nn.Module,
+    model: Model,
     requests: Sequence[Request],
     tokens_per_batch: int = 4096,
     progress: Progress | None = None,
@@ -193,7 +195,7 @@ def batched(bundles: Iterable[Bundle], tokens: int) -> Iterator[list[Bundle]]:
         yield batch
 
 
-def token_log_probabilities(model: nn.Module, batch: Sequence[Bundle]) -> tuple[Tensor, Tensor]:
+def token_log_probabilities(model: Model, batch: Sequence[Bundle]) -> tuple[Tensor, Tensor]:
     """Compute the log-probabilities of the T tokens that a batch predicts.
 
     Returns:
