@@ -161,7 +161,7 @@ def says_one_thing(code: int, printed: str, expected: list[str]) -> None:
         (["dataset.window=32"], ["dataset.window=32, but this model takes 24 tokens at most"]),
         (["dataset.calibration.source={tmp}/short.txt"], ["the calibration text has", "dataset.calibration.length"]),
         (["dataset.evaluate={tmp}/short.txt"], ["fewer than a window of 16"]),
-        (["dataset.evaluate=nonsense"], ["nonsense is neither a file nor a text", "wikitext2", "topics"]),
+        (["dataset.evaluate=nonsense"], ["nonsense is neither a file nor a known text", "wikitext2", "topics"]),
         (["dataset.calibration.source=tinystories"], ["tinystories_sample.txt", "RUNNER_DATA"]),
         (["model.path=elsewhere"], ["model.bin and vocabulary.bin (llama2.c) were not found", "/data/text/elsewhere"]),
         (["model.path={tmp}/truncated"], ["truncated/model.bin", "its header asks for"]),

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import nn
 
 from methods.esparse.channel_permutation import ChannelPermutation
@@ -17,6 +18,7 @@ from methods.esparse.patterns import NM, Unstructured, make_pattern
 from methods.esparse.pruning import Recipe, Report, SetReport, prune
 from methods.esparse.scores import RIA, ESparse, Magnitude, Wanda
 from methods.esparse.sparsegpt import MaskOnly, OBSUpdate
+from runner.compose import compose
 from tests.methods.esparse.reference import (
     KINDS,
     kept_by_hand,
@@ -305,3 +307,21 @@ def test_pruning_a_pruned_model_again_changes_nothing():
     prune(Decoder(model), CALIBRATION, Recipe(NM(2, 4), Wanda()), silent)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def above_threshold_by_hand(weight: np.ndarray, score: np.ndarray, ratio: float) -> np.ndarray:
+    """One threshold for the matrix, as in Wanda's prune_magnitude and RIA's prune_ria: what is at most it goes."""
+    threshold = np.sort(score.flatten())[int(score.size * ratio)]
+    return np.where(score <= threshold, 0.0, weight)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+@pytest.mark.parametrize(("method", "by_hand"), [("magnitude", lambda w, x: np.abs(w)), ("ria", ria_score)])
+def test_magnitude_and_ria_with_a_ratio_have_the_published_threshold_per_matrix(method, by_hand, kind, ratio):
+    cfg = compose([f"method=esparse/{method}", f"method.ratio={ratio}"])
+    recipe = instantiate(cfg.method, network=None).recipe
+    wanted = prune_by_hand(kind, lambda w, x: above_threshold_by_hand(w, by_hand(w, x), ratio))
+    model, _ = pruned(kind, recipe)
+    for name, layer in linears(model).items():
+        torch.testing.assert_close(layer.weight, linears(wanted)[name].weight, rtol=0, atol=0, msg=name)
