@@ -25,7 +25,7 @@ from methods.esparse.group_ranking import retained_score
 from methods.esparse.patterns import NM
 from methods.esparse.pruning import Recipe, prune, time_shares
 from methods.esparse.scores import ESparse, Wanda
-from runner.address import Run
+from runner.config.address import Run
 
 N, M, SWEEPS = 2, 4, 8
 TOLERANCE = 1e-6  # smallest gain of a swap, as a share of the retained score

@@ -33,7 +33,7 @@ from methods.esparse.sparse_gemm import (
     time_product,
     usable_backends,
 )
-from runner.compose import compose
+from runner.config.compose import compose
 
 MODELS = ["7b", "13b", "30b", "65b"]
 

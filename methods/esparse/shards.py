@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,13 @@ class Shards:
             if name in self.files:
                 keys.setdefault(self.files[name], []).append(key)
         return keys
+
+    def tensors(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of these names one at a time, file by file."""
+        for file, keys in self._by_file({name: name for name in names}).items():
+            with open_safetensors(self.folder / file) as tensors:
+                for name in keys:
+                    yield name, tensors.get_tensor(name)
 
     def read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
         """Read tensors.

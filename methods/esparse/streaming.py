@@ -56,7 +56,7 @@ def tensor_shapes(config: Any, dtype: torch.dtype) -> dict[str, tuple[int, ...]]
 
 
 def check_checkpoint(folder: Path, config: Any, dtype: torch.dtype) -> None:
-    """Check that a folder holds all weights of a model.
+    """Check that a folder holds all weights of a model, and that they are finite. All files are read once.
 
     Args:
         folder: folder in the transformers layout.
@@ -65,9 +65,11 @@ def check_checkpoint(folder: Path, config: Any, dtype: torch.dtype) -> None:
 
     Raises:
         FileNotFoundError: if files are missing.
-        ValueError: if tensors are missing, of another shape or quantised, or a file is damaged.
+        ValueError: if tensors are missing, of another shape, quantised or not finite, or a file is damaged.
     """
-    Shards(folder).check(tensor_shapes(config, dtype))
+    shards, shapes = Shards(folder), tensor_shapes(config, dtype)
+    shards.check(shapes)
+    check_finite((name, tensor.to(dtype)) for name, tensor in shards.tensors(shapes))
 
 
 def block_file(block: int) -> str:

@@ -21,7 +21,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch) -> None:
     """Drawing takes longer than these runs do."""
-    monkeypatch.setattr("runner.figures.save_figures", lambda *_: [])
+    monkeypatch.setattr("runner.execution.figures.save_figures", lambda *_: [])
 
 
 def save(folder: Path, intermediate: int = 24, vocabulary: int = 258, **settings) -> Path:
@@ -170,10 +170,9 @@ def test_streamed_weights_that_are_nan_are_said_to_be_nan(run, tmp_path):
 
     save(tmp_path / "model")
     change_tensors(tmp_path / "model", damage)
-    code, printed = run("method.stream=true", "method.eval_dense=false")
-    assert code != 0
-    assert "model.layers.0.mlp.up_proj.weight has weights that are NaN" in printed
-    assert "bfloat16" not in printed
+    result = run("method.stream=true", "method.eval_dense=false")
+    assert_refused(result, tmp_path, "model.layers.0.mlp.up_proj.weight has weights that are NaN")
+    assert "bfloat16" not in result[1]
 
 
 def test_weights_too_large_for_float16_advise_another_dtype(run, tmp_path):

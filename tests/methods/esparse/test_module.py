@@ -6,13 +6,14 @@ import importlib.util
 import json
 import math
 import random
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 
 from methods.architectures.llama2c import Llama2cModel
-from runner.record import read_result
+from runner.execution.record import read_result
 from tests.methods.architectures.test_llama2c import DIM, VOCABULARY, write_model
 
 WORDS = ["a", "ab", "abab", "b", "ba", "c", "cab", "cabbac", "ac", "bab"]
@@ -42,7 +43,7 @@ def tiny(tmp_path: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch) -> None:
     """Drawing takes longer than these runs do."""
-    monkeypatch.setattr("runner.figures.save_figures", lambda *_: [])
+    monkeypatch.setattr("runner.execution.figures.save_figures", lambda *_: [])
 
 
 def metrics_of(outputs: Path) -> dict[str, float]:
@@ -194,9 +195,9 @@ def test_values_that_are_not_finite_fail_the_run(call, tiny, tmp_path):
     path = tmp_path / "data" / "text" / "tiny" / "model.bin"
     content = bytearray(path.read_bytes())
     first_norm = 28 + 4 * VOCABULARY * DIM
-    content[first_norm : first_norm + 4] = b"\x00\x00\x80\x7f"  # infinite
+    content[first_norm : first_norm + 4] = struct.pack("<f", 3e38)
     path.write_bytes(content)
-    with pytest.raises(FloatingPointError, match=r"not finite in float32; choose model\.dtype"):
+    with pytest.raises(FloatingPointError, match=r"outputs are not finite in float32: check the checkpoint"):
         call("method=esparse", *tiny)
     (state,) = tmp_path.rglob("state.json")
     assert json.loads(state.read_text())["state"] == "failed"

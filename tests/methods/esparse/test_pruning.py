@@ -18,7 +18,7 @@ from methods.esparse.patterns import NM, Unstructured, make_pattern
 from methods.esparse.pruning import Recipe, Report, SetReport, prune
 from methods.esparse.scores import RIA, ESparse, Magnitude, Wanda
 from methods.esparse.sparsegpt import MaskOnly, OBSUpdate
-from runner.compose import compose
+from runner.config.compose import compose
 from tests.methods.esparse.reference import (
     KINDS,
     kept_by_hand,

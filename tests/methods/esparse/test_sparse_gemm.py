@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from methods.esparse.compression import compress, compressed_bytes
 from methods.esparse.llama_shapes import LlamaShapes
 from methods.esparse.sparse_gemm import SparseGEMM, launch_milliseconds, random_2to4, time_product, usable_backends
-from runner.compose import compose
+from runner.config.compose import compose
 
 
 @pytest.mark.parametrize("name", ["7b", "13b", "30b", "65b"])
