@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CODE_DTYPES = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4", "F8_E8M0")  # of safetensors, for quantised weights
+LARGEST_HEADER = 100_000_000  # bytes of a safetensors header, as the format limits it
 NAMES_IN_MESSAGE = 3
 
 
@@ -177,8 +178,9 @@ def _stored_codes(folder: Path) -> str | None:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with path.open("rb") as file:
-                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        except (OSError, ValueError, struct.error, MemoryError, OverflowError):
+                size = struct.unpack("<Q", file.read(8))[0]
+                header = json.loads(file.read(min(size, LARGEST_HEADER)))
+        except (OSError, ValueError, struct.error):
             continue
         for name, tensor in header.items():
             if name.endswith("weight") and tensor.get("dtype") in CODE_DTYPES:
