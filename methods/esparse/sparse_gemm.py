@@ -16,6 +16,7 @@ from torch.utils.benchmark import Timer
 
 from methods.esparse.llama_shapes import LlamaShapes, find_dtype
 from methods.esparse.patterns import NM
+from methods.plots import COLUMN_WIDTH
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class SparseGEMM(LightningModule):
         """Return the plot of the speed-up against the number of tokens."""
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.4), layout="constrained")
         for product in self.shapes.products:
             best = {
                 n: max(values.values()) for (name, n), values in self.speedups.items() if name == product and values

@@ -1,4 +1,4 @@
-"""Texts by name: the structure of the published files, files of one's own, and what is said where they are not."""
+"""Texts by name: structure of the published files, own files, and the messages for missing ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where language models come from: folders, GGUF files, the hub; and what is said where they are not."""
+"""Sources of language models (folders, GGUF files, the hub) and the messages for missing ones."""
 
 from __future__ import annotations
 

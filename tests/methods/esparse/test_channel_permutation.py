@@ -1,4 +1,4 @@
-"""RIA's permutation, against the rule it deals by, and brute force over all assignments."""
+"""RIA's channel permutation, against its definition and brute force over all assignments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E-Sparse's shuffles, against the rule they deal by, and brute force over all swaps."""
+"""E-Sparse's channel shuffles, against their definition and brute force over all swaps."""
 
 from __future__ import annotations
 

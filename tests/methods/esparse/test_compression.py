@@ -1,4 +1,4 @@
-"""2:4 weights in storage: nothing is lost, and the bits are where the docstring says."""
+"""Compressed 2:4 weights: round trips and the layout of the bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The walk block by block, against transformers' own forward pass."""
+"""Block-by-block evaluation, against transformers' own forward pass."""
 
 from __future__ import annotations
 

@@ -1,3 +1,7 @@
+"""Folded permutations, against the model that was pruned without folding."""
+
+from __future__ import annotations
+
 import copy
 
 import pytest

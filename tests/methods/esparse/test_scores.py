@@ -1,4 +1,4 @@
-"""Scores of weights, against their formulas in float64, and where one method becomes another."""
+"""Scores of weights, against their formulas in float64, and special cases in which one method equals another."""
 
 from __future__ import annotations
 

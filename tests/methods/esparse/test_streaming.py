@@ -1,3 +1,7 @@
+"""Pruning block by block from disk, against pruning in memory."""
+
+from __future__ import annotations
+
 import json
 
 import pytest
