@@ -144,7 +144,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         if trainer.is_global_zero:
             figures = save_figures(module, folder)
             write_json(folder / "result.json", result)  # before the tracker, which may hang
-            finish_logger(logger, folder, metrics, figures)
+            finish_logger(logger, folder, metrics | result["costs"], figures)
             if not cfg.checkpoint.keep:
                 files.remove_checkpoints(folder)
         trainer.strategy.barrier()
