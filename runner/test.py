@@ -1,4 +1,4 @@
-"""`python -m runner.test run=<folder or id> [dataset=D] [overrides]`: tests a finished run's weights in another setting.
+"""`python -m runner.test run=<folder or id> [dataset=D] [overrides]`: a test of a finished run's weights.
 
 Another data set, other attacks or other test settings of the method: any key of a run. The test is a run of its own,
 with its own address. `run` is the folder of the finished run, its id, or its overrides in quotes.
