@@ -25,7 +25,7 @@ def test_the_benchmark_prints_speed_and_differences(capsys):
     pytest.importorskip("foolbox")
     threads = torch.get_num_threads()
     try:
-        bench_attacks.main("--model smallcnn --batch 4 --steps 1 --repeats 1 --threads 1".split())
+        bench_attacks.main(["--model", "smallcnn", "--batch", "4", "--steps", "1", "--repeats", "1", "--threads", "1"])
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
