@@ -19,7 +19,7 @@ from methods.f2at.lr_schedules import PiecewiseLinear
 from methods.f2at.memory_format import preferred_memory_format
 from methods.f2at.module import AdversarialTraining
 from methods.f2at.objective import Objective
-from runner.address import Run
+from runner.config.address import Run
 from tests.methods.networks import batch, small_network
 from tests.methods.resumption import check_killed_run_goes_on
 
