@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,8 @@ class AutoAttack:
 
         with torch.inference_mode(False), torch.enable_grad(), seeded(self.seed, x.device):
             # The package takes views of images and gradients, which channels_last does not have.
-            network = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)
+            contiguous: Any = copy.deepcopy(network).eval()
+            network = contiguous.to(memory_format=torch.contiguous_format)
             x, y = detached(x).contiguous(), detached(y)
             num_classes = network(x[:1]).shape[1]
             norm = NORMS[self.norm]

@@ -83,8 +83,9 @@ class Classifier(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new initial weights and reset batch norm's statistics, as the constructor does."""
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if module is not self and callable(reset):
+                reset()
         self.init_weights()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from methods.architectures.classifier import Classifier
 from methods.attacks import Attack
 from methods.f2at.bitplanes import BitPlanes, low_planes, quantise
 from methods.f2at.lr_schedules import epochs_at
@@ -42,14 +43,14 @@ class BPFC(Objective):
         self.growth_epochs, self.total_epochs = tuple(growth_epochs), total_epochs
 
     @torch.no_grad()
-    def perturb(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
+    def perturb(self, attack: Attack, network: Classifier, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Return images without their low bit-planes, after uniform noise; the attack is not used."""
         k = self.bit_planes.k
         noise = 2.0 ** min(k - 2, 3)
         q = quantise(x) + noise * (2 * torch.rand_like(x) - 1)
         return (q - low_planes(q, k) + 2 ** (k - 1)).clamp(0, 255) / 255
 
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss and the metrics to log; see `Objective`."""
         clean, coarse = network(x), network(adv)
         now = epochs_at(progress, self.total_epochs)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from methods.attacks import mode_of
 from methods.checkpoints import weights_below
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -23,7 +26,7 @@ def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return (network(x).argmax(1) == y).float()
 
 
-def load_trained(checkpoint: Path, network: nn.Module) -> nn.Module:
+def load_trained(checkpoint: Path, network: Network) -> Network:
     """Return a copy of the network with the weights of another run of adversarial training, in eval mode.
 
     Args:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from methods.architectures.classifier import Classifier
 from methods.attacks import PGD, Attack
 from methods.f2at.lr_schedules import epochs_at
 from methods.f2at.objective import Objective
@@ -26,7 +27,7 @@ class FriendlyAdversarialTraining(Objective):
         super().__init__()
         self.stages, self.total_epochs = sorted(zip(epochs, tau, strict=True)), total_epochs
 
-    def perturb(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
+    def perturb(self, attack: Attack, network: Classifier, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Return the images to train on; see `Objective`."""
         if not isinstance(attack, PGD):
             raise TypeError(f"friendly adversarial training needs PGD as method.train_attack, got {attack}")

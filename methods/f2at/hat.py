@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from methods.architectures.classifier import Classifier
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
 
@@ -25,7 +26,7 @@ class HAT(Objective):
         super().__init__()
         self.beta, self.gamma, self.h = beta, gamma, h
 
-    def prepare(self, network: nn.Module, helper: nn.Module | None) -> None:
+    def prepare(self, network: Classifier, helper: Classifier | None) -> None:
         """Take the naturally trained network.
 
         Raises:
@@ -38,7 +39,7 @@ class HAT(Objective):
             )
         self.helper = helper.requires_grad_(False)
 
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss and the metrics to log; see `Objective`."""
         with torch.no_grad():
             label = self.helper.eval()(adv).argmax(1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
+from methods.architectures.classifier import Classifier
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
 
@@ -24,12 +25,12 @@ class LBGAT(Objective):
         super().__init__()
         self.beta = beta
 
-    def prepare(self, network: nn.Module, helper: nn.Module | None) -> None:
+    def prepare(self, network: Classifier, helper: Classifier | None) -> None:
         """Build the teacher."""
-        self.teacher = copy.deepcopy(network)
+        self.teacher: Classifier = copy.deepcopy(network)
         self.teacher.reset_parameters()
 
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss and the metrics to log; see `Objective`."""
         attacked, guide = network(adv), self.teacher(x)
         loss = mse_loss(attacked, guide) + cross_entropy(guide, y)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, nll_loss, softmax
 
+from methods.architectures.classifier import Classifier
 from methods.f2at.objective import Logs, Objective, accuracy
 
 
@@ -22,7 +23,7 @@ class MART(Objective):
         super().__init__()
         self.beta = beta
 
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss and the metrics to log; see `Objective`."""
         clean, attacked = network(x), network(adv)
         p, p_adv = softmax(clean, dim=1), softmax(attacked, dim=1)

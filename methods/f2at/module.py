@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from datasets.checks import check_positive
+from methods.architectures.classifier import Classifier
 from methods.attacks import PGD, Attack, seeded
 from methods.f2at.awp import WeightPerturbation
 from methods.f2at.ema import ExponentialMovingAverage
@@ -69,7 +70,7 @@ class AdversarialTraining(LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Classifier,
         objective: Objective,
         train_attack: Attack,
         val_attack: Attack | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
+from methods.architectures.classifier import Classifier
 from methods.attacks import Attack
 from methods.f2at.bitplanes import BitPlanes
 
@@ -35,7 +36,7 @@ class Objective(nn.Module):
 
     bit_planes = BitPlanes()  # cut of the figure of patterns
 
-    def prepare(self, network: nn.Module, helper: nn.Module | None) -> None:
+    def prepare(self, network: Classifier, helper: Classifier | None) -> None:
         """Build what the objective needs besides the network, before the training.
 
         Args:
@@ -43,7 +44,7 @@ class Objective(nn.Module):
             helper: network of another run, if the method's `needs` name one.
         """
 
-    def perturb(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
+    def perturb(self, attack: Attack, network: Classifier, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Return the images to train on.
 
         Args:
@@ -57,7 +58,7 @@ class Objective(nn.Module):
         """
         return attack(network, x, y)
 
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss and the metrics to log.
 
         Args:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, log_softmax
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from methods.architectures.classifier import Classifier
 from methods.f2at.bitplanes import BitPlanes
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
@@ -73,7 +74,7 @@ class Reconstruction(Objective):
         self.natural_weight, self.alignment_weight = natural_weight, alignment_weight
         self.perturbed_weight = perturbed_weight
 
-    def attacked_loss(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def attacked_loss(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss without the patterns, and features and logits of the attacked images.
 
         Shapes: x (B, C, H, W), adv (B, C, H, W), y (B,) -> (), (B, D), (B, K).
@@ -82,7 +83,7 @@ class Reconstruction(Objective):
         logits = network.head(features)
         return cross_entropy(logits, y), features, logits
 
-    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: nn.Module) -> Tensor:
+    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: Classifier) -> Tensor:
         """Return the weighted terms of the natural pattern.
 
         Args:
@@ -96,7 +97,7 @@ class Reconstruction(Objective):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define natural_loss")
 
-    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: nn.Module) -> Tensor:
+    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: Classifier) -> Tensor:
         """Return the unweighted term of the perturbed pattern.
 
         Args:
@@ -108,7 +109,7 @@ class Reconstruction(Objective):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define perturbed_loss")
 
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss and the metrics to log; see `Objective`."""
         natural, perturbed = self.bit_planes(adv)
         loss, features, logits = self.attacked_loss(network, x, adv, y)
@@ -132,12 +133,12 @@ class LogitReconstruction(Reconstruction):
     perturbed pattern is uniform.
     """
 
-    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: nn.Module) -> Tensor:
+    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: Classifier) -> Tensor:
         """Return the weighted terms of the natural pattern; see `Reconstruction`."""
         z = network.head(pattern)
         return self.natural_weight * cross_entropy(z, y) + self.alignment_weight * kl_divergence(logits, z.detach())
 
-    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: nn.Module) -> Tensor:
+    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: Classifier) -> Tensor:
         """Return the unweighted term of the perturbed pattern; see `Reconstruction`."""
         return kl_from_uniform(network.head(pattern))
 
@@ -155,7 +156,7 @@ class TradesReconstruction(LogitReconstruction):
         super().__init__(*args, **kwargs)
         self.beta = beta
 
-    def attacked_loss(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def attacked_loss(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return TRADES' loss, and features and logits of the attacked images; see `Reconstruction`."""
         clean = network(x)
         features = network.features(adv)
@@ -170,10 +171,10 @@ class FeatureReconstruction(Reconstruction):
     perturbed pattern.
     """
 
-    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: nn.Module) -> Tensor:
+    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: Classifier) -> Tensor:
         """Return the weighted term of the natural pattern; see `Reconstruction`."""
         return self.natural_weight * (1 - cosine_similarity(features, pattern)).mean()
 
-    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: nn.Module) -> Tensor:
+    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: Classifier) -> Tensor:
         """Return the unweighted term of the perturbed pattern; see `Reconstruction`."""
         return cosine_similarity(features, pattern).square().mean()

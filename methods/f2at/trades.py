@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from methods.architectures.classifier import Classifier
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
 
@@ -22,7 +23,7 @@ class TRADES(Objective):
         super().__init__()
         self.beta = beta
 
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss and the metrics to log; see `Objective`."""
         clean, attacked = network(x), network(adv)
         loss = cross_entropy(clean, y) + self.beta * kl_divergence(attacked, network(x))
