@@ -93,11 +93,8 @@ class AdversarialTraining(LightningModule):
         helper: Path | None = None,
     ) -> None:
         super().__init__()
-        check_positive("method", lr=lr)
-        if not 0 <= eps <= 1:
-            raise ValueError(f"method.eps is in units of images in [0, 1], got {eps}; 8/255 is {8 / 255:.4f}")
-        if weight_decay < 0:
-            raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
+        used = {name: attack for name, attack in (test_attacks or {}).items() if attack is not None}
+        _check_arguments(lr, weight_decay, eps, set(attack_limits or {}) - set(used))
         self.network, self.objective = network, objective
         objective.prepare(network, load_trained(helper, network) if helper else None)
         self.weight_perturbation = weight_perturbation
@@ -107,10 +104,7 @@ class AdversarialTraining(LightningModule):
         self.lr_schedule, self.momentum_schedule = lr_schedule, momentum_schedule
         self.eps, self.step_size = eps, step_size
         self.train_attack, self.val_attack = train_attack, val_attack
-        self.test_attacks = {name: attack for name, attack in (test_attacks or {}).items() if attack is not None}
-        self.attack_limits = dict(attack_limits or {})
-        if unknown := self.attack_limits.keys() - self.test_attacks.keys():
-            raise ValueError(f"method.attack_limits names no attack of method.test_attacks: {', '.join(unknown)}")
+        self.test_attacks, self.attack_limits = used, dict(attack_limits or {})
         self.eps_curve, self.eps_curve_images = tuple(eps_curve), eps_curve_images
         self.monitor, self.channels_last = monitor, channels_last
         self.memory_format = preferred_memory_format(torch.device("cpu"), channels_last)
@@ -276,3 +270,14 @@ class AdversarialTraining(LightningModule):
         if self._robustness:
             figures["robustness"] = plot_eps_curve(self._robustness, self.eps)
         return figures
+
+
+def _check_arguments(lr: float, weight_decay: float, eps: float, unknown_limits: set[str]) -> None:
+    check_positive("method", lr=lr)
+    if weight_decay < 0:
+        raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
+    if not 0 <= eps <= 1:
+        raise ValueError(f"method.eps is in units of images in [0, 1], got {eps}; 8/255 is {8 / 255:.4f}")
+    if unknown_limits:
+        names = ", ".join(sorted(unknown_limits))
+        raise ValueError(f"method.attack_limits names no attack of method.test_attacks: {names}")
