@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from methods.attacks import check_eps, detached, seeded
+from methods.memory_format import to_memory_format
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 
@@ -58,8 +59,7 @@ class AutoAttack:
 
         with torch.inference_mode(False), torch.enable_grad(), seeded(self.seed, x.device):
             # The package takes views of images and gradients, which channels_last does not have.
-            contiguous: Any = copy.deepcopy(network).eval()
-            network = contiguous.to(memory_format=torch.contiguous_format)
+            network = to_memory_format(copy.deepcopy(network).eval(), torch.contiguous_format)
             x, y = detached(x).contiguous(), detached(y)
             num_classes = network(x[:1]).shape[1]
             norm = NORMS[self.norm]

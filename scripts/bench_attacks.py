@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from methods.attacks import PGD
-from methods.f2at.memory_format import preferred_memory_format
+from methods.memory_format import preferred_memory_format, to_memory_format
 from runner.config.address import Run
 from runner.config.instantiate import instantiate
 
@@ -60,7 +60,7 @@ def attackers(network: nn.Module, steps: int, bf16: bool) -> dict[str, Contestan
     pgd = PGD(EPS, STEP_SIZE, steps, start="none")
     foolbox_pgd = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=steps, random_start=False)
     wrapped = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
-    strided = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    strided = to_memory_format(copy.deepcopy(network), torch.channels_last)
 
     def in_channels_last(x: Tensor, y: Tensor) -> Tensor:
         return pgd(strided, x.contiguous(memory_format=torch.channels_last), y)
@@ -92,7 +92,7 @@ def training_step(
         layout: memory layout of network and images.
         bf16: compute under bfloat16 autocast.
     """
-    network = copy.deepcopy(network).to(memory_format=layout)
+    network = to_memory_format(copy.deepcopy(network), layout)
     optimizer = torch.optim.SGD(network.parameters(), 1e-6, 0.9, weight_decay=5e-4)
 
     def step(x: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -21,8 +21,8 @@ from methods.f2at.awp import WeightPerturbation
 from methods.f2at.ema import ExponentialMovingAverage
 from methods.f2at.evaluation import contradictions, correct, load_trained
 from methods.f2at.lr_schedules import Schedule
-from methods.f2at.memory_format import preferred_memory_format
 from methods.f2at.objective import Objective
+from methods.memory_format import preferred_memory_format, to_memory_format
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class AdversarialTraining(LightningModule):
         self.monitor, self.channels_last = monitor, channels_last
         self.memory_format = preferred_memory_format(torch.device("cpu"), channels_last)
         self._last_network: list[nn.Module] = []  # in a list, which keeps it out of the checkpoint
-        self._test_metrics = nn.ModuleDict()
+        self._test_metrics: Any = nn.ModuleDict()
         self._num_tested = 0
         self._robustness: dict[float, float] = {}
         self._examples: tuple[Tensor, Tensor] | None = None
@@ -141,13 +141,14 @@ class AdversarialTraining(LightningModule):
         self.memory_format = preferred_memory_format(self.trainer.strategy.root_device, self.channels_last)
         for part in (self.network, self.objective, self.ema):
             if part is not None:
-                part.to(memory_format=self.memory_format)
+                to_memory_format(part, self.memory_format)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Return SGD with the schedule of its learning rate."""
         weights = [p for p in (*self.network.parameters(), *self.objective.parameters()) if p.requires_grad]
-        settings = {"weight_decay": self.weight_decay, "nesterov": self.nesterov, "foreach": True}
-        optimizer = torch.optim.SGD(weights, self.lr, self.momentum, **settings)
+        optimizer = torch.optim.SGD(
+            weights, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, foreach=True
+        )
         schedule = self.lr_schedule
         if schedule is None:
             return {"optimizer": optimizer}
@@ -188,7 +189,8 @@ class AdversarialTraining(LightningModule):
     def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
         """Log clean accuracy and accuracy under attack."""
         x, y = batch.x.contiguous(memory_format=self.memory_format), batch.y
-        network, prefix = self.eval_network, self.trainer.datamodule.val_prefix(dataloader_idx)
+        network, trainer = self.eval_network, cast(Any, self.trainer)
+        prefix = trainer.datamodule.val_prefix(dataloader_idx)
         logs = {"acc": correct(network, x, y).mean()}
         if self.val_attack:
             logs["adv_acc"] = correct(network, self._attacked(self.val_attack, network, x, y, index), y).mean()

@@ -16,9 +16,9 @@ from methods.f2at.awp import WeightPerturbation
 from methods.f2at.evaluation import contradictions, correct, load_trained
 from methods.f2at.lbgat import LBGAT
 from methods.f2at.lr_schedules import PiecewiseLinear
-from methods.f2at.memory_format import preferred_memory_format
 from methods.f2at.module import AdversarialTraining
 from methods.f2at.objective import Objective
+from methods.memory_format import preferred_memory_format
 from runner.config.address import Run
 from tests.methods.networks import batch, small_network
 from tests.methods.resumption import check_killed_run_goes_on
