@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from datasets.download import CorruptData, first_existing, missing
 from datasets.images.folder import read_files, read_image, read_lines
 from datasets.images.loader import ImageSet
-from datasets.images.longtail import first_of_each
+from datasets.images.longtail import subset_per_class
 
 RED = "red_mini_imagenet_s32"
 RED_LEVELS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
@@ -90,7 +90,7 @@ def _few_of_each(files: list[tuple[Path, int]], count: int, seed: int, source: P
     fewest = int(labels.bincount(minlength=14).min())
     if count > fewest:
         raise CorruptData(f"{source} has {fewest} images of its smallest class, dataset.per_class={count}")
-    return [files[i] for i in first_of_each(labels, [count] * 14, seed)]
+    return [files[i] for i in subset_per_class(labels, [count] * 14, seed)]
 
 
 def squared(path: Path, size: int, resize: int) -> Tensor:
