@@ -285,6 +285,7 @@ def _unpack(
         if folder.exists():
             return
         temporary = folder.with_name(folder.name + ".part")
+        errors: tuple[type[Exception], ...] = (*unreadable, OSError, ValueError)
         shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
         try:
             extract(temporary)
@@ -293,7 +294,7 @@ def _unpack(
             os.replace(temporary / inner, folder)
         except CorruptData:
             raise
-        except (*unreadable, OSError, ValueError) as error:
+        except errors as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             raise CorruptData(

@@ -92,7 +92,7 @@ def on_white(image: Image, path: Path) -> Image:
     """Return an RGBA image as RGB, its transparent pixels blended with white."""
     from PIL import Image
 
-    if image.getextrema()[3] == (255, 255):
+    if image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB")
     warn_once(path, "has transparent pixels: they are shown on white")
     white = Image.new("RGBA", image.size, "white")
