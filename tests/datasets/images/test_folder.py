@@ -151,7 +151,9 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, damage):
     assert f"{path} is no image that can be read" in refused(tmp_path)
 
 
-@pytest.mark.parametrize(("options", "said"), [({"size": 0}, "size"), ({"channels": 2}, "channels=2 is unknown; choose from 1, 3")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"size": 0}, "size"), ({"channels": 2}, "channels=2 is unknown; choose from 1, 3")]
+)
 def test_bad_arguments_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         ImageFolder("x", **options)
