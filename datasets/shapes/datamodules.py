@@ -1,38 +1,44 @@
-"""DataModules of sets on disk: ShapeNet as published, and what `build.py` makes of meshes."""
+"""DataModules of sets on disk: ShapeNet as published, and sets that `build` makes out of meshes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from datasets.checks import check_positive
 from datasets.download import CorruptData, MissingData, cache_folder, first_existing, missing
-from datasets.shapes import layout
-from datasets.shapes.base import ShapeDataModule, in_turn
-from datasets.shapes.build import Recipe, build
-from datasets.shapes.loader import ShapeSet
+from datasets.shapes import shapenet_format as fmt
+from datasets.shapes.base import ShapeDataModule, round_robin
+from datasets.shapes.build import Recipe, build_dataset
 from datasets.shapes.psb import ORIGINAL, SIMPLIFIED, psb_sources, psb_split
-from datasets.shapes.render import in_unit_cube
+from datasets.shapes.render import cameras_in_unit_cube
+from datasets.shapes.shape_set import ShapeSet
+from datasets.shapes.shapenet_format import Array
 
-SHOWN = 1000  # so many shapes take long enough to read for a progress bar
-OFF_CENTRE = 0.1  # share of a picture by which a camera may look past its middle
+PROGRESS_FROM = 1000  # number of shapes from which on reading shows a progress bar
+OFF_CENTER = 0.1  # share of an image by which a camera may look past its center
+
+Reader = Callable[[Path], dict[str, Array]]  # folder of a model -> its arrays, by the name in ShapeSet
 
 
 class StoredShapes(ShapeDataModule):
-    """A set in the layout of `layout.py`, below the data folder or at an absolute path.
+    """A set in the format of `shapenet_format`, below the data folder or at an absolute path.
 
     Yields what `ShapeDataModule` says. Everything is read into memory: with 100,000 points a shape takes 1.8 MB.
 
     Args:
-        folder: where it is. stored_points: of the training shapes, so many points of the volume and of the surface are
-            held, the first ones; None: all. views: of the pictures, so many are held, the first ones; None: all.
-        workers: threads that read.
+        folder: folder of the set.
+        stored_points: of each training shape, the first so many points of the volume and of the surface are kept; None:
+            all.
+        views: of the images of a shape, the first so many are kept; None: all.
+        workers: number of threads that read.
+        **kwargs: arguments of `ShapeDataModule`.
     """
 
     def __init__(
@@ -44,99 +50,113 @@ class StoredShapes(ShapeDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(workers=workers, **kwargs)
-        for name, value in {"stored_points": stored_points, "views": views}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"dataset.{name} must be positive, got {value}")
+        check_positive("dataset", stored_points=stored_points, views=views)
         self.folder, self.stored_points, self.views, self.workers = folder, stored_points, views, workers
-        self.known: dict[str, layout.Category] = {}
+        self.category_by_name: dict[str, fmt.Category] = {}
 
     @property
-    def place(self) -> Path:
-        """The root of the set."""
+    def set_folder(self) -> Path:
+        """Return the folder of the set."""
         return self.root / self.folder
 
-    def known_categories(self) -> list[str]:
-        if not self.place.is_dir():
-            raise MissingData(self.absent())
-        self.known = {category.name: category for category in layout.read_categories(self.place)}
-        if not self.known:
-            raise MissingData(f"{self.place.absolute()} has neither a metadata.yaml nor a CATEGORY/train.lst")
-        return list(self.known)
+    def available_categories(self) -> list[str]:
+        """Return the names of the categories in metadata.yaml, or of all folders with split files.
 
-    def absent(self) -> str:
-        """What to do where the set is not there."""
+        Raises:
+            MissingData: if the set is not there.
+        """
+        if not self.set_folder.is_dir():
+            raise MissingData(self.missing_message())
+        self.category_by_name = {category.name: category for category in fmt.read_categories(self.set_folder)}
+        if not self.category_by_name:
+            raise MissingData(f"{self.set_folder.absolute()} has neither a metadata.yaml nor a CATEGORY/train.lst")
+        return list(self.category_by_name)
+
+    def missing_message(self) -> str:
+        """Return what to do if the set is not there."""
         return (
-            f"there is no set of shapes in {self.place.absolute()}.\n"
-            "python -m scripts.build_shapes MESHES FOLDER makes one; name it by dataset.folder (below the data folder "
+            f"there is no set of shapes in {self.set_folder.absolute()}.\n"
+            "python -m scripts.build_shapes MESHES FOLDER builds one; name it by dataset.folder (below the data folder "
             f"{self.root.absolute()}, or absolute), or name another data folder: RUNNER_DATA=<folder>"
         )
 
+    def _models(self, part: str, category_name: str) -> list[Path]:
+        """Return the folders of the models of a part of a category."""
+        category = self.category_by_name[category_name]
+        fmt.check_disjoint(self.set_folder, category)
+        folder = self.set_folder / category.folder
+        models = [folder / model for model in fmt.read_split(self.set_folder, category, part)]
+        if absent := [model for model in models if not model.is_dir()]:
+            raise MissingData(f"there is no folder {absent[0].absolute()}, which {part}.lst names")
+        return models
+
     def read(self, part: str, categories: Sequence[str], limit: int | None) -> ShapeSet:
-        listed: list[tuple[str, Path]] = []
-        for name in categories:
-            category = self.known[name]
-            layout.check_disjoint(self.place, category)
-            folder = self.place / category.folder
-            for model in layout.read_split(self.place, category, part):
-                if not (folder / model).is_dir():
-                    raise MissingData(f"there is no folder {(folder / model).absolute()}, which {part}.lst names")
-                listed.append((name, folder / model))
-        listed = [listed[place] for place in in_turn([name for name, _ in listed], limit)]
+        """Read the shapes of a part, at most `limit` of them."""
+        listed = [(name, model) for name in categories for model in self._models(part, name)]
+        listed = [listed[place] for place in round_robin([name for name, _ in listed], limit)]
         if not listed:
             return ShapeSet(torch.empty(0, 0, 3), torch.empty(0, 0, dtype=torch.uint8), [], [])
         models = [model for _, model in listed]
         kept = self.stored_points if part == "train" else None
         return ShapeSet(
-            names=[str(model.relative_to(self.place)) for model in models],
+            names=[str(model.relative_to(self.set_folder)) for model in models],
             categories=[name for name, _ in listed],
-            **self._stacked(models, lambda model: self._arrays(model, kept)),
+            **self._stack(models, lambda model: self._read_model(model, kept)),
         )
 
-    def read_near(self, shapes: ShapeSet) -> tuple[Tensor, Tensor]:
-        def arrays(model: Path) -> dict[str, NDArray]:
-            points, occupancies = layout.read_points(model / layout.NEAR)
+    def read_near_points(self, shapes: ShapeSet) -> tuple[Tensor, Tensor]:
+        """Read points_surface.npz of each training shape."""
+
+        def read(model: Path) -> dict[str, Array]:
+            points, occupancies = fmt.read_points(model / fmt.NEAR_POINTS)
             return {"points": points, "occupancies": occupancies}
 
-        stacked = self._stacked([self.place / name for name in shapes.names], arrays)
+        stacked = self._stack([self.set_folder / name for name in shapes.names], read)
         return stacked["points"], stacked["occupancies"]
 
-    def _arrays(self, model: Path, kept: int | None) -> dict[str, NDArray]:
-        """The arrays of a ShapeSet for one model, `kept` of its points."""
-        points, occupancies = layout.read_points(model / layout.POINTS)
-        surface, normals = layout.read_cloud(model / layout.CLOUD)
+    def _read_model(self, model: Path, kept: int | None) -> dict[str, Array]:
+        """Read the arrays of a model, and keep the first `kept` of its points (None: all)."""
+        points, occupancies = fmt.read_points(model / fmt.POINTS)
+        surface, normals = fmt.read_point_cloud(model / fmt.POINT_CLOUD)
         if kept is not None:
             points, occupancies = points[:kept], np.packbits(np.unpackbits(occupancies)[: min(kept, len(points))])
             surface, normals = surface[:kept], normals[:kept]
         arrays = {"points": points, "occupancies": occupancies, "surface": surface, "normals": normals}
-        arrays["voxels"] = layout.read_voxels(model / layout.VOXELS)
-        if self.inputs == "image":
-            paths = layout.image_paths(model)[: self.views]
-            pictures = [layout.read_image(path) for path in paths]
-            for path, picture in zip(paths, pictures, strict=True):
-                if picture.shape != pictures[0].shape:
-                    raise CorruptData(f"{path} has {picture.shape[1:]} pixels, {paths[0].name} {pictures[0].shape[1:]}")
-            arrays["images"] = np.stack(pictures)
-            if (model / layout.IMAGES / layout.CAMERAS).exists():
-                arrays |= _cameras(model, paths, arrays["images"])
-        return arrays
+        arrays["voxels"] = fmt.read_voxels(model / fmt.VOXELS)
+        return arrays | (self._read_images(model) if self.inputs == "image" else {})
 
-    def _stacked(self, models: Sequence[Path], arrays: Callable[[Path], dict[str, NDArray]]) -> dict[str, Tensor]:
-        """What `arrays` gives for every model, stacked. Raises CorruptData where two models are not of one size."""
+    def _read_images(self, model: Path) -> dict[str, Array]:
+        """Read the images of a model, and their cameras, if it has any."""
+        paths = fmt.image_paths(model)[: self.views]
+        images = [fmt.read_image(path) for path in paths]
+        for path, image in zip(paths, images, strict=True):
+            if image.shape != images[0].shape:
+                raise CorruptData(f"{path} has {image.shape[1:]} pixels, {paths[0].name} {images[0].shape[1:]}")
+        stacked = np.stack(images)
+        has_cameras = (model / fmt.IMAGES / fmt.CAMERAS).exists()
+        return {"images": stacked} | (_read_cameras(model, paths, stacked) if has_cameras else {})
+
+    def _stack(self, models: Sequence[Path], read: Reader) -> dict[str, Tensor]:
+        """Read the arrays of all models by several threads, and stack them.
+
+        Raises:
+            CorruptData: if two models differ in the size of an array.
+        """
         from rich.console import Console
         from rich.progress import track
 
-        first = arrays(models[0])
+        first = read(models[0])
         stacked = {key: np.empty((len(models), *value.shape), value.dtype) for key, value in first.items()}
 
         def fill(number: int) -> None:
-            found = arrays(models[number])
-            check_alike(models[0], first, models[number], found)
-            for key, value in found.items():
+            arrays = read(models[number])
+            check_same_shapes(models[0], first, models[number], arrays)
+            for key, value in arrays.items():
                 stacked[key][number] = value
 
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
-            done = pool.map(fill, range(len(models)))
-            if len(models) >= SHOWN:
+            done: Iterable[None] = pool.map(fill, range(len(models)))
+            if len(models) >= PROGRESS_FROM:
                 done = track(done, "shapes", total=len(models), console=Console(stderr=True), transient=True)
             try:
                 for _ in done:
@@ -147,55 +167,74 @@ class StoredShapes(ShapeDataModule):
         return {key: torch.from_numpy(value) for key, value in stacked.items()}
 
 
-def check_alike(one: Path, like: Mapping[str, NDArray], model: Path, found: Mapping[str, NDArray]) -> None:
-    """Raises CorruptData where the arrays `found` of a model are not those of `one`, by name, shape and dtype."""
-    if odd := found.keys() ^ like.keys():
+def check_same_shapes(first: Path, expected: Mapping[str, Array], model: Path, arrays: Mapping[str, Array]) -> None:
+    """Check that the arrays of a model have the names, shapes and dtypes of those of the first model.
+
+    Raises:
+        CorruptData: if they do not.
+    """
+    if odd := arrays.keys() ^ expected.keys():
         raise CorruptData(
-            f"only one of {one} and {model} has {', '.join(sorted(odd))}: all models of a set must have it, or none"
+            f"only one of {first} and {model} has {', '.join(sorted(odd))}: all models of a set must have it, or none"
         )
-    for key, value in found.items():
-        if (value.shape, value.dtype) != (like[key].shape, like[key].dtype):
+    for key, value in arrays.items():
+        if (value.shape, value.dtype) != (expected[key].shape, expected[key].dtype):
             raise CorruptData(
-                f"{model} has {key} {value.dtype} {value.shape}, {one} has {like[key].dtype} {like[key].shape}: "
-                "a set must be of one size"
+                f"{model} has {key} {value.dtype} {value.shape}, {first} has {expected[key].dtype} "
+                f"{expected[key].shape}: all models of a set must have arrays of the same size"
             )
 
 
-def _cameras(model: Path, paths: Sequence[Path], images: NDArray) -> dict[str, NDArray]:
-    """`cameras` and `intrinsics` of a ShapeSet for one model and its pictures (V, 3, H, W). Raises CorruptData."""
-    path = model / layout.IMAGES / layout.CAMERAS
+def _read_cameras(model: Path, paths: Sequence[Path], images: Array) -> dict[str, Array]:
+    """Read `cameras` and `intrinsics` of a model.
+
+    Args:
+        model: folder of the model.
+        paths: files of the images.
+        images: images (V, 3, H, W).
+
+    Raises:
+        CorruptData: if the cameras are damaged or do not belong to these images.
+    """
+    path = model / fmt.IMAGES / fmt.CAMERAS
     views, _, height, width = images.shape
-    for number, picture in enumerate(paths):
-        if picture.stem.isdecimal() and int(picture.stem) != number:
-            raise CorruptData(f"{picture} comes as number {number} of the pictures, which is another one's camera")
-    world, camera = layout.read_cameras(path, views)
+    for number, image in enumerate(paths):
+        if image.stem.isdecimal() and int(image.stem) != number:
+            raise CorruptData(f"{image} is number {number} among the images, but that camera belongs to another one")
+    world, camera = fmt.read_cameras(path, views)
     try:
-        poses = in_unit_cube(world, *layout.read_frame(model / layout.CLOUD))
+        poses = cameras_in_unit_cube(world, *fmt.read_frame(model / fmt.POINT_CLOUD))
     except ValueError as error:
         raise CorruptData(f"{path}: {error}") from error
     shares = camera / np.array([width, height, 1.0])[:, None]
-    middles = shares[:, :2, 2] / shares[:, 2:, 2]
-    for number in np.flatnonzero(~(np.abs(middles - 0.5) <= OFF_CENTRE).all(1)):  # not: what is no number
-        column, row = middles[number] * (width, height)
+    centers = shares[:, :2, 2] / shares[:, 2:, 2]
+    for bad in np.flatnonzero(~(np.abs(centers - 0.5) <= OFF_CENTER).all(1)):  # `not <=` holds for NaN too
+        column, row = centers[bad] * (width, height)
         raise CorruptData(
-            f"{path}: camera {number} looks at pixel ({column:g}, {row:g}), far from the middle of its picture of "
-            f"{width} x {height} pixels; if the pictures were resized, scale the camera_mat alike, or remove the file"
+            f"{path}: camera {bad} looks at pixel ({column:g}, {row:g}), far from the center of its image of "
+            f"{width} x {height} pixels; if the images were resized, scale the camera_mat alike, or remove the file"
         )
     return {"cameras": poses.astype(np.float32), "intrinsics": shares.astype(np.float32)}
 
 
 class ShapeNet(StoredShapes):
-    """13 categories of ShapeNet as Mescheder et al. (2019) prepared them; yields what `ShapeDataModule` says."""
+    """13 categories of ShapeNet as Mescheder et al. (2019) prepared them; yields what `ShapeDataModule` says.
+
+    Args:
+        folder: folder of the set, below the data folder or absolute.
+        **kwargs: arguments of `StoredShapes`.
+    """
 
     def __init__(self, folder: str = "ShapeNet", **kwargs: Any) -> None:
         super().__init__(folder=folder, **kwargs)
 
-    def absent(self) -> str:
+    def missing_message(self) -> str:
+        """Return where to get ShapeNet and where to put it."""
         return (
-            f"ShapeNet is not in {self.place.absolute()}.\n"
-            "Get it from the authors of Occupancy Networks (github.com/autonomousvision/occupancy_networks says where: "
+            f"ShapeNet is not in {self.set_folder.absolute()}.\n"
+            "Get it from the authors of Occupancy Networks (github.com/autonomousvision/occupancy_networks links to "
             "dataset_small_v1.1.zip, 73 GB), and unpack it so that there is\n"
-            f"  {self.place.absolute() / 'metadata.yaml'}\n"
+            f"  {self.set_folder.absolute() / fmt.METADATA}\n"
             "or name another data folder: RUNNER_DATA=<folder>, or paths.data=<folder>"
         )
 
@@ -203,15 +242,16 @@ class ShapeNet(StoredShapes):
 class PSB(StoredShapes):
     """Watertight meshes of 19 categories, 20 of each less a few; yields what `ShapeDataModule` says.
 
-    The set is built out of the meshes once, which takes some minutes, and kept in shapes/ below the data folder where
-    that is writable, else in the user's cache. Poses differ within a category.
+    The set is built out of the meshes once, which takes some minutes, and kept in shapes/ below the data folder if
+    that is writable, else in the cache of the user. Poses differ within a category.
 
     Args:
-        simplified: meshes of 2,000 to 5,000 faces, out of psb380_simplified.npz; else the benchmark's own files N.off.
-        built_points: of the volume and of the surface of each shape.
-        built_views: pictures of each shape that are rendered, where `inputs` is `image`.
-        expect: meshes that there must be; None: as many as there are.
-        workers: processes that build, and threads that read.
+        simplified: use meshes of 2,000 to 5,000 faces, out of psb380_simplified.npz, not the benchmark's own files
+            N.off.
+        built_points: number of points in the volume, and on the surface, of each shape.
+        built_views: number of images rendered of each shape if `inputs` is `image`.
+        expect: number of meshes that must be there; None: any.
+        **kwargs: arguments of `StoredShapes`; `workers` is also the number of processes that build.
     """
 
     def __init__(
@@ -222,9 +262,7 @@ class PSB(StoredShapes):
         expect: int | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, value in {"built_points": built_points, "built_views": built_views}.items():
-            if value < 1:
-                raise ValueError(f"dataset.{name} must be positive, got {value}")
+        check_positive("dataset", built_points=built_points, built_views=built_views)
         views = built_views if kwargs.get("inputs") == "image" else 0
         self.candidates, self.expect = SIMPLIFIED if simplified else ORIGINAL, expect
         self.recipe = Recipe(points=built_points, near=True, views=views)
@@ -232,14 +270,20 @@ class PSB(StoredShapes):
         super().__init__(folder=f"shapes/{name}", **kwargs)
 
     @property
-    def place(self) -> Path:
-        """Below the data folder where the set is there already, else where it may be built."""
+    def set_folder(self) -> Path:
+        """Return the folder below the data folder if the set is there, else where it is to be built."""
         given = self.root / self.folder
-        return given if layout.is_whole(given) else cache_folder(self.root, self.folder)
+        return given if fmt.is_complete(given) else cache_folder(self.root, self.folder)
 
     def prepare_data(self) -> None:
-        place = self.place
-        if layout.is_whole(place):
+        """Build the set if it is not there.
+
+        Raises:
+            MissingData: if the meshes are not there.
+            CorruptData: if they are damaged or of another number than expected.
+        """
+        folder = self.set_folder
+        if fmt.is_complete(folder):
             return
         wanted = [self.root / candidate for candidate in self.candidates]
         if (path := first_existing(*wanted)) is None:
@@ -251,7 +295,8 @@ class PSB(StoredShapes):
                 f"{path} has {len(sources)} meshes, expected {self.expect} (dataset.expect): "
                 "it is damaged or another version"
             )
-        build(sources, place, self.recipe, psb_split, max(self.workers, 1))
+        build_dataset(sources, folder, self.recipe, psb_split, max(self.workers, 1))
 
-    def absent(self) -> str:
-        return f"the set of shapes {self.place.absolute()} is not built yet: prepare_data() does it"
+    def missing_message(self) -> str:
+        """Return that the set is not built yet."""
+        return f"the set of shapes {self.set_folder.absolute()} is not built yet: prepare_data() builds it"
