@@ -20,13 +20,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.download import CorruptData, MissingData
-from datasets.shapes.build import Recipe, Source, build, folder_sources
+from datasets.shapes.build import Recipe, build_dataset
+from datasets.shapes.meshes import MeshSource, folder_sources
 from datasets.shapes.psb import psb_sources, psb_split
-from datasets.shapes.render import UP
+from datasets.shapes.render import UP_AXES
 from runner.errors import interrupted
 
 
-def share_split(sources: Sequence[Source], val: float, test: float) -> Mapping[str, Sequence[Source]]:
+def share_split(sources: Sequence[MeshSource], val: float, test: float) -> Mapping[str, Sequence[MeshSource]]:
     """The last `test` of the meshes (rounded) test, the `val` before them val, the others train.
 
     Of three and more, either share that is not 0 gets one at least.
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--near", action="store_true", help="also points of which half are near the surface")
     parser.add_argument("--watertight", action="store_true", help="close every mesh first")
     parser.add_argument("--views", type=int, default=0, help="pictures of each shape")
-    parser.add_argument("--up", choices=UP, default="y", help="axis that points up in the pictures (default y)")
+    parser.add_argument("--up", choices=UP_AXES, default="y", help="axis that points up in the pictures (default y)")
     parser.add_argument("--val", type=float, default=0.1, help="share of each category (default 0.1)")
     parser.add_argument("--test", type=float, default=0.2, help="share of each category (default 0.2)")
     parser.add_argument("--seed", type=int, default=0)
@@ -63,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             sources = folder_sources(given.meshes)
 
-            def split(members: Sequence[Source]) -> Mapping[str, Sequence[Source]]:
+            def split(members: Sequence[MeshSource]) -> Mapping[str, Sequence[MeshSource]]:
                 return share_split(members, given.val, given.test)
 
-        build(sources, given.folder, recipe, split, given.processes)
+        build_dataset(sources, given.folder, recipe, split, given.processes)
     except (CorruptData, MissingData, ImportError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from datasets.shapes.stored import StoredShapes
+from datasets.shapes.datamodules import StoredShapes
 from scripts.build_shapes import main, share_split
 
 
@@ -47,7 +47,7 @@ def test_meshes_that_do_not_do_end_in_one_message(meshes, tmp_path, capsys):
         main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "1 of 8 meshes make no shape" in said
+    assert "1 of 8 meshes cannot become shapes" in said
     assert f"{meshes}/ball/2.off: it is not watertight: 3 edges" in said
     (meshes / "ball" / "2.off").unlink()
     main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from datasets.download import MissingData
 from datasets.shapes.base import ShapeDataModule
-from datasets.shapes.datamodule import Solids
-from datasets.shapes.on_disk import ShapeNetOnDisk
-from datasets.shapes.stored import PSB, ShapeNet, StoredShapes
+from datasets.shapes.datamodules import PSB, ShapeNet, StoredShapes
+from datasets.shapes.solids import Solids
+from datasets.shapes.streaming import StreamedShapeNet
 from runner.compose import CONF
 
 
@@ -36,7 +36,7 @@ def test_the_embedded_set_needs_no_files(tmp_path):
     ("name", "kind", "options"),
     [
         ("psb", PSB, {}),
-        ("shapenet", ShapeNetOnDisk, {}),
+        ("shapenet", StreamedShapeNet, {}),
         ("shapenet_in_memory", ShapeNet, {}),
         ("shape_folder", StoredShapes, {"folder": "mine"}),
     ],
