@@ -34,7 +34,7 @@ class Reconstruction(NamedTuple):
     mesh: Mesh | None
     points: np.ndarray | None = None
     closed: bool = True
-    metrics: Mapping[str, float] = {}  # noqa: RUF012  (never written to)
+    metrics: Mapping[str, float] = {}
     meshes_at: Mapping[int, Mesh] = {}
 
 

@@ -32,8 +32,8 @@ class OccupancyNetworks(TrainedReconstruction):
     """The paper's method: binary cross-entropy of the occupancy at drawn points; meshes by MISE.
 
     A network with a latent code is trained as a variational autoencoder: its loss is the cross-entropy plus KL(q ||
-    N(0, 1)) (paper, equation 3), and in validation and test the code of a shape is the mean of q, inferred from 2,048 of
-    its points; the figures then also show shapes generated from the prior.
+    N(0, 1)) (paper, equation 3). In validation and test the code of a shape is the mean of q, inferred from 2,048 of
+    its points, and the figures also show shapes generated from the prior.
 
     Metrics besides those of `TrainedReconstruction`: `train/iou` and `val/iou` (of the network itself, at the points),
     `val/kl`, `val/threshold` (with `tune_threshold`), `test/net_iou` (of the network, where `test/iou` is that of the
