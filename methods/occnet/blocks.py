@@ -45,7 +45,8 @@ class ConditionalBatchNorm(nn.Module):
         if self.training:
             x = self.bn(x)
         else:  # fold the running statistics into scale and shift: one pass over the points instead of two
-            assert self.bn.running_mean is not None and self.bn.running_var is not None
+            assert self.bn.running_mean is not None
+            assert self.bn.running_var is not None
             scale = scale * torch.rsqrt(self.bn.running_var + self.bn.eps)
             shift = shift - scale * self.bn.running_mean
         return torch.addcmul(shift[:, None], scale[:, None], x)

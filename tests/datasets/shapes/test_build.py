@@ -220,14 +220,18 @@ def test_formats_and_folders_of_meshes(tmp_path):
         assert len(vertices) == 8
         assert len(faces) == 12
         assert frame["scale"] == 3
+    (tmp_path / "b_none").mkdir()
     with pytest.raises(MissingData, match="there are no meshes"):
         folder_sources(tmp_path / "b_none")
+    with pytest.raises(MissingData, match=r"notes\.txt is not a folder"):
+        folder_sources(tmp_path / "notes.txt")
 
 
 def test_meshes_turned_inside_out_are_turned_back():
     ball = trimesh.creation.icosphere(2)
     for faces in (ball.faces, ball.faces[:, ::-1]):
         vertices, turned, _, notes = prepare_mesh(ball.vertices, faces, watertight=False)
+        assert notes == ([] if faces is ball.faces else ["turned the normals of 1 of 1 closed parts"])
         assert trimesh.Trimesh(vertices, turned).volume > 0
 
 
@@ -258,7 +262,7 @@ def test_pairs_of_arrays(tmp_path):
     points, packed = fmt.read_points(tmp_path / "model" / "points.npz")
     assert (np.unpackbits(packed)[:64] == (np.abs(points) < 0.5).all(1)).all()
     np.savez(path, **arrays, v8=box.vertices)
-    with pytest.raises(CorruptData, match="must have pairs of vN and fN; it has v8"):
+    with pytest.raises(CorruptData, match="must have pairs of vN and fN; it has 'v8'"):
         npz_keys(path)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(CorruptData, match="is not a complete npz file"):

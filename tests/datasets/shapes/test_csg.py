@@ -60,9 +60,8 @@ def mesh_of(primitive) -> trimesh.Trimesh:
     if isinstance(primitive, Cylinder):
         return trimesh.creation.cylinder(primitive.radius, 2 * primitive.half, **fine)
     if isinstance(primitive, Cone):
-        return trimesh.creation.cone(primitive.radius, 2 * primitive.half, **fine).apply_translation(
-            (0, 0, -primitive.half)
-        )
+        mesh = trimesh.creation.cone(primitive.radius, 2 * primitive.half, **fine)
+        return mesh.apply_translation((0, 0, -primitive.half))
     if isinstance(primitive, Capsule):
         mesh = trimesh.creation.capsule(2 * primitive.half, primitive.radius, count=(128, 128))
         return mesh.apply_translation(-mesh.bounds.mean(0))

@@ -146,7 +146,7 @@ def test_voxels_of_another_size(tmp_path):
     with refused(MissingData, "there is no", path):
         fmt.read_voxels(path)
     write_binvox(path, np.ones((16, 16, 16), bool))
-    with refused(CorruptData, "has 16 x 16 x 16 voxels, expected 32 a side", path):
+    with refused(CorruptData, "has 16 x 16 x 16 voxels, expected 32 per axis", path):
         fmt.read_voxels(path)
 
 
