@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -271,3 +272,68 @@ def test_cameras(tmp_path):
     fmt.write_cameras(path, world[:, :, :3], camera)
     with refused(CorruptData, r"world_mat_0 is float64 \(3, 3\), expected finite floats \(3, 4\)", path):
         fmt.read_cameras(path, 2)
+
+
+def encrypted(path):
+    """Set the flag of encryption in both headers of every member of a zip file."""
+    content = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.find(mark)
+        while start >= 0:
+            content[start + offset] |= 1
+            start = content.find(mark, start + 1)
+    path.write_bytes(content)
+
+
+def test_encrypted_and_odd_archives(tmp_path):
+    path = tmp_path / "points.npz"
+    np.savez(path, points=POINTS, occupancies=np.zeros(3, np.uint8))
+    encrypted(path)
+    with refused(CorruptData, "is not a complete npz file .*encrypted", path):
+        fmt.read_points(path)
+    for member, content in (("points.npy", b"no array"), ("points.npy", b""), ("points.txt", b"1 2 3")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, content)
+            archive.writestr("occupancies.npy", b"\x93NUMPY\x01\x00\xff\xff{'descr'")
+        with refused(CorruptData, "", path):
+            fmt.read_points(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("points.npy", POINTS.tobytes() * 9)
+    content = bytearray(path.read_bytes())
+    content[60] ^= 0xFF
+    path.write_bytes(content)
+    with refused(CorruptData, "", path):
+        fmt.read_points(path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_whatever_bytes_change_the_file_is_read_or_named(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("odd") / "points.npz"
+    np.savez(path, points=POINTS, occupancies=np.zeros(3, np.uint8))
+    content = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        fmt.read_points(path)
+    except CorruptData as error:
+        assert str(path) in str(error)
+
+
+def test_hidden_files_are_neither_images_nor_categories(tmp_path):
+    folder = tmp_path / "m" / "img_choy2016"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "000.png")
+    (folder / "._000.png").write_bytes(b"\x00\x05\x16\x07")
+    assert [path.name for path in fmt.image_paths(tmp_path / "m")] == ["000.png"]
+    for name in ("vase", ".trash"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.lst").write_text("a")
+    assert fmt.read_categories(tmp_path) == [Category("vase", "vase")]
+
+
+def test_a_name_with_a_comma_that_is_the_folders_is_not_cut(tmp_path):
+    own = [Category("cup,old", "cup,old"), Category("cup", "cup")]
+    fmt.write_categories(tmp_path, own)
+    assert fmt.read_categories(tmp_path) == own
