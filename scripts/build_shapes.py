@@ -30,7 +30,7 @@ from datasets.shapes.build import Recipe, Split, build_dataset
 from datasets.shapes.meshes import MeshSource, folder_sources
 from datasets.shapes.psb import psb_sources, psb_split
 from datasets.shapes.render import UP_AXES
-from runner.errors import interrupted
+from runner.errors import exit_interrupted
 
 
 def split_by_share(sources: Sequence[MeshSource], val: float, test: float) -> Mapping[str, Sequence[MeshSource]]:
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        interrupted()
+        exit_interrupted()
     print(f"{len(sources)} shapes in {options.folder}")
     folder = override_value(options.folder.resolve())
     print(f"  python -m runner method=occnet dataset=shape_folder dataset.folder={folder}")

@@ -138,7 +138,7 @@ def test_a_category_with_a_comma_keeps_its_name(meshes, tmp_path, capsys):
 
 
 def composed_folder(command: str) -> str:
-    from runner.compose import compose
+    from runner.config.compose import compose
 
     arguments = shlex.split(command)
     assert arguments[:3] == ["python", "-m", "runner"]
@@ -149,7 +149,7 @@ def composed_folder(command: str) -> str:
     "name", ["plain-1.0_x", "a,b", "a b", "{a}", "a=b", "it's", 'say "x"', "end\\", "$HOME", 'a\\"b']
 )
 def test_the_printed_command_names_the_folder_whatever_it_is_called(name):
-    from runner.compose import compose
+    from runner.config.compose import compose
 
     (value,) = shlex.split(override_value(Path("/data") / name))
     cfg = compose(["method=occnet", "dataset=shape_folder", f"dataset.folder={value}"])

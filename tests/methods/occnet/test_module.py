@@ -16,7 +16,7 @@ from methods.occnet.evaluation import GroundTruth, Reconstruction, Scorer
 from methods.occnet.extraction import marching_cubes
 from methods.occnet.mise import dense_grid
 from methods.occnet.module import negative_elbo
-from runner.record import read_metrics
+from runner.execution.record import read_metrics
 
 DATA = [
     *("dataset=solids", "dataset.categories=[box,ellipsoid]", "dataset.shapes={train:4,val:1,test:2}"),
