@@ -116,6 +116,8 @@ class ImageEncoder(nn.Module):
     """
 
     inputs = "image"
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

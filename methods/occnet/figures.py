@@ -143,7 +143,7 @@ def plot_field_slices(grid: Grid, level: float) -> Figure:
     limit = max(1e-6, float(np.abs(grid.values - level).max()))
     figure, axes = plt.subplots(1, 3, figsize=(COLUMN_WIDTH, 1.35), layout="constrained")
     extent = (-BOX / 2, BOX / 2, -BOX / 2, BOX / 2)
-    for ax, axis, (a, b) in zip(axes, range(3), ("yz", "xz", "xy"), strict=True):
+    for ax, axis, (a, b) in zip(axes, range(3), (("y", "z"), ("x", "z"), ("x", "y")), strict=True):
         plane = grid.values.take(center, axis=axis).T - level
         image = ax.imshow(plane, origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
         if plane.min() < 0 < plane.max():

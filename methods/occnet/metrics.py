@@ -30,7 +30,7 @@ class Nearest(NamedTuple):
     """Nearest neighbours of n points in another set: distances (n,) and indices (n,)."""
 
     distance: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
 
 
 def nearest_tree(points: np.ndarray, to: np.ndarray, workers: int = 1) -> Nearest:
@@ -84,7 +84,8 @@ def nearest(points: np.ndarray, to: np.ndarray, device: torch.device | str = "cp
     device = torch.device(device)
     if device.type == "cpu":
         return nearest_tree(points, to, workers)
-    return nearest_brute_force(*(torch.as_tensor(x, dtype=torch.float32, device=device) for x in (points, to)))
+    on_device = [torch.as_tensor(x, dtype=torch.float32, device=device) for x in (points, to)]
+    return nearest_brute_force(on_device[0], on_device[1])
 
 
 def compare(

@@ -92,6 +92,9 @@ class NormalizedAdjacency(nn.Module):
         (B, V, F) -> (B, V, F)
     """
 
+    places: Tensor
+    weights: Tensor
+
     def __init__(self, mesh: Topology) -> None:
         super().__init__()
         edges = torch.from_numpy(mesh.edges)
@@ -203,9 +206,12 @@ def _convolutions(channels: int, out: int, count: int, kernel: int = 3, stride: 
     layers: list[nn.Module] = [nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2), nn.ReLU()]
     for _ in range(count - 1):
         layers += [nn.Conv2d(out, out, 3, padding=1), nn.ReLU()]
-    for conv in layers[::2]:
+    for conv in layers:
+        if not isinstance(conv, nn.Conv2d):
+            continue
         nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
-        nn.init.zeros_(conv.bias)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
     return layers
 
 
