@@ -96,7 +96,7 @@ def test_the_decoder_is_that_of_the_official_code_over_channels_first():
 
     x = conv(p.mT, decoder.fc_p) + decoder.fc_z(z)[..., None]
     for block in decoder.blocks:
-        h = conv(relu(cbn(x, block.norms[0])), block.first)
+        h = conv(relu(cbn(x, block.norms[0])), block.fc_0)
         x = x + conv(relu(cbn(h, block.norms[1])), block.fc_1)
     expected = conv(relu(cbn(x, decoder.norm)), decoder.fc_out)[:, 0]
     torch.testing.assert_close(decoder(p, z, c), expected, atol=1e-4, rtol=1e-4)
