@@ -210,11 +210,11 @@ def _nest(
     outside_in = np.argsort(-np.abs(volumes), kind="stable")
     for place, k in enumerate(outside_in):
         probes = vertices[faces[members[k][:: -(-len(members[k]) // PROBES)]]].mean(1)
-        for j in outside_in[:place]:
-            if (low[j] <= low[k]).all() and (high[k] <= high[j]).all():
-                around = winding_numbers(vertices, faces[members[j]], probes)[0]
-                if (around != 0).all():
-                    parents[k].append(int(j))
+        larger = outside_in[:place]
+        around_box = (low[larger] <= low[k]).all(1) & (high[larger] >= high[k]).all(1)
+        for j in larger[around_box]:
+            if (winding_numbers(vertices, faces[members[j]], probes)[0] != 0).all():
+                parents[k].append(int(j))
         turned[k] = bool(parents[k]) and turned[parents[k][-1]]
         inward = (volumes[k] < 0) != turned[k]
         if inward and sum(sign[j] for j in parents[k]) > 0:
