@@ -115,53 +115,63 @@ def test_points_near_the_surface(built):
     assert torch.equal(data.parts["test"].points, stored(built).parts["test"].points)
 
 
+def cut(path, count: int) -> None:
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+def fewer_points(copy, model) -> None:
+    points, packed = fmt.read_points(model / "points.npz")
+    np.savez(model / "points.npz", points=points[:80], occupancies=packed[:10])
+
+
+def camera_behind(copy, model) -> None:
+    path = model / "img_choy2016" / "cameras.npz"
+    world, lens = fmt.read_cameras(path, 3)
+    world[1, 2] *= -1
+    fmt.write_cameras(path, world, lens)
+
+
+def resized_images(copy, model) -> None:
+    for path in (model / "img_choy2016").glob("*.jpg"):
+        with Image.open(path) as picture:
+            picture.resize((224, 224)).save(path)
+
+
+def frame_without_scale(copy, model) -> None:
+    points, normals = fmt.read_point_cloud(model / "pointcloud.npz")
+    fmt.write_point_cloud(model / "pointcloud.npz", points, normals, {"loc": np.zeros(3), "scale": np.array(0.0)})
+
+
+def empty_part(copy, model) -> None:
+    for category in ("ball", "ring"):
+        (copy / category / "val.lst").write_text("")
+
+
+DAMAGES = {
+    "model": lambda copy, model: shutil.rmtree(model),
+    "cloud": lambda copy, model: (model / "pointcloud.npz").unlink(),
+    "near": lambda copy, model: (model / "points_surface.npz").unlink(),
+    "cut": lambda copy, model: cut(model / "points.npz", 100),
+    "voxels": lambda copy, model: cut(model / "model.binvox", 1),
+    "blank": lambda copy, model: (copy / "ring" / "train.lst").write_text("r0\n\nr1\nr2"),
+    "split": lambda copy, model: (copy / "ring" / "val.lst").unlink(),
+    "twice": lambda copy, model: (copy / "ring" / "test.lst").write_text("r4\nr0"),
+    "category": lambda copy, model: shutil.rmtree(copy / "ring"),
+    "fewer": fewer_points,
+    "picture": lambda copy, model: (model / "img_choy2016" / "001.jpg").write_bytes(b"no picture"),
+    "views": lambda copy, model: (model / "img_choy2016" / "001.jpg").unlink(),
+    "last": lambda copy, model: (model / "img_choy2016" / "002.jpg").unlink(),
+    "camera": lambda copy, model: (model / "img_choy2016" / "cameras.npz").unlink(),
+    "behind": camera_behind,
+    "resized": resized_images,
+    "frame": frame_without_scale,
+    "pictures": lambda copy, model: shutil.rmtree(model / "img_choy2016"),
+    "empty": empty_part,
+}
+
+
 def damage(copy, what: str) -> None:
-    model = copy / "ring" / "r1"
-    if what == "model":
-        shutil.rmtree(model)
-    elif what == "cloud":
-        (model / "pointcloud.npz").unlink()
-    elif what == "near":
-        (model / "points_surface.npz").unlink()
-    elif what == "cut":
-        (model / "points.npz").write_bytes((model / "points.npz").read_bytes()[:-100])
-    elif what == "voxels":
-        (model / "model.binvox").write_bytes((model / "model.binvox").read_bytes()[:-1])
-    elif what == "blank":
-        (copy / "ring" / "train.lst").write_text("r0\n\nr1\nr2")
-    elif what == "split":
-        (copy / "ring" / "val.lst").unlink()
-    elif what == "twice":
-        (copy / "ring" / "test.lst").write_text("r4\nr0")
-    elif what == "category":
-        shutil.rmtree(copy / "ring")
-    elif what == "fewer":
-        points, packed = fmt.read_points(model / "points.npz")
-        np.savez(model / "points.npz", points=points[:80], occupancies=packed[:10])
-    elif what == "picture":
-        (model / "img_choy2016" / "001.jpg").write_bytes(b"no picture")
-    elif what == "views":
-        (model / "img_choy2016" / "001.jpg").unlink()
-    elif what == "last":
-        (model / "img_choy2016" / "002.jpg").unlink()
-    elif what == "camera":
-        (model / "img_choy2016" / "cameras.npz").unlink()
-    elif what == "behind":
-        world, lens = fmt.read_cameras(model / "img_choy2016" / "cameras.npz", 3)
-        world[1, 2] *= -1
-        fmt.write_cameras(model / "img_choy2016" / "cameras.npz", world, lens)
-    elif what == "resized":
-        for path in (model / "img_choy2016").glob("*.jpg"):
-            with Image.open(path) as picture:
-                picture.resize((224, 224)).save(path)
-    elif what == "frame":
-        points, normals = fmt.read_point_cloud(model / "pointcloud.npz")
-        fmt.write_point_cloud(model / "pointcloud.npz", points, normals, {"loc": np.zeros(3), "scale": np.array(0.0)})
-    elif what == "pictures":
-        shutil.rmtree(model / "img_choy2016")
-    elif what == "empty":
-        for category in ("ball", "ring"):
-            (copy / category / "val.lst").write_text("")
+    DAMAGES[what](copy, copy / "ring" / "r1")
 
 
 @pytest.mark.parametrize(
