@@ -111,7 +111,7 @@ def test_a_reconstruction_without_surface_gets_the_worst_of_everything():
     found = score(Reconstruction(EMPTY_MESH), ball(), 100, seed=0)
     assert found == WORST | {"empty": 1.0, "iou": 0.0}
     assert WORST["chamfer_l1"] == pytest.approx(10 * math.sqrt(3))
-    everywhere = score(Reconstruction(EMPTY_MESH, at={16: EMPTY_MESH, 32: EMPTY_MESH}), ball(), 100, seed=0)
+    everywhere = score(Reconstruction(EMPTY_MESH, meshes_at={16: EMPTY_MESH, 32: EMPTY_MESH}), ball(), 100, seed=0)
     assert everywhere == found | {"iou_at_16": 0.0, "iou_at_32": 0.0}
     no_points = score(Reconstruction(None, np.zeros((0, 3), np.float32), closed=False), ball(), 100, seed=0)
     assert no_points["empty"] == 1
