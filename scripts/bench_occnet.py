@@ -41,7 +41,7 @@ from methods.occnet.occupancy_network import OccupancyNetwork
 
 POINTS, INPUT_POINTS, NOISE = 100_000, 300, 0.005
 SIZES = ((16, 2048), (8, 512))  # shapes per batch, points per shape; the second is that of the experiments for a CPU
-FITTED_IOU = 0.3  # IoU below which a network does not represent its shapes
+MARGIN = 0.05  # gain in IoU over a solid box from which on a network counts as fitted
 Contestants = dict[str, Callable[[], object]]
 
 
@@ -258,20 +258,22 @@ def fit_network(shapes: ShapeSet, steps: int) -> OccupancyNetwork:
     batch = next(iter(EvalLoader(shapes, "pointcloud", **inputs)))
     with torch.no_grad():
         logits = network(batch.points, batch.inputs)[0]
-    score = iou(logits >= OccupancyNetworks(network).logit_threshold, batch.occupancies[0] > 0.5)
-    print(describe_fit(steps, score))
+    inside = batch.occupancies[0] > 0.5
+    score = iou(logits >= OccupancyNetworks(network).logit_threshold, inside)
+    print(describe_fit(steps, score, float(inside.float().mean())))
     return network.train()
 
 
-def describe_fit(steps: int, score: float) -> str:
+def describe_fit(steps: int, score: float, solid_box: float) -> str:
     """Return what the network was fitted to, with a warning if it does not represent its shapes.
 
     Args:
         steps: training steps.
         score: IoU of the network with a training shape.
+        solid_box: IoU with this shape of a network that says inside everywhere, as untrained ones may.
     """
     text = f"\nnetwork of the meshes: {steps} training steps, IoU {score:.2f} with a training shape"
-    if score >= FITTED_IOU:
+    if steps and score >= solid_box + MARGIN:
         return text
     return f"{text}\n  NOT FITTED: times and ratios of its meshes say nothing of shapes; use --fit 100 or more"
 

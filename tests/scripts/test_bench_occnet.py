@@ -25,10 +25,12 @@ def test_documented_commands_are_parsed():
         assert options.fit >= 100  # documented times are of a fitted network
 
 
-@pytest.mark.parametrize(("score", "warned"), [(0.0, True), (0.29, True), (0.5, False)])
-def test_a_network_that_is_not_fitted_is_told(score, warned):
-    text = describe_fit(0, score)
-    assert f"0 training steps, IoU {score:.2f}" in text
+@pytest.mark.parametrize(
+    ("steps", "score", "warned"), [(0, 0.9, True), (200, 0.0, True), (200, 0.44, True), (200, 0.5, False)]
+)
+def test_a_network_that_is_not_fitted_is_told(steps, score, warned):
+    text = describe_fit(steps, score, solid_box=0.4)
+    assert f"{steps} training steps, IoU {score:.2f}" in text
     assert ("NOT FITTED" in text) == warned
 
 
