@@ -11,18 +11,16 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy.stats import kstest
 
-from datasets.shapes.loader import (
-    LATTICE,
-    EvalLoader,
+from datasets.shapes.loaders import LATTICE_NOISE, EvalLoader, TrainLoader
+from datasets.shapes.render import intrinsics as intrinsics_of
+from datasets.shapes.shape_set import (
     ShapeBatch,
     ShapeSet,
-    TrainLoader,
-    cropped,
-    cropped_intrinsics,
-    unpack,
-    unpack_at,
+    crop_images,
+    crop_intrinsics,
+    gather_bits,
+    unpack_bits,
 )
-from datasets.shapes.render import intrinsics as intrinsics_of
 
 POINTS, SURFACE = 203, 50  # no whole number of bytes
 
@@ -63,10 +61,10 @@ def train(**options) -> TrainLoader:
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 40))))
 def test_bits_come_back_as_they_were_packed(bits):
     packed = torch.from_numpy(np.packbits(bits, axis=-1))
-    assert torch.equal(unpack(packed, bits.shape[1]), torch.from_numpy(bits).float())
+    assert torch.equal(unpack_bits(packed, bits.shape[1]), torch.from_numpy(bits).float())
     rows = torch.arange(len(bits)).flip(0)
     index = torch.arange(bits.shape[1]).flip(0).expand(len(bits), -1)
-    assert torch.equal(unpack_at(packed, rows, index), torch.from_numpy(bits[::-1, ::-1].copy()).float())
+    assert torch.equal(gather_bits(packed, rows, index), torch.from_numpy(bits[::-1, ::-1].copy()).float())
 
 
 def test_a_training_batch_is_what_it_says():
@@ -84,11 +82,11 @@ def test_a_training_batch_is_what_it_says():
         assert batch.voxels.shape == (count, 32, 32, 32)
         assert batch.surface.shape == batch.normals.shape == (count, 1024, 3)
         own = batch.index[:, None].float()
-        assert ((batch.points[..., 0] - own).abs() < 6 * LATTICE).all()
+        assert ((batch.points[..., 0] - own).abs() < 6 * LATTICE_NOISE).all()
         assert ((batch.inputs[..., 0] - own).abs() < 0.05).all()
         assert torch.equal(batch.surface[..., 0], own.expand(-1, 1024))
         assert torch.equal(batch.normals, batch.surface * 2)
-        clear = batch.points[..., 1].abs() > 6 * LATTICE
+        clear = batch.points[..., 1].abs() > 6 * LATTICE_NOISE
         assert torch.equal(batch.occupancies[clear], (batch.points[..., 1] > 0)[clear].float())
     assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(7))
 
@@ -146,7 +144,7 @@ def test_iterations_go_through_the_shapes_again_and_again():
 @pytest.mark.parametrize("sampling", ["uniform", "equal"])
 def test_points_are_drawn_evenly(sampling):
     part, count = shapes(dtype=torch.float32), 100_001
-    inside = unpack(part.occupancies, POINTS).sum(1).long()
+    inside = unpack_bits(part.occupancies, POINTS).sum(1).long()
     batch = next(iter(TrainLoader(part, 7, count, "none", sampling=sampling)))
     for points, occupancies, place in zip(batch.points, batch.occupancies, batch.index.tolist(), strict=True):
         found, drawn = points.unique(dim=0, return_counts=True)
@@ -196,21 +194,21 @@ def test_in_a_square_of_a_picture_points_are_where_they_are_drawn():
     crop[:, 2] = 1 - crop[:, :2].amax(1)
     row, column = torch.tensor(drawn.integers(7, 10, (2, 50)))
     pictures[torch.arange(50), 0, row, column] = 1
-    found = cropped(pictures, crop, 64)[:, 0]
+    found = crop_images(pictures, crop, 64)[:, 0]
     centre = (torch.arange(64) + 0.5) / 64
     mass = found.sum((1, 2))
     seen = torch.stack([(found.sum(1) * centre).sum(1) / mass, (found.sum(2) * centre).sum(1) / mass], 1)
     lens = torch.tensor(intrinsics_of(1), dtype=torch.float32)
     shares = torch.stack([(column + 0.5) / 16, (row + 0.5) / 16, torch.ones(50)], 1)
     rays = torch.linalg.solve(lens, shares.T).T * torch.linspace(1, 3, 50)[:, None]
-    expected = (cropped_intrinsics(lens.expand(50, 3, 3), crop) @ rays[..., None])[..., 0]
+    expected = (crop_intrinsics(lens.expand(50, 3, 3), crop) @ rays[..., None])[..., 0]
     torch.testing.assert_close(seen, expected[:, :2] / expected[:, 2:], atol=2e-3, rtol=0)
 
 
 def test_squares_of_pictures_are_what_pillow_cuts_out():
     pixels = np.random.default_rng(1).uniform(size=(3, 1, 20, 20)).astype(np.float32)
     squares = [(0, 0, 20), (3, 5, 12), (8, 2, 10)]  # left, top, side in pixels
-    ours = cropped(torch.from_numpy(pixels), torch.tensor(squares) / 20, 30)
+    ours = crop_images(torch.from_numpy(pixels), torch.tensor(squares) / 20, 30)
     for picture, found, (left, top, side) in zip(pixels, ours, squares, strict=True):
         whole = Image.fromarray(picture[0])
         expected = whole.resize((30, 30), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
@@ -245,11 +243,11 @@ def test_evaluation_gives_all_that_is_stored_and_the_same_each_time():
     for place, (batch, same_batch) in enumerate(zip(first, again, strict=True)):
         assert same(batch, same_batch)
         assert batch.index.tolist() == [place]
-        assert ((batch.points[0] - part.points[place].float()).abs() < 6 * LATTICE).all()
-        assert torch.equal(batch.occupancies[0], unpack(part.occupancies[place], POINTS))
+        assert ((batch.points[0] - part.points[place].float()).abs() < 6 * LATTICE_NOISE).all()
+        assert torch.equal(batch.occupancies[0], unpack_bits(part.occupancies[place], POINTS))
         assert torch.equal(batch.surface[0], part.surface[place].float())
         assert torch.equal(batch.normals[0], part.normals[place].float())
-        assert torch.equal(batch.voxels[0].flatten(), unpack(part.voxels[place], 32**3))
+        assert torch.equal(batch.voxels[0].flatten(), unpack_bits(part.voxels[place], 32**3))
         assert batch.inputs.shape == (1, 300, 3)
     only = list(EvalLoader(part, "pointcloud", places=[2, 5]))
     assert same(only[1], first[5])
@@ -260,7 +258,7 @@ def test_noise_takes_points_off_the_lattice_of_float16_alone():
     assert torch.equal(next(iter(EvalLoader(exact, "none"))).points[0], exact.points[0])
     batch = next(iter(EvalLoader(shapes(), "none")))
     noise = (batch.points[0] - shapes().points[0].float())[:, 1:]
-    assert 0.8 * LATTICE < noise.std() < 1.2 * LATTICE
+    assert 0.8 * LATTICE_NOISE < noise.std() < 1.2 * LATTICE_NOISE
 
 
 def test_the_input_cloud_has_the_noise_asked_for():

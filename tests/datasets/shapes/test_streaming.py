@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from datasets.download import CorruptData, MissingData
-from datasets.shapes import layout
-from datasets.shapes.on_disk import AHEAD, OnDisk, TrainFromDisk, ahead
-from datasets.shapes.stored import StoredShapes
+from datasets.shapes import shapenet_format as fmt
+from datasets.shapes.datamodules import StoredShapes
+from datasets.shapes.streaming import AHEAD, StreamedShapes, TrainFromDisk, prefetch
 
 
-def both(folder, **options) -> tuple[StoredShapes, OnDisk]:
+def both(folder, **options) -> tuple[StoredShapes, StreamedShapes]:
     options = {"points": 32, "batch_size": 4, "surface_points": 16, "input_points": 20} | options
-    found = StoredShapes(folder=str(folder), **options), OnDisk(folder=str(folder), **options)
+    found = StoredShapes(folder=str(folder), **options), StreamedShapes(folder=str(folder), **options)
     for data in found:
         data.setup()
     return found
@@ -80,12 +80,12 @@ def test_one_shape_of_each_part_is_held(built):
 def test_what_is_damaged_is_named_when_it_is_reached(copy):
     model = copy / "ring" / "r4"
     (model / "points.npz").write_bytes(b"nothing")
-    disk = OnDisk(folder=str(copy))
+    disk = StreamedShapes(folder=str(copy))
     disk.setup()
     loader = disk.test_dataloader()
-    with pytest.raises(CorruptData, match=r"ring/r4/points\.npz is no whole npz file"):
+    with pytest.raises(CorruptData, match=r"ring/r4/points\.npz is not a complete npz file"):
         list(loader)
-    layout.write_points(model / "points.npz", np.zeros((80, 3)), np.zeros(80, bool), {})
+    fmt.write_points(model / "points.npz", np.zeros((80, 3)), np.zeros(80, bool), {})
     with pytest.raises(CorruptData, match=r"ring/r4 has points float16 \(80, 3\), .*ball/b4 has float16 \(401, 3\)"):
         list(loader)
     (model / "points.npz").unlink()
@@ -95,7 +95,7 @@ def test_what_is_damaged_is_named_when_it_is_reached(copy):
 
 def test_all_shapes_must_have_what_the_first_has(built):
     _, disk = both(built)
-    fetch = disk._fetch(disk.parts["train"], lambda model: {"points": disk._arrays(model, None)["points"]})
+    fetch = disk._fetcher(disk.parts["train"], lambda model: {"points": disk._read_model(model, None)["points"]})
     with pytest.raises(CorruptData, match=r"one of .*ball/b0 and .*ring/r1 has normals, occupancies, surface, voxels"):
         fetch([4])
 
@@ -108,7 +108,7 @@ def test_batches_are_made_ahead_and_in_order():
             made.append(number)
             yield number
 
-    batches = ahead(numbers())
+    batches = prefetch(numbers())
     assert made == []  # whoever sets the epoch first may still do so
     assert list(islice(batches, 1)) == [0]
     while len(made) < 1 + AHEAD:

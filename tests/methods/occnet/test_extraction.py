@@ -8,8 +8,9 @@ import torch
 import trimesh
 from scipy.ndimage import label
 
-from methods.occnet.mise import Grid, dense
-from methods.occnet.surface import NOTHING, Mesh, blocky, field_normals, march, refine, simplify
+from methods.occnet.extraction import field_normals, marching_cubes, refine, simplify
+from methods.occnet.mesh import EMPTY_MESH, Mesh, voxel_mesh
+from methods.occnet.mise import Grid, dense_grid
 
 RADIUS = 0.4
 
@@ -19,7 +20,7 @@ def sphere_logits(p: torch.Tensor) -> torch.Tensor:
 
 
 def sphere_mesh(resolution: int = 32) -> Mesh:
-    return march(dense(lambda p: RADIUS - np.linalg.norm(p, axis=1), resolution), 0.0)
+    return marching_cubes(dense_grid(lambda p: RADIUS - np.linalg.norm(p, axis=1), resolution), 0.0)
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -34,10 +35,11 @@ def test_the_level_set_is_closed_and_faces_outwards():
 
 
 def test_what_reaches_the_box_is_cut_off_flat_there():
-    mesh = as_trimesh(march(dense(lambda p: 0.1 - np.abs(p[:, 0]), 32), 0.0))  # a slab through the whole box
+    slab = dense_grid(lambda p: 0.1 - np.abs(p[:, 0]), 32)  # through the whole box
+    mesh = as_trimesh(marching_cubes(slab, 0.0))
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(0.2 * 1.1**2, rel=1e-4)
-    whole = as_trimesh(march(dense(lambda p: np.full(len(p), 3.0), 8), 0.0))
+    whole = as_trimesh(marching_cubes(dense_grid(lambda p: np.full(len(p), 3.0), 8), 0.0))
     assert whole.is_watertight
     assert whole.volume == pytest.approx(1.1**3, rel=1e-5)
     assert whole.area_faces.min() > 0
@@ -46,14 +48,14 @@ def test_what_reaches_the_box_is_cut_off_flat_there():
 
 
 def test_where_nothing_is_inside_there_is_no_mesh():
-    assert march(Grid(np.full((9, 9, 9), -1.0, np.float32), 729), 0.0) is NOTHING
-    assert NOTHING.empty
+    assert marching_cubes(Grid(np.full((9, 9, 9), -1.0, np.float32), 729), 0.0) is EMPTY_MESH
+    assert EMPTY_MESH.empty
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_blocky_mesh_bounds_the_occupied_voxels(seed):
     occupied = np.random.default_rng(seed).random((6, 6, 6)) < 0.4
-    mesh = as_trimesh(blocky(occupied))
+    mesh = as_trimesh(voxel_mesh(occupied))
     assert mesh.volume == pytest.approx(occupied.sum() / 6**3, rel=1e-5)
     faces = sum(np.abs(np.diff(np.pad(occupied, 1).astype(int), axis=axis)).sum() for axis in range(3))
     assert len(mesh.faces) == 2 * faces
@@ -68,7 +70,7 @@ def test_the_blocky_mesh_of_connected_voxels_contains_their_centres():
     occupied = np.zeros((5, 5, 5), bool)
     occupied[1:4, 1:3, 2] = occupied[3, 2, 2:5] = True
     assert label(occupied)[1] == 1
-    mesh = as_trimesh(blocky(occupied))
+    mesh = as_trimesh(voxel_mesh(occupied))
     assert mesh.is_watertight
     centres = (np.stack(np.mgrid[:5, :5, :5], -1).reshape(-1, 3) + 0.5) / 5 - 0.5
     assert np.array_equal(mesh.contains(centres), occupied.ravel())

@@ -12,11 +12,11 @@ import trimesh
 from PIL import Image
 
 from datasets.download import CorruptData, MissingData
-from datasets.shapes import layout
+from datasets.shapes import shapenet_format as fmt
 from datasets.shapes.binvox import read_binvox
-from datasets.shapes.loader import unpack
+from datasets.shapes.datamodules import PSB, ShapeNet, StoredShapes
 from datasets.shapes.psb import CATEGORIES, psb_sources, psb_split
-from datasets.shapes.stored import PSB, ShapeNet, StoredShapes
+from datasets.shapes.shape_set import unpack_bits
 from tests.datasets.shapes.conftest import POINTS
 
 
@@ -38,7 +38,7 @@ def test_what_is_on_disk_is_what_comes(built):
             with np.load(built / name / "points.npz") as kept:
                 assert (shapes.points[place].numpy() == kept["points"]).all()
                 expected = np.unpackbits(kept["occupancies"])[:POINTS]
-                assert (unpack(shapes.occupancies[place], POINTS).numpy() == expected).all()
+                assert (unpack_bits(shapes.occupancies[place], POINTS).numpy() == expected).all()
             with np.load(built / name / "pointcloud.npz") as kept:
                 assert (shapes.surface[place].numpy() == kept["points"]).all()
                 assert (shapes.normals[place].numpy() == kept["normals"]).all()
@@ -52,7 +52,7 @@ def test_inputs(built, inputs):
     data = stored(built, inputs=inputs, image_size=None, views=2)
     batch = next(iter(data.test_dataloader()))
     if inputs == "image":
-        first = layout.read_image(built / "ball" / "b4" / "img_choy2016" / "000.jpg")
+        first = fmt.read_image(built / "ball" / "b4" / "img_choy2016" / "000.jpg")
         np.testing.assert_allclose(batch.inputs[0].numpy() * 255, first, atol=1e-4)
         assert data.parts["train"].images.shape == (6, 2, 3, 137, 137)
     else:
@@ -99,7 +99,7 @@ def test_fewer_points_may_be_held_of_the_training_shapes(built):
     assert data.parts["train"].points.shape == data.parts["train"].normals.shape == (6, 100, 3)
     assert data.parts["test"].points.shape == (2, POINTS, 3)
     assert torch.equal(data.parts["train"].points, whole.parts["train"].points[:, :100])
-    bits = [unpack(shapes.occupancies, 100) for shapes in (data.parts["train"], whole.parts["train"])]
+    bits = [unpack_bits(shapes.occupancies, 100) for shapes in (data.parts["train"], whole.parts["train"])]
     assert torch.equal(*bits)
 
 
@@ -115,53 +115,63 @@ def test_points_near_the_surface(built):
     assert torch.equal(data.parts["test"].points, stored(built).parts["test"].points)
 
 
+def cut(path, count: int) -> None:
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+def fewer_points(copy, model) -> None:
+    points, packed = fmt.read_points(model / "points.npz")
+    np.savez(model / "points.npz", points=points[:80], occupancies=packed[:10])
+
+
+def camera_behind(copy, model) -> None:
+    path = model / "img_choy2016" / "cameras.npz"
+    world, lens = fmt.read_cameras(path, 3)
+    world[1, 2] *= -1
+    fmt.write_cameras(path, world, lens)
+
+
+def resized_images(copy, model) -> None:
+    for path in (model / "img_choy2016").glob("*.jpg"):
+        with Image.open(path) as picture:
+            picture.resize((224, 224)).save(path)
+
+
+def frame_without_scale(copy, model) -> None:
+    points, normals = fmt.read_point_cloud(model / "pointcloud.npz")
+    fmt.write_point_cloud(model / "pointcloud.npz", points, normals, {"loc": np.zeros(3), "scale": np.array(0.0)})
+
+
+def empty_part(copy, model) -> None:
+    for category in ("ball", "ring"):
+        (copy / category / "val.lst").write_text("")
+
+
+DAMAGES = {
+    "model": lambda copy, model: shutil.rmtree(model),
+    "cloud": lambda copy, model: (model / "pointcloud.npz").unlink(),
+    "near": lambda copy, model: (model / "points_surface.npz").unlink(),
+    "cut": lambda copy, model: cut(model / "points.npz", 100),
+    "voxels": lambda copy, model: cut(model / "model.binvox", 1),
+    "blank": lambda copy, model: (copy / "ring" / "train.lst").write_text("r0\n\nr1\nr2"),
+    "split": lambda copy, model: (copy / "ring" / "val.lst").unlink(),
+    "twice": lambda copy, model: (copy / "ring" / "test.lst").write_text("r4\nr0"),
+    "category": lambda copy, model: shutil.rmtree(copy / "ring"),
+    "fewer": fewer_points,
+    "picture": lambda copy, model: (model / "img_choy2016" / "001.jpg").write_bytes(b"no picture"),
+    "views": lambda copy, model: (model / "img_choy2016" / "001.jpg").unlink(),
+    "last": lambda copy, model: (model / "img_choy2016" / "002.jpg").unlink(),
+    "camera": lambda copy, model: (model / "img_choy2016" / "cameras.npz").unlink(),
+    "behind": camera_behind,
+    "resized": resized_images,
+    "frame": frame_without_scale,
+    "pictures": lambda copy, model: shutil.rmtree(model / "img_choy2016"),
+    "empty": empty_part,
+}
+
+
 def damage(copy, what: str) -> None:
-    model = copy / "ring" / "r1"
-    if what == "model":
-        shutil.rmtree(model)
-    elif what == "cloud":
-        (model / "pointcloud.npz").unlink()
-    elif what == "near":
-        (model / "points_surface.npz").unlink()
-    elif what == "cut":
-        (model / "points.npz").write_bytes((model / "points.npz").read_bytes()[:-100])
-    elif what == "voxels":
-        (model / "model.binvox").write_bytes((model / "model.binvox").read_bytes()[:-1])
-    elif what == "blank":
-        (copy / "ring" / "train.lst").write_text("r0\n\nr1\nr2")
-    elif what == "split":
-        (copy / "ring" / "val.lst").unlink()
-    elif what == "twice":
-        (copy / "ring" / "test.lst").write_text("r4\nr0")
-    elif what == "category":
-        shutil.rmtree(copy / "ring")
-    elif what == "fewer":
-        points, packed = layout.read_points(model / "points.npz")
-        np.savez(model / "points.npz", points=points[:80], occupancies=packed[:10])
-    elif what == "picture":
-        (model / "img_choy2016" / "001.jpg").write_bytes(b"no picture")
-    elif what == "views":
-        (model / "img_choy2016" / "001.jpg").unlink()
-    elif what == "last":
-        (model / "img_choy2016" / "002.jpg").unlink()
-    elif what == "camera":
-        (model / "img_choy2016" / "cameras.npz").unlink()
-    elif what == "behind":
-        world, lens = layout.read_cameras(model / "img_choy2016" / "cameras.npz", 3)
-        world[1, 2] *= -1
-        layout.write_cameras(model / "img_choy2016" / "cameras.npz", world, lens)
-    elif what == "resized":
-        for path in (model / "img_choy2016").glob("*.jpg"):
-            with Image.open(path) as picture:
-                picture.resize((224, 224)).save(path)
-    elif what == "frame":
-        points, normals = layout.read_cloud(model / "pointcloud.npz")
-        layout.write_cloud(model / "pointcloud.npz", points, normals, {"loc": np.zeros(3), "scale": np.array(0.0)})
-    elif what == "pictures":
-        shutil.rmtree(model / "img_choy2016")
-    elif what == "empty":
-        for category in ("ball", "ring"):
-            (copy / category / "val.lst").write_text("")
+    DAMAGES[what](copy, copy / "ring" / "r1")
 
 
 @pytest.mark.parametrize(
@@ -170,15 +180,15 @@ def damage(copy, what: str) -> None:
         ("model", MissingData, r"there is no folder .*ring/r1, which train\.lst names", {}),
         ("cloud", MissingData, r"there is no .*ring/r1/pointcloud\.npz", {}),
         ("near", MissingData, r"there is no .*ring/r1/points_surface\.npz", {"sampling": "surface"}),
-        ("cut", CorruptData, r"ring/r1/points\.npz is no whole npz file", {}),
+        ("cut", CorruptData, r"ring/r1/points\.npz is not a complete npz file", {}),
         ("voxels", CorruptData, r"ring/r1/model\.binvox ends within a run", {}),
         ("blank", CorruptData, r"ring/train\.lst: line 2 is blank", {}),
         ("split", MissingData, r"ring/val\.lst, which lists the val part", {}),
         ("twice", CorruptData, r"ring: r0 is both in train\.lst and in test\.lst", {}),
         ("category", MissingData, "there is no folder .*ring for the category ring", {}),
         ("fewer", CorruptData, r"ring/r1 has points float16 \(80, 3\), .*ball/b0 has float16 \(401, 3\)", {}),
-        ("picture", CorruptData, r"001\.jpg is no whole picture", {"inputs": "image"}),
-        ("views", CorruptData, r"ring/r1/.*002\.jpg comes as number 1 of the pictures", {"inputs": "image"}),
+        ("picture", CorruptData, r"001\.jpg is not a complete image", {"inputs": "image"}),
+        ("views", CorruptData, r"ring/r1/.*002\.jpg is number 1 among the images", {"inputs": "image"}),
         ("last", CorruptData, r"ring/r1 has images uint8 \(2, 3, 137, 137\)", {"inputs": "image"}),
         ("camera", CorruptData, r"only one of .* has cameras, intrinsics", {"inputs": "image"}),
         ("behind", CorruptData, r"ring/r1/.*cameras\.npz: camera 1 does not see the shape", {"inputs": "image"}),
@@ -189,7 +199,7 @@ def damage(copy, what: str) -> None:
             {"inputs": "image"},
         ),
         ("frame", CorruptData, r"ring/r1/pointcloud\.npz: loc must be three finite numbers", {"inputs": "image"}),
-        ("pictures", MissingData, "there are no pictures .*ring/r1/img_choy2016", {"inputs": "image"}),
+        ("pictures", MissingData, "there are no images .*ring/r1/img_choy2016", {"inputs": "image"}),
         ("empty", CorruptData, "the part val has no shapes of the categories ball, ring", {}),
     ],
 )
@@ -249,7 +259,7 @@ def test_psb_is_built_once(tmp_path):
     data = PSB(built_points=50, root=tmp_path, points=8)
     data.prepare_data()
     place = tmp_path / "shapes" / "psb-50"
-    assert data.place == place
+    assert data.set_folder == place
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
     again = PSB(built_points=50, root=tmp_path, points=8, sampling="surface")
     again.prepare_data()
@@ -271,7 +281,7 @@ def test_psb_with_pictures_is_a_set_of_its_own(tmp_path):
     data = PSB(built_points=50, built_views=2, inputs="image", image_size=64, root=tmp_path, points=8)
     data.prepare_data()
     data.setup()
-    assert data.place == tmp_path / "shapes" / "psb-50-2views"
+    assert data.set_folder == tmp_path / "shapes" / "psb-50-2views"
     assert next(iter(data.train_dataloader())).inputs.shape == (2, 3, 64, 64)
 
 
@@ -281,13 +291,13 @@ def test_a_data_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
     (tmp_path / "data").chmod(0o555)
     data = PSB(built_points=50, root=tmp_path / "data")
     data.prepare_data()
-    assert data.place == tmp_path / "cache" / "paper-runner" / "shapes" / "psb-50"
+    assert data.set_folder == tmp_path / "cache" / "paper-runner" / "shapes" / "psb-50"
     assert not (tmp_path / "data" / "shapes").exists()
-    cached = data.place
+    cached = data.set_folder
     (tmp_path / "data").chmod(0o755)
     shutil.copytree(cached, tmp_path / "data" / "shapes" / "psb-50")
     (tmp_path / "data").chmod(0o555)
-    assert data.place == tmp_path / "data" / "shapes" / "psb-50"
+    assert data.set_folder == tmp_path / "data" / "shapes" / "psb-50"
     (tmp_path / "data").chmod(0o755)
 
 
@@ -299,7 +309,7 @@ def test_psb_without_its_meshes_or_with_others(tmp_path):
     with pytest.raises(ValueError, match=r"dataset\.built_points must be positive"):
         PSB(built_points=0)
     np.savez(tmp_path / "psb380_simplified.npz", v261=np.zeros((3, 3)), f261=np.zeros((1, 3)))
-    with pytest.raises(CorruptData, match=r"npz has the mesh 261; the benchmark has none of this number"):
+    with pytest.raises(CorruptData, match=r"npz has the mesh 261; the benchmark has no mesh of this number"):
         PSB(root=tmp_path).prepare_data()
 
 
@@ -319,8 +329,8 @@ def test_the_files_of_the_benchmark_itself(tmp_path):
     (folder / "readme.txt").write_text("no mesh")
     data = PSB(simplified=False, built_points=50, expect=3, root=tmp_path, limit_test=1)
     data.prepare_data()
-    assert data.place == tmp_path / "shapes" / "psb-original-50"
-    assert (data.place / "human" / "train.lst").read_text() == "9\n10"
+    assert data.set_folder == tmp_path / "shapes" / "psb-original-50"
+    assert (data.set_folder / "human" / "train.lst").read_text() == "9\n10"
     (folder / "more").mkdir()
     (folder / "more" / "9.off.gz").write_bytes(b"")
     with pytest.raises(CorruptData, match=r"more/9\.off\.gz and .*/9\.off have the same number"):
