@@ -1,4 +1,4 @@
-"""Which samples to believe: a mixture of two Gaussians over their losses, and the division by it (DivideMix)."""
+"""Co-divide of DivideMix: a mixture of two Gaussians over the losses tells which labels to trust."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-SPREAD = 1e-8  # losses closer together than this say nothing
+MIN_RANGE = 1e-8  # losses that differ less than this carry no information
 
 
 def clean_posterior(losses: Tensor) -> Tensor:
-    """(N,) losses of the given labels -> (N,) float32: how probably each is of the component with the smaller mean.
+    """Return the posterior of the component with the smaller mean, after scaling the losses to [0, 1].
 
-    Losses are brought to [0, 1] first. Two components, 10 rounds of expectation maximisation, as published. Where all
-    losses are alike, 0.5 for all.
+    Two components and 10 iterations of expectation maximization, as published. If all losses are equal, the posterior
+    is 0.5.
 
-    Raises FloatingPointError where a loss is not finite.
+    Args:
+        losses: per-sample losses (N,) of the given labels.
+
+    Returns:
+        Probability (N,) that a label is clean, float32.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
     """
     values = losses.double().cpu()
     if not values.isfinite().all():
         raise FloatingPointError("a network's losses are not finite: training has diverged; lower method.lr")
     low, high = values.min(), values.max()
-    if high - low < SPREAD:
+    if high - low < MIN_RANGE:
         return torch.full((len(values),), 0.5)
     scaled = ((values - low) / (high - low)).numpy()[:, None]
     mixture = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=0)
@@ -37,10 +44,19 @@ def clean_posterior(losses: Tensor) -> Tensor:
 
 
 def divide(posterior: Tensor, threshold: float, least: int, most: int) -> Tensor:
-    """(N,) -> (N,) bool: those above the threshold; where they are fewer than `least` or more than `most`, the half
-    with the highest posterior, rounded up."""
-    chosen = posterior > threshold
-    if least <= int(chosen.sum()) <= most:
-        return chosen
+    """Select the samples whose posterior is above a threshold, or the better half if they are too few or too many.
+
+    Args:
+        posterior: probability (N,) that a label is clean.
+        threshold: lower bound of the selected ones.
+        least: smallest number of samples that the threshold may select.
+        most: largest number of samples that the threshold may select.
+
+    Returns:
+        Mask (N,); the half is rounded up.
+    """
+    selected = posterior > threshold
+    if least <= int(selected.sum()) <= most:
+        return selected
     half = posterior.argsort(descending=True, stable=True)[: (len(posterior) + 1) // 2]
-    return torch.zeros_like(chosen).index_fill(0, half, True)
+    return torch.zeros_like(selected).index_fill(0, half, True)
