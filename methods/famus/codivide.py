@@ -13,17 +13,8 @@ from torch import Tensor
 MIN_RANGE = 1e-8  # losses that differ less than this carry no information
 
 
-def clean_posterior(losses: Tensor) -> Tensor:
-    """Return the posterior of the component with the smaller mean, after scaling the losses to [0, 1].
-
-    Two components and 10 iterations of expectation maximization, as published. If all losses are equal, the posterior
-    is 0.5.
-
-    Args:
-        losses: per-sample losses (N,) of the given labels.
-
-    Returns:
-        Probability (N,) that a label is clean, float32.
+def normalized_losses(losses: Tensor) -> Tensor:
+    """Scale per-sample losses to [0, 1]: (N,) -> (N,) float64, on the CPU. Equal losses become 0.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -33,8 +24,25 @@ def clean_posterior(losses: Tensor) -> Tensor:
         raise FloatingPointError("a network's losses are not finite: training has diverged; lower method.lr")
     low, high = values.min(), values.max()
     if high - low < MIN_RANGE:
-        return torch.full((len(values),), 0.5)
-    scaled = ((values - low) / (high - low)).numpy()[:, None]
+        return torch.zeros_like(values)
+    return (values - low) / (high - low)
+
+
+def clean_posterior(losses: Tensor) -> Tensor:
+    """Return the posterior of the component with the smaller mean.
+
+    Two components and 10 iterations of expectation maximization, as published. If all losses are equal, the posterior
+    is 0.5.
+
+    Args:
+        losses: `normalized_losses` (N,) of the given labels, or their mean over some epochs.
+
+    Returns:
+        Probability (N,) that a label is clean, float32.
+    """
+    if losses.max() - losses.min() < MIN_RANGE:
+        return torch.full((len(losses),), 0.5)
+    scaled = losses.numpy()[:, None]
     mixture = GaussianMixture(2, max_iter=10, tol=1e-2, reg_covar=5e-4, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

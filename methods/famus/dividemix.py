@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from datasets.checks import check_positive
 from methods.attacks import mode_of
-from methods.famus.codivide import clean_posterior, divide
+from methods.famus.codivide import clean_posterior, divide, normalized_losses
 from methods.famus.mixup import interpolate
 from methods.famus.module import NoisyTraining
 from methods.famus.network_pair import NetworkPair
@@ -143,10 +143,18 @@ class DivideMix(NoisyTraining):
             return
         self.losses = torch.cat([self.losses[:, 1:], self.per_sample_losses()[:, None]], 1)
         epochs = min(self.loss_history, self.current_epoch - self.warmup_epochs + 1)
-        losses = self.losses[:, -epochs:].mean(1)
-        posteriors = torch.stack([clean_posterior(of_one) for of_one in losses]).to(losses)
-        self.diagnostics.observe(torch.arange(len(self.noisy)), losses.mean(0), posteriors.mean(0))
+        losses = self.losses[:, -epochs:]
+        posteriors = torch.stack([self._posterior(of_one) for of_one in losses]).to(losses)
+        self.diagnostics.observe(torch.arange(len(self.noisy)), losses.mean(1).mean(0), posteriors.mean(0))
         self.network_epochs = [self._divided_epoch(which, posteriors[1 - which]) for which in range(2)]
+
+    @staticmethod
+    def _posterior(losses: Tensor) -> Tensor:
+        """Return the posterior (N,) that a label is clean, by the losses (epochs, N) of the last epochs.
+
+        As published, the losses of each epoch are normalized before they are averaged.
+        """
+        return clean_posterior(torch.stack([normalized_losses(of_epoch) for of_epoch in losses]).mean(0))
 
     def _warmup_epoch(self, which: int) -> NetworkEpoch:
         """Return a network's part of a warm-up epoch."""
@@ -209,7 +217,7 @@ class DivideMix(NoisyTraining):
             loss = self.warmup_loss(network(batch.x), batch.y)
         else:
             done = (number - which * self.network_epochs[0].steps) / part.steps
-            unlabeled_weight = self.unlabeled_weight * linear_rampup(self.current_epoch - self.warmup_epochs + done)
+            unlabeled_weight = self.unlabeled_weight * linear_rampup(self.ramp_epochs(done))
             mixed = self.mixed_batch(which, part)
             logits = network(mixed.x)
             losses = semi_supervised_losses(logits, mixed.refined, mixed.guessed, unlabeled_weight)
@@ -218,14 +226,26 @@ class DivideMix(NoisyTraining):
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=1)
         return loss.detach()
 
+    def ramp_epochs(self, done: float) -> float:
+        """Return the number of epochs since the warm-up that the weight of the unlabeled loss follows.
+
+        Args:
+            done: fraction of the current epoch that is done.
+        """
+        return self.current_epoch - self.warmup_epochs + done
+
     def warmup_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a warm-up batch: logits (n, K), y (n,) -> scalar."""
         return cross_entropy(logits, y)
 
     @torch.no_grad()
     def predict(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Return the mean prediction (m, K) over two views of m images, (2m, C, H, W)."""
-        return softmax(network(x), 1).view(2, -1, self.num_classes).mean(0)
+        """Return the mean prediction (m, K) over two views of m images, (2m, C, H, W).
+
+        As published, each view is a batch of its own, which matters to batch norm in train mode.
+        """
+        first, second = x.chunk(2)
+        return (softmax(network(first), 1) + softmax(network(second), 1)) / 2
 
     def refine(self, part: NetworkEpoch, batch: Any, predicted: Tensor) -> Tensor:
         """Return the refined labels (2m, K) of m images in two views.
@@ -255,21 +275,30 @@ class DivideMix(NoisyTraining):
     def mixed_batch(self, which: int, part: NetworkEpoch) -> MixedBatch:
         """Return the next batch: labeled and unlabeled images in two views, mixed together."""
         labeled, unlabeled = next(part.labeled), next(part.unlabeled)
-        network, x = self.pair[which], torch.cat([labeled.x, unlabeled.x])
-        refined = self.refine(part, labeled, self.predict(network, labeled.x))
-        predicted = self.predict(network, unlabeled.x)
-        guessed = self.guess(which, unlabeled.x, predicted)
-        refined_unlabeled = self.refine_unlabeled(part, unlabeled, predicted, guessed)
+        x = torch.cat([labeled.x, unlabeled.x])
+        refined, guessed = self.soft_targets(which, part, labeled, unlabeled)
         ratio, partners = draw_mixup(len(x), self.alpha, x)
-        return MixedBatch(
-            interpolate(x, ratio, partners),
-            interpolate(torch.cat([refined, refined_unlabeled]), ratio, partners),
-            interpolate(torch.cat([refined, guessed]), ratio, partners),
-        )
+        return MixedBatch(*(interpolate(values, ratio, partners) for values in (x, refined, guessed)))
 
-    def refine_unlabeled(self, part: NetworkEpoch, batch: Any, predicted: Tensor, guessed: Tensor) -> Tensor:
-        """Return the refined labels (2m, K) of unlabeled images: for DivideMix, the guessed ones."""
-        return guessed
+    def soft_targets(self, which: int, part: NetworkEpoch, labeled: Any, unlabeled: Any) -> tuple[Tensor, Tensor]:
+        """Return refined and guessed labels of both kinds of images, before MixUp.
+
+        For DivideMix both are the refined labels of labeled images and the guessed labels of unlabeled ones.
+
+        Args:
+            which: index of the network that is trained.
+            part: its part of the epoch.
+            labeled: batch of labeled images in two views.
+            unlabeled: batch of unlabeled images in two views.
+
+        Returns:
+            Two tensors (n, K), the labeled images first.
+        """
+        network = self.pair[which]
+        refined = self.refine(part, labeled, self.predict(network, labeled.x))
+        guessed = self.guess(which, unlabeled.x, self.predict(network, unlabeled.x))
+        targets = torch.cat([refined, guessed])
+        return targets, targets
 
     def loss_factors(
         self, which: int, mixed: MixedBatch, unlabeled_weight: float, logits: Tensor, losses: Tensor

@@ -16,20 +16,32 @@ def pool_gradient(gradient: Tensor) -> Tensor:
     return gradient if gradient.dim() == 1 else gradient.flatten(1).mean(1)
 
 
+def standardize(gradient: Tensor, correction: int) -> Tensor:
+    """Subtract the mean and divide by the standard deviation: (D,) -> (D,). A single value becomes 0.
+
+    Args:
+        gradient: pooled gradient (D,).
+        correction: degrees of freedom that the standard deviation leaves out.
+    """
+    std = gradient.std(correction=correction if len(gradient) > 1 else 0)
+    return (gradient - gradient.mean()) / (std + 1e-9)
+
+
 class Gate(nn.Module):
     """Gate of one layer, open or closed by the layer's pooled gradient.
 
-    The pooled gradient is standardised first, as in the published code.
+    The pooled gradient is standardized first, as in the published code; the paper does not mention it.
 
     Args:
         size: first dimension D of the layer's tensor.
         hidden_layers: number of fully connected layers of 128 units before the last; 1 in the paper, 2 in its code.
         temperature: temperature of the Gumbel-softmax, whose hard sample has a straight-through gradient.
+        std_correction: degrees of freedom that the standard deviation leaves out: 0, or 1 as in the published code.
     """
 
-    def __init__(self, size: int, hidden_layers: int = 1, temperature: float = 5.0) -> None:
+    def __init__(self, size: int, hidden_layers: int = 1, temperature: float = 5.0, std_correction: int = 0) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.std_correction = temperature, std_correction
         layers: list[nn.Module] = []
         for i in range(hidden_layers):
             layers += [nn.Linear(size if i == 0 else 128, 128), nn.PReLU()]
@@ -37,7 +49,7 @@ class Gate(nn.Module):
 
     def forward(self, gradient: Tensor) -> Tensor:
         """Sample the gate: (D,) pooled gradient -> scalar 0 or 1 with a gradient."""
-        z = (gradient - gradient.mean()) / (gradient.std(correction=0) + 1e-9)
+        z = standardize(gradient, self.std_correction)
         return gumbel_softmax(self.layers(z)[None], tau=self.temperature, hard=True)[0, 1]
 
 
@@ -55,6 +67,7 @@ class Gates(nn.Module):
             None: all layers. The published code has 15.
         hidden_layers: as in `Gate`.
         temperature: as in `Gate`.
+        std_correction: as in `Gate`.
 
     Raises:
         ValueError: the budget exceeds the number of gates.
@@ -67,6 +80,7 @@ class Gates(nn.Module):
         eligible: int | None = None,
         hidden_layers: int = 1,
         temperature: float = 5.0,
+        std_correction: int = 0,
     ) -> None:
         super().__init__()
         named = list(network.named_parameters())
@@ -76,7 +90,7 @@ class Gates(nn.Module):
             raise ValueError(f"method.gates.budget={budget} is not in [0, {len(gated)}], the number of gates")
         self.budget = budget
         self.names = [name for name, _ in gated]
-        self.gates = nn.ModuleList(Gate(p.shape[0], hidden_layers, temperature) for _, p in gated)
+        self.gates = nn.ModuleList(Gate(p.shape[0], hidden_layers, temperature, std_correction) for _, p in gated)
 
     def forward(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sample all gates.

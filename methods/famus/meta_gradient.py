@@ -96,16 +96,15 @@ def paper_alignment_loss(train: Sequence[Tensor], val: Sequence[Tensor]) -> Tens
 
 
 def code_alignment_loss(train: Sequence[Tensor], val: Sequence[Tensor]) -> Tensor:
-    """Return the alignment loss of the published code: rows are compared by their means and standard deviations.
+    """Return the alignment loss of the published code, which compares means and standard deviations.
 
-    Arguments as in `paper_alignment_loss`.
+    For the weight they are those of each row, averaged over the rows; for the bias those of the whole vector. Arguments
+    as in `paper_alignment_loss`.
     """
     total = train[0].new_zeros(())
     for ours, theirs in zip(train, val, strict=True):
-        a, b = (g.reshape(len(g), -1) for g in (ours, theirs.detach()))
-        means = (a.mean(1) - b.mean(1)).square()
-        deviations = (a.std(1) - b.std(1)).square() if a.shape[1] > 1 else torch.zeros_like(means)
-        total = total + (means + deviations).mean()
+        a, b = (g.flatten(1) if g.dim() > 1 else g[None] for g in (ours, theirs.detach()))
+        total = total + ((a.mean(1) - b.mean(1)).square() + (a.std(1) - b.std(1)).square()).mean()
     return total
 
 

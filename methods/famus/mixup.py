@@ -44,8 +44,26 @@ def mix_images_and_labels(
     return interpolate(x, ratio[:, None, None, None], partners), interpolate(labels, ratio[:, None], partners)
 
 
-class MixtureTraining(NoisyTraining):
-    """Base class of methods that train on mixtures with soft labels.
+def check_mixable(loss: nn.Module, alpha: float) -> None:
+    """Raise ValueError if a loss does not take soft labels, or if alpha is not positive.
+
+    Args:
+        loss: per-sample loss of a method that mixes labels.
+        alpha: parameter of the Beta distribution of the mixing ratio.
+    """
+    check_positive("method", alpha=alpha)
+    if type(loss) is not CrossEntropy:
+        raise ValueError("method.loss must be the cross-entropy for methods that mix labels")
+
+
+def draw_ratios(alpha: float, count: int, device: torch.device) -> Tensor:
+    """Draw mixing ratios (count,) from Beta(alpha, alpha)."""
+    concentration = torch.full((count,), float(alpha), device=device)
+    return torch.distributions.Beta(concentration, concentration).sample()
+
+
+class Mixup(NoisyTraining):
+    """Mixup: a batch is mixed with a permutation of itself, with one ratio for all samples.
 
     train/loss and train/acc are those of the mixtures, the accuracy with respect to a sample's own label.
 
@@ -57,35 +75,16 @@ class MixtureTraining(NoisyTraining):
 
     def __init__(self, network: nn.Module, alpha: float = 1.0, **options: Any) -> None:
         super().__init__(network, **options)
-        check_positive("method", alpha=alpha)
-        if type(self.loss) is not CrossEntropy:
-            raise ValueError("method.loss must be the cross-entropy for methods that mix labels")
+        check_mixable(self.loss, alpha)
         self.alpha = alpha
-
-    def draw_ratios(self, count: int) -> Tensor:
-        """Draw mixing ratios (count,) from Beta(alpha, alpha)."""
-        alpha = torch.full((count,), float(self.alpha), device=self.device)
-        return torch.distributions.Beta(alpha, alpha).sample()
-
-    def draw_mixture(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return partners (n,), mixing ratios (n,) and the sample weights (n,) that are logged."""
-        raise NotImplementedError(f"{type(self).__name__} must define draw_mixture()")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Take a step on the mixtures of a batch."""
-        partners, ratio, weights = self.draw_mixture(batch)
-        x, y = mix_images_and_labels(batch.x, batch.y, partners, ratio, self.network.head.weight.shape[0])
+        n, num_classes = len(batch.y), self.network.head.weight.shape[0]
+        partners = torch.randperm(n, device=batch.y.device)
+        ratio = draw_ratios(self.alpha, 1, self.device).expand(n)
+        x, y = mix_images_and_labels(batch.x, batch.y, partners, ratio, num_classes)
         logits = self.network(x)
         losses = cross_entropies(logits, y)
         self.update_network(losses.mean())
-        return self.log_batch(batch, logits, losses, weights / len(weights))
-
-
-class Mixup(MixtureTraining):
-    """Mixup: a batch is mixed with a permutation of itself, with one ratio for all samples."""
-
-    def draw_mixture(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a random permutation, one ratio for all samples, and weights of 1."""
-        n = len(batch.y)
-        partners = torch.randperm(n, device=batch.y.device)
-        return partners, self.draw_ratios(1).expand(n), torch.ones(n, device=batch.y.device)
+        return self.log_batch(batch, logits, losses, torch.full_like(losses, 1 / n, requires_grad=False))

@@ -26,6 +26,10 @@ class PseudoClean(MetaLearning, DivideMix):
     Each network has a weight net, which maps a sample's loss under its refined label to its weight. The weights of a
     batch sum to 1.
 
+    As in the published code, and unlike DivideMix: an epoch has max(labeled, unlabeled) images' worth of steps; the
+    weight of the unlabeled loss rises by whole epochs; the mean squared error has guessed labels for labeled MixUp
+    partners too, and the cross-entropy refined labels for unlabeled ones.
+
     Metrics are those of `DivideMix` and `MetaLearning`.
 
     Args:
@@ -78,9 +82,25 @@ class PseudoClean(MetaLearning, DivideMix):
         selected = divide(clean, self.meta_threshold, self.meta_batch_size, len(clean))
         return self.data.chosen_batches(selected.nonzero()[:, 0].cpu(), self.meta_batch_size, 2, key)
 
-    def refine_unlabeled(self, part: NetworkEpoch, batch: Any, predicted: Tensor, guessed: Tensor) -> Tensor:
-        """Return the refined labels (2m, K) of unlabeled images, by their posterior."""
-        return self.refine(part, batch, predicted)
+    def steps_of(self, labeled: int, unlabeled: int) -> int:
+        """Return the number of steps in which both kinds of images are seen at least once."""
+        return max(labeled, unlabeled) // self.half_batch
+
+    def ramp_epochs(self, done: float) -> float:
+        """Return the number of whole epochs since the warm-up."""
+        return self.current_epoch - self.warmup_epochs
+
+    def soft_targets(self, which: int, part: NetworkEpoch, labeled: Any, unlabeled: Any) -> tuple[Tensor, Tensor]:
+        """Return the refined labels of all images, by their posterior, and the guesses of both networks for all.
+
+        Arguments and shapes as in `DivideMix.soft_targets`.
+        """
+        refined, guessed = [], []
+        for batch in (labeled, unlabeled):
+            predicted = self.predict(self.pair[which], batch.x)
+            refined.append(self.refine(part, batch, predicted))
+            guessed.append(self.guess(which, batch.x, predicted))
+        return torch.cat(refined), torch.cat(guessed)
 
     def mixed_validation_batch(self, which: int) -> tuple[Tensor, Tensor]:
         """Return the next batch of the pseudo-validation set after MixUp: images, refined labels."""
