@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from methods.famus.pseudo import DivideMix
-from methods.famus.unsure import UnsureWarmUp, negative_entropy
-from tests.methods.famus.test_pseudo import trained, weights
+from methods.famus.dividemix import DivideMix, DivideMixConfidencePenalty
+from methods.famus.semi_supervised import negative_entropy
+from tests.methods.famus.test_dividemix import trained, weights
 
 
 def test_negative_entropy_is_that_of_torch():
@@ -32,11 +32,13 @@ def entropies(module) -> torch.Tensor:
 
 
 def test_networks_are_less_sure_after_such_a_warm_up():
-    kinds = (UnsureWarmUp, DivideMix)
-    unsure, plain = (trained(lambda n, kind=kind: kind(n, warmup=6, lr=0.2), 6, noise=None) for kind in kinds)
+    kinds = (DivideMixConfidencePenalty, DivideMix)
+    unsure, plain = (trained(lambda n, kind=kind: kind(n, warmup_epochs=6, lr=0.2), 6, noise=None) for kind in kinds)
     assert bool((entropies(unsure) > entropies(plain) + 0.1).all())
 
 
 def test_without_a_warm_up_it_is_dividemix():
-    made = [trained(lambda n, kind=kind: kind(n, warmup=0), 1) for kind in (UnsureWarmUp, DivideMix)]
+    made = [
+        trained(lambda n, kind=kind: kind(n, warmup_epochs=0), 1) for kind in (DivideMixConfidencePenalty, DivideMix)
+    ]
     assert torch.equal(*map(weights, made))

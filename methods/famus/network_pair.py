@@ -1,4 +1,4 @@
-"""Two networks of one architecture that are trained side by side."""
+"""Two networks of one architecture that are trained side by side (Co-teaching, DivideMix)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 
-class Pair(nn.Module):
-    """Two networks of one architecture. Logits are the mean of both, so that only the mean is evaluated.
+class NetworkPair(nn.Module):
+    """Two networks of one architecture, whose mean logits are the output.
 
-    The second one starts with the first one's values in another order within each tensor: as likely a draw, whatever
-    the architecture draws its weights from.
+    The second network starts with the values of the first, shuffled within each tensor. So it is as likely a draw,
+    whatever distribution the architecture draws its weights from.
+
+    Args:
+        network: the first network; it is used as it is.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -24,5 +27,6 @@ class Pair(nn.Module):
         self.networks = nn.ModuleList([network, other])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the mean logits of both networks: (n, ...) -> (n, K)."""
         first, second = self.networks
         return (first(x) + second(x)) / 2

@@ -6,18 +6,25 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from methods.famus.gates import Gate, Gates, pooled
+from methods.famus.gates import Gate, Gates, pool_gradient, standardize
 from methods.famus.losses import LDAM, focal_losses
-from methods.famus.meta import (
-    alignment_loss,
-    by_direction,
+from methods.famus.meta_gradient import (
+    ALIGNMENT_LOSSES,
+    GATE_GRADIENTS,
+    VirtualStep,
+    WeightedBatch,
+    code_alignment_loss,
     cross_entropies,
-    half_stepped,
-    sample_losses,
-    stepped,
-    through_step,
+    forward_mode_meta_gradient,
+    meta_derivatives,
+    paper_alignment_loss,
+    per_sample_losses,
+    sgd_offset,
+    sgd_step,
+    unrolled_meta_gradient,
 )
-from methods.famus.weighting import WeightNet, shares
+from methods.famus.mw_net import WeightNet
+from methods.famus.sample_weights import mean_weights, normalized_weights
 from tests.methods.networks import batch, small_network
 
 LR = 0.3
@@ -33,12 +40,16 @@ def scene():
 
 def first_order(network, psi, params, train, normalise, graph=False, loss=cross_entropies):
     """Shares of the samples, and the gradients of their weighted loss, with a graph or without."""
-    losses = sample_losses(network, params, *train, loss)
-    share = shares(psi(losses), normalise)
-    found = torch.autograd.grad(
-        ((share if graph else share.detach()) * losses).sum(), list(params.values()), create_graph=graph
-    )
-    return share, dict(zip(params, found, strict=True))
+    losses = per_sample_losses(network, params, *train, loss)
+    weights = (normalized_weights if normalise else mean_weights)(psi(losses))
+    return weights, WeightedBatch(*train, losses, weights, loss).gradients(params, graph)
+
+
+def slopes_of(network, params, gradients, train, val, **settings):
+    """The meta gradient with respect to the sample weights, by forward mode."""
+    x, y = train
+    step = VirtualStep(LR, **settings)
+    return forward_mode_meta_gradient(network, params, gradients, x, lambda z: cross_entropies(z, y), val, step)[1]
 
 
 def flat(gradients):
@@ -56,11 +67,13 @@ def both_routes(normalise=True, choice=None, train_loss=cross_entropies, start=N
         opened = None if choice is None else {n: g.clone().requires_grad_() for n, g in gates.items()}
         always = names[-2:] if choice is not None else ()
         share, gradients = first_order(network, psi, params, train, normalise, route == "step", train_loss)
-        more = {"opened": opened, "always": always} | terms
+        step = VirtualStep(LR, opened, always, **terms)
         if route == "step":
-            loss = target = through_step(network, begin, gradients, val, LR, **more)
+            loss = target = unrolled_meta_gradient(network, begin, gradients, val, step)
         else:
-            loss, s, term = by_direction(network, params, gradients, train, val, LR, train_loss, begin, **more)
+            loss, s, term = forward_mode_meta_gradient(
+                network, params, gradients, train[0], lambda z: train_loss(z, train[1]), val, step, begin
+            )
             target = (s * share).sum() + term
         inputs = [*psi.parameters(), *(opened or {}).values()]
         found = torch.autograd.grad(target, inputs, allow_unused=True)
@@ -72,13 +85,17 @@ def both_routes(normalise=True, choice=None, train_loss=cross_entropies, start=N
 @pytest.mark.parametrize("form", ["paper", "code"])
 @pytest.mark.parametrize("alignment", [0.0, 0.1])
 @pytest.mark.parametrize("open_layers", ["all", "some", "none"])
-@pytest.mark.parametrize("gate_grad", ["official", "consistent"])
+@pytest.mark.parametrize("gate_grad", ["published", "consistent"])
 def test_both_routes_agree(normalise, open_layers, alignment, form, gate_grad):
     names = list(dict(small_network().named_parameters()))[:-2]
     choice = {"all": None, "some": {n: i % 2 for i, n in enumerate(names)}, "none": dict.fromkeys(names, 0)}[
         open_layers
     ]
-    terms = {"alignment": alignment, "form": form, "gate_grad": gate_grad}
+    terms = {
+        "alignment_weight": alignment,
+        "alignment_loss": ALIGNMENT_LOSSES[form],
+        "straight_through": GATE_GRADIENTS[gate_grad],
+    }
     (loss, one), (other_loss, other) = both_routes(normalise, choice, **terms)
     assert torch.allclose(loss, other_loss, atol=1e-12)
     assert one.abs().max() > 1e-8
@@ -87,14 +104,14 @@ def test_both_routes_agree(normalise, open_layers, alignment, form, gate_grad):
 
 def margin_loss():
     loss = LDAM(scale=2.0)
-    loss.see(torch.tensor([50, 20, 5, 2]))
+    loss.set_class_counts(torch.tensor([50, 20, 5, 2]))
     return loss.double()
 
 
 @pytest.mark.parametrize("train_loss", [margin_loss(), lambda z, y: focal_losses(z, y, 2.0)])
 def test_both_routes_agree_on_other_training_losses(train_loss):
-    (_, one), (_, other) = both_routes(alignment=0.1, train_loss=train_loss)
-    (_, plain), _ = both_routes(alignment=0.1)
+    (_, one), (_, other) = both_routes(alignment_weight=0.1, train_loss=train_loss)
+    (_, plain), _ = both_routes(alignment_weight=0.1)
     assert torch.allclose(one, other, rtol=0, atol=1e-10)
     assert not torch.allclose(one, plain, rtol=0.01, atol=0)
 
@@ -116,8 +133,8 @@ def test_a_step_from_half_way_is_that_of_the_optimizer(nesterov):
     optimizer = torch.optim.SGD(params.values(), LR, 0.9, weight_decay=0.1, nesterov=nesterov)
     for _ in range(3):  # the first has no momentum yet
         gradients = {name: torch.randn_like(p) for name, p in params.items()}
-        start, lr = half_stepped(params, optimizer)
-        expected = stepped(start, gradients, lr)
+        start, lr = sgd_offset(params, optimizer)
+        expected = sgd_step(start, gradients, lr)
         for name, p in params.items():
             p.grad = gradients[name]
         optimizer.step()
@@ -130,11 +147,11 @@ def test_the_meta_gradient_against_finite_differences():
 
     def loss_after():
         _, gradients = first_order(network, psi, params, train, True)
-        after = stepped({n: p.detach() for n, p in params.items()}, gradients, LR)
-        return sample_losses(network, after, *val).mean().item()
+        after = sgd_step({n: p.detach() for n, p in params.items()}, gradients, LR)
+        return per_sample_losses(network, after, *val).mean().item()
 
     share, gradients = first_order(network, psi, params, train, True)
-    _, s, _ = by_direction(network, params, gradients, train, val, LR)
+    s = slopes_of(network, params, gradients, train, val)
     (ours,) = torch.autograd.grad((s * share).sum(), [psi.layers[2].weight])
     weight, step = psi.layers[2].weight, 1e-5
     for i in range(7):
@@ -151,12 +168,12 @@ def test_the_meta_gradient_against_finite_differences():
 def test_the_whole_gradient_is_the_sum_over_single_layers():
     network, psi, params, train, val = scene()
     share, gradients = first_order(network, psi, params, train, True, graph=True)
-    (whole,) = torch.autograd.grad(through_step(network, params, gradients, val, LR), [share], retain_graph=True)
+    loss = unrolled_meta_gradient(network, params, gradients, val, VirtualStep(LR))
+    (whole,) = torch.autograd.grad(loss, [share], retain_graph=True)
     gradients = {name: g.detach() for name, g in gradients.items()}
     parts = torch.zeros_like(whole)
     for name in params:
-        _, s, _ = by_direction(network, params, gradients, train, val, LR, opened={}, always=[name])
-        parts += s
+        parts += slopes_of(network, params, gradients, train, val, gates={}, ungated=[name])
     assert torch.allclose(parts, whole, atol=1e-12)
 
 
@@ -174,13 +191,13 @@ def test_slopes_at_no_step_are_those_of_the_samples_own_weights(layers):
     network, _, params, train, val = scene()
     passed = [n for n in params if layers == "all" or n.startswith("head.")]
     weights = torch.zeros(len(train[1]), dtype=torch.float64, requires_grad=True)
-    losses = sample_losses(network, params, *train)
+    losses = per_sample_losses(network, params, *train)
     found = torch.autograd.grad((weights * losses).sum(), list(params.values()), create_graph=True)
     after = {n: p - LR * (g if n in passed else g.detach()) for (n, p), g in zip(params.items(), found, strict=True)}
-    (wanted,) = torch.autograd.grad(sample_losses(network, after, *val).mean(), weights)
+    (wanted,) = torch.autograd.grad(per_sample_losses(network, after, *val).mean(), weights)
     still = {n: torch.zeros_like(p) for n, p in params.items()}
-    more = {} if layers == "all" else {"opened": {}, "always": passed}
-    _, s, _ = by_direction(network, params, still, train, val, LR, **more)
+    more = {} if layers == "all" else {"gates": {}, "ungated": passed}
+    s = slopes_of(network, params, still, train, val, **more)
     assert torch.allclose(s, wanted, rtol=0, atol=1e-12)
 
 
@@ -188,29 +205,30 @@ def test_buffers_stay_as_they_are():
     network, psi, params, train, val = scene()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     _, gradients = first_order(network, psi, params, train, True)
-    through_step(network, params, gradients, val, LR)
-    by_direction(network, params, gradients, train, val, LR)
+    unrolled_meta_gradient(network, params, gradients, val, VirtualStep(LR))
+    slopes_of(network, params, gradients, train, val)
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 
 def test_sample_losses_are_those_of_the_network():
     network, _, params, (x, y), _ = scene()
-    assert torch.allclose(sample_losses(network, params, x, y), cross_entropy(network(x), y, reduction="none"))
+    assert torch.allclose(per_sample_losses(network, params, x, y), cross_entropy(network(x), y, reduction="none"))
 
 
 def test_alignment_is_the_distance_of_row_means():
     a, b = [torch.randn(4, 6), torch.randn(4)], [torch.randn(4, 6), torch.randn(4)]
     paper = sum((p.reshape(4, -1).mean(1) - q.reshape(4, -1).mean(1)).square().sum() for p, q in zip(a, b, strict=True))
-    assert torch.allclose(alignment_loss(a, b), paper)
+    assert torch.allclose(paper_alignment_loss(a, b), paper)
     rows = (a[0].mean(1) - b[0].mean(1)).square() + (a[0].std(1) - b[0].std(1)).square()
-    assert torch.allclose(alignment_loss(a, b, "code"), rows.mean() + (a[1] - b[1]).square().mean())
+    bias = (a[1].mean() - b[1].mean()).square() + (a[1].std() - b[1].std()).square()  # published: of the whole vector
+    assert torch.allclose(code_alignment_loss(a, b), rows.mean() + bias)
 
 
-def test_shares():
+def test_weights_sum_to_one_or_have_the_mean():
     v = torch.tensor([0.2, 0.6])
-    assert torch.allclose(shares(v, True), torch.tensor([0.25, 0.75]))
-    assert torch.allclose(shares(v, False), v / 2)
-    assert torch.equal(shares(torch.zeros(3), True), torch.zeros(3))
+    assert torch.allclose(normalized_weights(v), torch.tensor([0.25, 0.75]))
+    assert torch.allclose(mean_weights(v), v / 2)
+    assert torch.equal(normalized_weights(torch.zeros(3)), torch.zeros(3))
 
 
 def test_gates_are_zero_or_one_and_learn_to_meet_their_budget():
@@ -226,7 +244,7 @@ def test_gates_are_zero_or_one_and_learn_to_meet_their_budget():
         assert set(torch.stack(list(opened.values())).tolist()) <= {0.0, 1.0}
         counts.append(sum(r.item() for r in opened.values()))
         optimizer.zero_grad()
-        (0.1 * gates.count_loss(opened)).backward()
+        (0.1 * gates.budget_loss(opened)).backward()
         optimizer.step()
     assert sum(counts[-100:]) / 100 == pytest.approx(2, abs=0.5)
 
@@ -235,22 +253,32 @@ def test_gates_of_the_last_layers_alone():
     network = small_network()
     names = [name for name, _ in network.named_parameters()]
     assert Gates(network, budget=1, eligible=5).names == names[-5:-2]
-    with pytest.raises(ValueError, match=r"method\.gates\.budget=4 is not among the 3"):
+    with pytest.raises(ValueError, match=r"method\.gates\.budget=4 is not in \[0, 3\]"):
         Gates(network, budget=4, eligible=5)
 
 
-def test_a_gate_sees_the_standardised_pooled_gradient():
+def test_gradients_are_standardized_with_either_deviation():
+    g = torch.randn(7)
+    for correction in (0, 1):
+        deviation = ((g - g.mean()).square().sum() / (7 - correction)).sqrt()
+        torch.testing.assert_close(standardize(g, correction), (g - g.mean()) / deviation)
+        assert standardize(torch.tensor([3.0]), correction).tolist() == [0.0]
+    network = small_network()
+    assert {gate.std_correction for gate in Gates(network, std_correction=1).gates} == {1}
+
+
+def test_a_gate_sees_the_standardised_pool_gradient_gradient():
     g = torch.randn(5, 3, 2, 2)
-    assert torch.allclose(pooled(g), g.mean((1, 2, 3)))
-    assert torch.equal(pooled(g[:, 0, 0, 0]), g[:, 0, 0, 0])
-    gate = Gate(5, hidden=2)
+    assert torch.allclose(pool_gradient(g), g.mean((1, 2, 3)))
+    assert torch.equal(pool_gradient(g[:, 0, 0, 0]), g[:, 0, 0, 0])
+    gate = Gate(5, hidden_layers=2)
     for scale, shift in ((1.0, 0.0), (50.0, 3.0)):
         torch.manual_seed(1)
-        assert gate(scale * pooled(g) + shift).item() in (0.0, 1.0)
+        assert gate(scale * pool_gradient(g) + shift).item() in (0.0, 1.0)
     assert Gate(1)(torch.tensor([3.0])).item() in (0.0, 1.0)
 
 
-@pytest.mark.parametrize("gate_grad", ["official", "consistent"])
+@pytest.mark.parametrize("gate_grad", ["published", "consistent"])
 @pytest.mark.parametrize("state", [0.0, 1.0])
 def test_a_gate_learns_from_what_its_layer_does_to_the_loss(state, gate_grad):
     """Published: opening an open gate further takes its layer's step, opening a closed one takes it back."""
@@ -258,14 +286,14 @@ def test_a_gate_learns_from_what_its_layer_does_to_the_loss(state, gate_grad):
     _, gradients = first_order(network, psi, params, train, True)
     name, step = "head.weight", 1e-5
     opened = {name: torch.tensor(state, dtype=torch.float64, requires_grad=True)}
-    more = {"opened": opened, "always": ["head.bias"], "gate_grad": gate_grad}
-    _, _, term = by_direction(network, params, gradients, train, val, LR, **more)
+    step_settings = VirtualStep(LR, opened, ["head.bias"], straight_through=GATE_GRADIENTS[gate_grad])
+    term = meta_derivatives(network, params, gradients, val, step_settings).gate_term
     (ours,) = torch.autograd.grad(term, opened[name])
     values = []
     for moved in (1 + step, 1 - step):
-        after = stepped(params, gradients | {name: moved * gradients[name]}, LR)
-        values.append(sample_losses(network, after, *val).mean().item())
+        after = sgd_step(params, gradients | {name: moved * gradients[name]}, LR)
+        values.append(per_sample_losses(network, after, *val).mean().item())
     further = (values[0] - values[1]) / (2 * step)
-    sign = -1 if gate_grad == "official" and not state else 1
+    sign = -1 if gate_grad == "published" and not state else 1
     assert ours.item() == pytest.approx(sign * further, abs=1e-8)
     assert abs(further) > 1e-6

@@ -8,8 +8,8 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from methods.famus.correction import corrected, transition_gradient
-from methods.famus.meta import after_step, along
+from methods.famus.meta_gradient import VirtualStep, jvp_at, meta_derivatives
+from methods.famus.mlc import transition_gradient, updated_transition
 from tests.methods.networks import batch, small_network
 
 LR = 0.4
@@ -42,9 +42,9 @@ def test_the_gradient_against_finite_differences(layers):
     passed = [n for n in params if layers == "all" or n.startswith("head.")]
     logits = network(x)
     found = torch.autograd.grad(cross_entropy(logits, y), list(params.values()), retain_graph=True)
-    more = {} if layers == "all" else {"opened": {}, "always": passed}
-    _, direction, _ = after_step(network, params, dict(zip(params, found, strict=True)), val, LR, **more)
-    _, change = along(network, params, direction, lambda z: z, x)
+    step = VirtualStep(LR) if layers == "all" else VirtualStep(LR, gates={}, ungated=passed)
+    meta = meta_derivatives(network, params, dict(zip(params, found, strict=True)), val, step)
+    _, change = jvp_at(network, params, meta.direction, lambda z: z, x)
     gradient = transition_gradient(logits, change, y)
     step = 1e-5
     for i in range(4):
@@ -61,6 +61,6 @@ def test_the_step_clips_and_normalises_columns():
     gradient = torch.tensor([[9.0, 1.0, 0.0], [-2.0, 8.0, 0.0], [2.0, -3.0, 0.0]])
     raw = np.maximum(np.eye(3) - 0.2 * gradient.numpy(), 0)
     assert raw[0, 0] == raw[1, 1] == 0
-    np.testing.assert_allclose(corrected(gradient, 0.2).numpy(), raw / raw.sum(0), rtol=1e-6)
-    assert torch.equal(corrected(torch.zeros(3, 3), 0.2), torch.eye(3))
-    assert torch.equal(corrected(torch.full((3, 3), 9.0), 1.0), torch.zeros(3, 3))
+    np.testing.assert_allclose(updated_transition(gradient, 0.2).numpy(), raw / raw.sum(0), rtol=1e-6)
+    assert torch.equal(updated_transition(torch.zeros(3, 3), 0.2), torch.eye(3))
+    assert torch.equal(updated_transition(torch.full((3, 3), 9.0), 1.0), torch.zeros(3, 3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from methods.architectures.cifar_resnet import CifarResNet
-from methods.famus.sampling import FromBlock, RandomLayers
+from methods.famus.layer_rules import FromBlock, RandomLayers
 from tests.methods.networks import small_network
 
 
@@ -45,10 +45,10 @@ def test_random_layers_are_so_many_and_all_alike():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: FromBlock(resnet(), 7), r"method\.gates\.block=7 is not among the 6 blocks"),
+        (lambda: FromBlock(resnet(), 7), r"method\.gates\.block=7 is not in \[1, 6\]"),
         (lambda: FromBlock(resnet(), 0), r"method\.gates\.block=0 is not"),
         (lambda: FromBlock(small_network(), 1), "needs a network with residual blocks"),
-        (lambda: RandomLayers(small_network(), 7), r"method\.gates\.layers=7 is not among the 6 layers"),
+        (lambda: RandomLayers(small_network(), 7), r"method\.gates\.layers=7 is not in \[0, 6\]"),
     ],
 )
 def test_layers_that_are_not_there(make, said):
