@@ -180,9 +180,10 @@ class Embedding(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return SGD with a cosine schedule over the epochs."""
-        optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if own := list(self.scheme.parameters()):
+            groups.append({"params": own, "weight_decay": 0.0})
+        optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         epochs = self.trainer.max_epochs or 1
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, self.final_lr)]
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from datasets.checks import check_not_negative, check_positive
 
@@ -45,6 +46,12 @@ class SGD:
         check_positive(owner, lr=self.lr, epochs=self.epochs, batch_size=self.batch_size, decay=self.decay)
         check_positive(owner, decay_every=self.decay_every)
         check_not_negative(owner, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+def batch_cross_entropy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the cross-entropy of a batch of images and labels."""
+    x, y = batch
+    return cross_entropy(network(x), y)
 
 
 def fine_tune(
