@@ -1,1 +1,1 @@
-"""MIRA / Neural Dehydration (Lu et al., CCS 2024): removal of black-box watermarks, with ten schemes and nine attacks."""
+"""MIRA / Neural Dehydration (Lu et al., CCS 2024): removal of black-box watermarks, with schemes and attacks."""

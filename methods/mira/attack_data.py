@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class AttackData:
         y: labels (M,): the true ones, or in the transfer setting the marked model's.
         augment: augmentation of training batches, or None.
         recovered: recovered samples (K, n, C, H, W) in [0, 1], or None.
+        root: data folder, for attacks that read another data set.
     """
 
     num_classes: int
@@ -38,6 +40,7 @@ class AttackData:
     y: Tensor | None = None
     augment: Augment | None = None
     recovered: Tensor | None = None
+    root: Path = Path("data")
 
     @property
     def images(self) -> Tensor:
@@ -124,7 +127,7 @@ def draw_attack_data(data: Any, setting: str, images: int, seed: int, transfer: 
     """
     check_choice("method.setting", setting, SETTINGS)
     check_positive("method", images=images)
-    empty = AttackData(len(data.classes), seed)
+    empty = AttackData(len(data.classes), seed, root=data.root)
     if setting == "data_free":
         return empty
     if setting == "transfer":

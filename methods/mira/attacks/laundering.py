@@ -54,10 +54,8 @@ def reset_units(layer: nn.Conv2d | nn.Linear, difference: Tensor, dense: float, 
         dense: threshold of a linear layer's units.
         conv: threshold of a channel's largest difference.
     """
-    if isinstance(layer, nn.Conv2d):
-        excited = difference.flatten(1).amax(1) > conv
-    else:
-        excited = difference > dense
+    is_conv = isinstance(layer, nn.Conv2d)
+    excited = difference.flatten(1).amax(1) > conv if is_conv else difference > dense
     layer.weight[excited] = 0
     return int(excited.sum())
 

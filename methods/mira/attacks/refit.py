@@ -57,7 +57,6 @@ class REFIT(RemovalAttack):
         unlabelled: builds the DataModule of AU from `root`, `seed` and `workers`; None disables AU.
         unlabelled_images: number of images of AU.
         unlabelled_batch: images of AU in a batch (authors: 50).
-        root: data folder, for AU.
 
     Raises:
         ValueError: a value is out of its range.
@@ -71,7 +70,6 @@ class REFIT(RemovalAttack):
         unlabelled: Any = None,
         unlabelled_images: int = 2000,
         unlabelled_batch: int = 50,
-        root: str = "data",
     ) -> None:
         super().__init__()
         check_not_negative("method.attack", ewc=ewc)
@@ -80,7 +78,7 @@ class REFIT(RemovalAttack):
         self.sgd = sgd or SGD(lr=0.05, epochs=60, batch_size=100, decay=0.9)
         self.ewc, self.fisher_samples = ewc, fisher_samples
         self.unlabelled, self.unlabelled_images = unlabelled, unlabelled_images
-        self.unlabelled_batch, self.root = unlabelled_batch, root
+        self.unlabelled_batch = unlabelled_batch
 
     def __call__(self, network: nn.Module, data: AttackData, observe: Observer) -> nn.Module:
         """Return the fine-tuned model; see `RemovalAttack`."""
@@ -121,7 +119,7 @@ class REFIT(RemovalAttack):
         """Return batches of another data set with the marked model's labels; None without AU."""
         if self.unlabelled is None:
             return None
-        other = self.unlabelled(root=self.root, seed=data.seed, workers=0)
+        other = self.unlabelled(root=data.root, seed=data.seed, workers=0)
         other.prepare_data()
         other.setup()
         images = other.parts["train"].images
