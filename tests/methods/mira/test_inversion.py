@@ -12,13 +12,13 @@ from methods.mira.inversion import Inversion, frozen, to_images
 from methods.mira.losses import l2_norm, total_variation
 from methods.mira.splitting import last_activations, salient_units, split
 from methods.mira.verification import predict
-from tests.methods.networks import small_network
+from tests.methods.mira.networks import trained_network
 
 SHORT = {"per_class": 6, "steps": 25, "bn": 0.05, "skip_last": 0}
 
 
 def test_recovered_images_are_in_range_and_in_their_class():
-    network = small_network()
+    network = trained_network()
     recovered = Inversion(**SHORT)(network, seed=0)
     assert recovered.shape == (4, 6, 1, 8, 8)
     assert 0 <= recovered.min() <= recovered.max() <= 1
@@ -27,7 +27,7 @@ def test_recovered_images_are_in_range_and_in_their_class():
 
 
 def test_classes_in_one_batch_are_recovered_as_alone():
-    network = small_network()
+    network = trained_network()
     alone = Inversion(**SHORT, classes_per_batch=1)(network, seed=0)
     together = Inversion(**SHORT, classes_per_batch=3)(network, seed=0)
     torch.testing.assert_close(alone, together, atol=2e-3, rtol=0)
@@ -35,7 +35,7 @@ def test_classes_in_one_batch_are_recovered_as_alone():
 
 def test_inversion_against_the_published_loop():
     """One class, written as in the published file, with the missing sum over batch norms filled in."""
-    network, settings = small_network(), Inversion(**SHORT | {"bn": 0.0})
+    network, settings = trained_network(), Inversion(**SHORT | {"bn": 0.0})
     recovered = settings(network, seed=3)[2]
     from datasets.batching import generator
     from methods.mira.inversion import INVERSION
@@ -55,7 +55,7 @@ def test_inversion_against_the_published_loop():
 
 
 def test_batch_norm_prior_brings_statistics_nearer():
-    network = small_network()
+    network = trained_network()
     from methods.mira.batchnorm_prior import BatchNormPrior
 
     distances = []
@@ -68,7 +68,7 @@ def test_batch_norm_prior_brings_statistics_nearer():
 
 
 def test_inversion_leaves_the_network_as_it_was():
-    network = small_network().train()
+    network = trained_network().train()
     network.head.bias.requires_grad_(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     Inversion(**SHORT | {"steps": 2})(network, seed=0)
@@ -80,7 +80,7 @@ def test_inversion_leaves_the_network_as_it_was():
 
 
 def test_frozen_restores_after_an_error():
-    network = small_network()
+    network = trained_network()
     try:
         with frozen(network):
             raise RuntimeError
@@ -90,7 +90,7 @@ def test_frozen_restores_after_an_error():
 
 
 def test_smooth_accuracy_restores_parameters_bit_for_bit():
-    network = small_network()
+    network = trained_network()
     recovered = Inversion(**SHORT)(network, seed=0)
     before = [parameter.clone() for parameter in network.parameters()]
     values = Detection(draws=3).smooth_accuracy(network, recovered, seed=0)
@@ -99,7 +99,7 @@ def test_smooth_accuracy_restores_parameters_bit_for_bit():
 
 
 def test_smooth_accuracy_without_noise_is_the_accuracy():
-    network = small_network()
+    network = trained_network()
     recovered = Inversion(**SHORT | {"steps": 60, "bn": 0.0})(network, seed=0)
     values = Detection(draws=2, input_std=0.0, parameter_std=0.0).smooth_accuracy(network, recovered, seed=0)
     hits = predict(network, recovered.flatten(0, 1)).view(4, 6) == torch.arange(4)[:, None]
@@ -107,7 +107,7 @@ def test_smooth_accuracy_without_noise_is_the_accuracy():
 
 
 def test_perturbed_parameters_differ_inside():
-    network = small_network()
+    network = trained_network()
     before = network.head.weight.clone()
     with perturbed(network, 0.1, torch.Generator().manual_seed(0)):
         assert not torch.equal(before, network.head.weight)
