@@ -58,12 +58,12 @@ def test_losses_have_finite_gradients(scheme):
 
 
 def test_more_triggers_than_the_class_has_images():
-    with pytest.raises(ValueError, match="class 1 has images .100.: choose fewer"):
+    with pytest.raises(ValueError, match=r"class 1 has images \(100\): choose fewer"):
         Content(101, **CLASSES).make_triggers(trigger_source())
 
 
 def test_classes_that_do_not_exist_are_named():
-    with pytest.raises(ValueError, match="method.scheme.target=6 is no class"):
+    with pytest.raises(ValueError, match=r"method\.scheme\.target=6 is no class"):
         Content(5, source=1).make_triggers(trigger_source())
 
 
