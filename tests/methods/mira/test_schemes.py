@@ -7,6 +7,7 @@ import torch
 
 from methods.mira.schemes.adi import Adi
 from methods.mira.schemes.afs import AFS
+from methods.mira.schemes.blind import Blind, ssim
 from methods.mira.schemes.content import Content, text_mask
 from methods.mira.schemes.ew import ExponentialWeighting, exponential_weights
 from methods.mira.schemes.ewe import EWE
@@ -30,6 +31,7 @@ SCHEMES = [
     AFS(20, eps=0.25),
     ExponentialWeighting(20),
     Mark(20, bits=12),
+    Blind(20, steps=5),
 ]
 
 
@@ -136,3 +138,27 @@ def test_trigger_files_keep_every_digit_and_notice_damage(tmp_path):
         load_triggers(tmp_path / "triggers.pt")
     with pytest.raises(ValueError, match="does not exist"):
         load_triggers(tmp_path / "no.pt")
+
+
+def test_ssim_against_scikit_image():
+    from skimage.metrics import structural_similarity
+
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 16, 16, generator=generator)
+    theirs = structural_similarity(
+        a.double().numpy(), b.double().numpy(), win_size=11, data_range=1.0, use_sample_covariance=False
+    )
+    assert ssim(a[None, None].double(), b[None, None].double()).item() == pytest.approx(theirs, abs=1e-6)
+    assert ssim(a[None, None], a[None, None]).item() == pytest.approx(1)
+
+
+def test_encoder_learns_to_keep_the_covers():
+    source, network = trigger_source(trained_network()), trained_network()
+    short, longer = (Blind(20, steps=steps).make_triggers(source).x for steps in (1, 80))
+    from datasets.batching import generator
+    from methods.mira.schemes.blind import BLIND
+    from methods.mira.triggers import draw_images
+
+    covers, _ = draw_images(source, 20, generator(0, BLIND))
+    assert (longer - covers).square().mean() < (short - covers).square().mean()
+    assert torch.equal(network.head.weight, trained_network().head.weight)
