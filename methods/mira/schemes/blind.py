@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, cross_entropy, mse_loss
@@ -38,7 +40,7 @@ def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
 def conv_stack(widths: list[int]) -> list[nn.Module]:
     """Return 3x3 convolutions, each but the last followed by batch norm and LeakyReLU."""
     layers: list[nn.Module] = []
-    for place, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for place, (before, after) in enumerate(pairwise(widths)):
         layers.append(nn.Conv2d(before, after, 3, padding=1))
         if place < len(widths) - 2:
             layers += [nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
@@ -74,7 +76,7 @@ def make_discriminator(channels: int, height: int, width: int) -> nn.Module:
     """Return the network that tells covers from triggers: 64 and 32 hidden units, one logit."""
     sizes = [channels * height * width, 64, 32]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
