@@ -1,0 +1,64 @@
+"""MIRA from the command line on embedded digits: a marked model, attacks on it, verdicts, mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from methods.mira.triggers import load_triggers
+
+DATA = [
+    *("dataset=digits", "dataset.size=8", "model=smallcnn", "model.widths=[16,24]", "logger=csv", "threads=1"),
+    *("dataset.limit_test=100", "dataset.batch_size=64", "dataset.holdout=20"),
+]
+BENCH = [*DATA, "vars.epochs=4", "vars.lr=0.1", "vars.inversion.per_class=10", "vars.inversion.steps=10"]
+SHORT = ["method.images=100", "method.attack.sgd.epochs=2"]
+
+
+def results(outputs: Path) -> dict[str, Path]:
+    return {path.parts[-3].partition("-")[0]: path.parent for path in outputs.glob("mira/*/*/result.json")}
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "result.json").read_text())["metrics"]
+
+
+@pytest.mark.slow
+def test_marked_attacked_and_verified(call, tmp_path):
+    outputs = f"paths.outputs={tmp_path}"
+    code, printed = call("method=mira", *BENCH, *SHORT, outputs, "method.attack.detection.draws=2")
+    assert code == 0, printed
+    folders = results(tmp_path)
+    assert set(folders) == {"embed_content", "null", "recover", "mira"}
+    assert metrics_of(folders["embed_content"])["test/marked"] == 1
+    metrics = metrics_of(folders["mira"])
+    assert metrics["test/trigger_acc_before"] == metrics_of(folders["embed_content"])["test/trigger_acc"]
+    assert metrics["test/utility"] == pytest.approx(metrics["test/acc"] / metrics["test/acc_before"], rel=1e-5)
+    assert {"test/removed_null", "test/removed_binomial", "test/margin", "test/rescaled_acc"} <= metrics.keys()
+    for name in ("recovered", "activations", "smooth_acc", "epochs"):
+        assert (folders["mira"] / "figures" / f"{name}.png").exists()
+
+    triggers = folders["embed_content"] / "triggers.pt"
+    assert len(load_triggers(triggers).y) == 100
+    removed = folders["mira"] / "removed.pt"
+    assert "head.weight" in torch.load(removed, weights_only=True)
+    needs = "needs.nulls.run=['method=mira/null','schedule.max_epochs=4','method.lr=0.1']"
+    code, printed = call(
+        *("method=mira/verify", *DATA, outputs, needs, f"init_from={removed}", f"method.triggers={triggers}")
+    )
+    assert code == 0, printed
+    assert metrics_of(results(tmp_path)["verify"])["test/trigger_acc"] == metrics["test/trigger_acc"]
+
+    code, printed = call("method=mira/pruning", *BENCH, outputs, "method.min_trigger_acc=1.0", "vars.scheme=adi")
+    assert (code, "is not marked: trigger accuracy" in printed) == (2, True), printed
+    code, printed = call("method=mira", *BENCH, outputs, "vars.scheme=adi", "method.setting=data_free")
+    assert code == 2, printed
+
+
+def test_verification_without_a_trigger_file_is_refused(call, tmp_path):
+    code, printed = call("method=mira/verify", *DATA, f"paths.outputs={tmp_path}", "needs={}")
+    assert code == 2
+    assert "method.triggers names no file" in printed
