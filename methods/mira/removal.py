@@ -122,6 +122,7 @@ class Removal(LightningModule):
         if self.attack.uses_recovered and self.recovered_path is not None:
             recovered, inversion_seconds = load_recovered(self.recovered_path)
             data = replace(data, recovered=recovered.to(device))
+        self.attack_data = data
         self.original = copy.deepcopy(original).eval()
         self._observe(self.original)
         started, self._watching = time.perf_counter(), 0.0

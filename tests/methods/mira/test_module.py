@@ -59,6 +59,6 @@ def test_marked_attacked_and_verified(call, tmp_path):
 
 
 def test_verification_without_a_trigger_file_is_refused(call, tmp_path):
-    code, printed = call("method=mira/verify", *DATA, f"paths.outputs={tmp_path}", "needs={}")
+    code, printed = call("method=mira/verify", *DATA, f"paths.outputs={tmp_path}", "~needs.nulls")
     assert code == 2
     assert "method.triggers names no file" in printed
