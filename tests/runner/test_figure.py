@@ -12,7 +12,7 @@ from runner.execution.record import read_metrics
 from runner.files import write_json
 from runner.results.build_figure import curve
 from runner.results.figure_model import FigureSpec, Line
-from runner.results.plotting import figure_path
+from runner.results.figure_files import figure_path
 from runner.sweeps.run_status import run_status
 
 SWEEP = ["experiment=graphnorm/figure4", "dataset=atlas", "dataset.fold=0,1", "schedule.max_epochs=2"]
@@ -38,7 +38,7 @@ def outputs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_lines_are_means_over_the_runs(outputs, capsys):
-    path = figure.draw_figure([*SWEEP, "method=graphnorm,graphnorm/batch", f"paths.outputs={outputs}", "logger=csv"])
+    path = figure.make_figure([*SWEEP, "method=graphnorm,graphnorm/batch", f"paths.outputs={outputs}", "logger=csv"])
     printed = capsys.readouterr().out
     assert "GraphNorm  2 of 2 runs\n" in printed
     assert "BatchNorm  0 of 2 runs  2 missing" in printed
@@ -46,7 +46,7 @@ def test_lines_are_means_over_the_runs(outputs, capsys):
 
     from matplotlib.image import imread
 
-    assert imread(path).shape[1] == pytest.approx(3.4 * 300, abs=2)
+    assert imread(path).shape[1] == pytest.approx(3.3 * 300, abs=2)
 
     folds = [
         read_metrics(Run.compose([*SWEEP[:2], f"dataset.fold={fold}", SWEEP[3], f"paths.outputs={outputs}"]).folder)
@@ -81,7 +81,7 @@ def test_the_command_logs_to_wandb_and_names_a_wrong_metric(outputs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Which figure?"),
+        ([], "name the figure"),
         (["experiment=graphnorm/demo"], "has no figure; these have one: famus/variance, graphnorm/figure4"),
         (["experiment=nonsense"], "nonsense"),
         (["experiment=graphnorm/figure5", "figure.panels=colour"], "'colour'"),

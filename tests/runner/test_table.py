@@ -14,8 +14,8 @@ from scipy.stats import ttest_ind
 from runner.config.address import Run
 from runner.files import write_json
 from runner.results.build_table import build_table
-from runner.results.plotting import draw_table
-from runner.results.reductions import REDUCTIONS, Outcome
+from runner.results.draw_table import draw_table
+from runner.results.reductions import REDUCTIONS, FinishedRun
 from runner.results.renderers import render
 from runner.results.renderers.cells import measured
 from runner.results.significance import mark, welch
@@ -25,10 +25,10 @@ from runner.table import main
 METRIC = "val/acc"
 
 
-def outcomes(values: np.ndarray) -> list[Outcome]:
+def outcomes(values: np.ndarray) -> list[FinishedRun]:
     """values: (folds, epochs)."""
     return [
-        Outcome(
+        FinishedRun(
             {METRIC: row[-1]}, [{"epoch": e, METRIC: v} for e, v in enumerate(row)], {"dataset": {"fold": fold % 2}}
         )
         for fold, row in enumerate(values)
@@ -108,7 +108,7 @@ def test_formats(form, tmp_path, capsys) -> None:
     [
         ([], "name the table"),
         (["experiment=graphnorm/demo"], "has no table"),
-        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv, html, png"),
+        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv, json, html, png"),
         (["experiment=graphnorm/table1", "dataset=mutag", "significance=adam"], "names no row; choose from WL subtree"),
         (["experiment=graphnorm/table1_molhiv", "significance=true"], "significance=<row>"),
         (["experiment=graphnorm/table9"], "table9"),
@@ -160,7 +160,7 @@ def stories(tmp_path: Path) -> list[str]:
             run = Run.compose([STORIES[0], method, STORIES[3], f"seed={seed}", place])
             run.folder.mkdir(parents=True)
             metrics = {"test/ppl": value} | ({} if name == "dense" else {"test/retained": 0.7 + value / 1000})
-            write_json(run.folder / "result.json", {"metrics": metrics, "code": {}})
+            write_json(run.folder / "result.json", {"metrics": metrics, "seconds": {}, "code": {}})
     return [*STORIES, place]
 
 
@@ -238,7 +238,7 @@ def test_several_metrics_have_a_column_each(form, stories, capsys) -> None:
 def test_several_metrics_have_no_epoch_in_common(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["experiment=graphnorm/table1", "dataset=mutag", "table.metric=[val/acc,val/loss]"])
-    assert "picks an epoch by one metric" in capsys.readouterr().err
+    assert "chooses an epoch by one metric" in capsys.readouterr().err
 
 
 def test_reported_figures_are_of_the_experiments_own_metric(tmp_path) -> None:
@@ -296,7 +296,7 @@ def test_the_chart_is_saved_and_logged(stories, tmp_path, monkeypatch, capsys) -
     (chart,) = folder.glob("table-test_ppl-*.png")
     from matplotlib.image import imread
 
-    assert imread(chart).shape[1] == pytest.approx(3.4 * 300, abs=2)
+    assert imread(chart).shape[1] == pytest.approx(3.3 * 300, abs=2)
     with open(chart.with_suffix(".csv"), newline="") as file:
         assert [float(row["value"]) for row in csv.DictReader(file)] == pytest.approx([4, 75, 45, 139 / 3])
     assert not (folder / "wandb").exists()
