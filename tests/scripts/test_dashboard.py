@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.dashboard import Section, chosen, specification
+from scripts.dashboard import specification
+from scripts.dashboard_tables import Section, choose_tables
 from tests.scripts.conftest import TINY
 
 NARROW = [o for o in TINY if o != "dataset.fold=0"]
@@ -96,7 +97,7 @@ def test_recalled_figures_are_flagged(tmp_path) -> None:
 def test_runs_that_another_experiment_made_are_told_by_their_id(tmp_path) -> None:
     overrides = ["dataset=mutag", "method=graphnorm", f"paths.outputs={tmp_path}"]
     run = Section.read("graphnorm/table1", overrides).runs[3]
-    result = {"choices": {"experiment": "graphnorm/figure5"}, "metrics": {"val/acc": 0.5}, "code": {}}
+    result = {"choices": {"experiment": "graphnorm/figure5"}, "metrics": {"val/acc": 0.5}, "seconds": {}, "code": {}}
     run.folder.mkdir(parents=True)
     (run.folder / "result.json").write_text(json.dumps(result))
     (run.folder / "metrics.csv").write_text("epoch,step,seconds,val/acc\n0,1,0.1,0.5\n")
@@ -192,16 +193,16 @@ def test_what_keeps_a_dashboard_from_being_sent_is_told(server, program, tmp_pat
 
 
 def test_which_tables() -> None:
-    assert chosen("graphnorm") == ["graphnorm/table1", "graphnorm/table1_fair", "graphnorm/table1_molhiv"]
-    assert chosen("esparse/stories,graphnorm/table1") == ["esparse/stories", "graphnorm/table1"]
+    assert choose_tables("graphnorm") == ["graphnorm/table1", "graphnorm/table1_fair", "graphnorm/table1_molhiv"]
+    assert choose_tables("esparse/stories,graphnorm/table1") == ["esparse/stories", "graphnorm/table1"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Which tables?"),
-        (("experiment=graphnorm/figure4",), "graphnorm/figure4 is no table; choose from esparse/ablation"),
-        (("experiment=esparse/opt", "dry=yes"), "dry=yes is neither true nor false"),
+        ((), "name the tables"),
+        (("experiment=graphnorm/figure4",), "graphnorm/figure4 has no table; choose from esparse/ablation"),
+        (("experiment=esparse/opt", "dry=yes"), "dry=yes is unknown; choose from true, false"),
         (("experiment=esparse/opt", "method.nope=1", "dry=true"), "method.nope"),
     ],
 )
