@@ -158,7 +158,7 @@ def test_the_command_writes_a_page_without_any_run(tmp_path, capsys):
 
 def test_a_table_says_what_ails_it():
     cells = {
-        ("a", "b"): Cell({"finished": 2, "failed": 1}, [None, None], 90.04, 1.5, {"value": 91.0, "std": 2.0}),
+        ("a", "b"): Cell({"finished": 2, "failed": 1}, 2, 90.04, 1.5, {"value": 91.0, "std": 2.0}),
         ("a", "c"): Cell({"missing": 3}),
         (EVIL, "b"): Cell(reported={"value": 5.0, "mark": "recalled"}),
     }
@@ -196,7 +196,7 @@ def browser() -> Iterator:
 def written(outputs) -> Path:
     out = outputs / "report.html"
     records = collect(outputs)
-    out.write_text(page(outputs, out, records, list(tables(outputs, records, [EXPERIMENT]))))
+    out.write_text(page(outputs, out, records, list(tables(outputs, records))))
     return out
 
 
@@ -320,7 +320,7 @@ def test_a_narrow_window_does_not_scroll_sideways(reader):
 
 
 def test_a_table_alone_is_a_page(browser, tmp_path):
-    cells = {("a", "b"): Cell({"finished": 3}, [None] * 3, 90.04, 1.5, {"value": 91.0})}
+    cells = {("a", "b"): Cell({"finished": 3}, 3, 90.04, 1.5, {"value": 91.0})}
     (tmp_path / "table.html").write_text(render(Table("A title", "source", ["a"], ["b"], cells, ["a note"]), "html"))
     opened = browser.new_page()
     opened.goto((tmp_path / "table.html").as_uri())
