@@ -37,7 +37,7 @@ def read_arguments(arguments: list[str]) -> tuple[Path, Path]:
     """Return the folder of the runs and the file of the page. Raises UserError if one of them cannot be used."""
     options, unknown = split_arguments(arguments, {"paths.outputs": "outputs", "out": ""})
     if unknown:
-        raise UserError(f"{', '.join(unknown)}: unknown\n{USAGE}")
+        raise UserError(f"{', '.join(argument.partition('=')[0] for argument in unknown)}: unknown\n{USAGE}")
     outputs = Path(options["paths.outputs"])
     out = Path(options["out"] or outputs / "report.html")
     if not outputs.is_dir():

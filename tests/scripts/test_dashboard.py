@@ -214,3 +214,31 @@ def test_mistakes_are_told(monkeypatch, capsys, arguments, words) -> None:
         dashboard.main()
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_experiments_of_other_folders_are_found(tmp_path, monkeypatch, capsys) -> None:
+    from scripts import dashboard
+
+    folder = tmp_path / "conf" / "experiment" / "mine"
+    folder.mkdir(parents=True)
+    for name, node in (
+        ("table", "{title: My table, rows: method.lr, metric: test/acc, reduce: mean_std}"),
+        ("plain", ""),
+    ):
+        table = f"table: {node}\n" if node else ""
+        (folder / f"{name}.yaml").write_text(
+            "# @package _global_\n# mine\ndefaults:\n  - override /method: graphnorm\n  - override /dataset: atlas\n"
+            f'hydra: {{sweeper: {{params: {{seed: range(2), method.lr: "0.01,0.1"}}}}}}\n{table}'
+        )
+    search = f"hydra.searchpath=[{tmp_path / 'conf'}]"
+    assert choose_tables("mine", [search]) == ["mine/table"]
+    arguments = ["dashboard", search, "dry=true", f"paths.outputs={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "experiment=mine/table"])
+    dashboard.main()
+    (path,) = capsys.readouterr().out.splitlines()
+    panels, _ = workspace_of(json.loads(Path(path).read_text()))
+    assert next(iter(panels)) == "My table"
+    monkeypatch.setattr(sys, "argv", [*arguments, "experiment=mine/plain"])
+    with pytest.raises(SystemExit):
+        dashboard.main()
+    assert "experiment=mine/plain has no table; choose from" in capsys.readouterr().err

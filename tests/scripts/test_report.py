@@ -18,6 +18,7 @@ from runner.files import write_json
 from runner.results.renderers import render
 from runner.results.table_model import Cell, Table
 from scripts.report.__main__ import main
+from scripts.report import tables as report_tables
 from scripts.report.collect import collect, read_curves
 from scripts.report.page import page
 from scripts.report.tables import tables
@@ -108,7 +109,7 @@ def test_damaged_results_are_unreadable(tmp_path, content):
     assert found.error
 
 
-@pytest.mark.parametrize("content", ["epoch,a\n0,x\n", "epoch,a\n0,1,2\n", "a/b\n1\n", "é"])
+@pytest.mark.parametrize("content", ["epoch,a\n0,x\n", "a/b\n1\n", "é"])
 def test_damaged_curves_are_unreadable(outputs, tmp_path, content):
     (found,) = [r for r in collect(outputs) if r.seed == 2]
     found.folder = tmp_path
@@ -121,10 +122,11 @@ def test_curves_are_thinned_without_losing_a_metric_or_the_last_row(outputs, tmp
     (found,) = [r for r in collect(outputs) if r.seed == 2]
     found.folder = tmp_path
     rows = [f"{epoch},{epoch + 0.5},{epoch if epoch % 7 == 3 else ''}" for epoch in range(100)]
-    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,train/loss,val/acc", *rows, "100,5", ""]))
+    torn = ["100,5,1,2", "100,5"]
+    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,train/loss,val/acc", *rows, *torn, ""]))
     thin = read_curves(found, 25)
     assert len(thin) == 25
-    assert thin[-1]["train/loss"] == 99.5  # the line that was cut short is left out
+    assert thin[-1]["train/loss"] == 99.5  # torn lines are left out
     assert [row["val/acc"] for row in thin if "val/acc" in row] == list(range(3, 100, 7))
 
 
@@ -328,3 +330,24 @@ def test_a_table_alone_is_a_page(browser, tmp_path):
     assert shown.get_by_role("columnheader", name="b").is_visible()
     assert shown.get_by_role("cell", name="90.0 ± 1.5 reported 91.0 \N{MINUS SIGN}1.0 3 runs").is_visible()
     opened.close()
+
+
+# ---- what the report composes
+
+
+def test_only_the_experiments_of_finished_runs_are_composed(outputs, monkeypatch):
+    composed = []
+    compose = report_tables.compose
+    monkeypatch.setattr(report_tables, "compose", lambda overrides: composed.append(overrides[0]) or compose(overrides))
+    (shown,) = tables(outputs, collect(outputs))
+    assert composed == [f"experiment={EXPERIMENT}"]
+    assert (shown.experiment, shown.error) == (EXPERIMENT, "")
+    assert shown.table.numerics[0][1] == 4  # three seeds, and the copy with damaged metrics.csv
+    assert shown.table.numerics[0][0]["device"] == "cpu"
+
+
+def test_numerics_are_shown(outputs):
+    records = collect(outputs)
+    html = page(outputs, outputs / "report.html", records, list(tables(outputs, records)))
+    assert "device cpu, cpu capability" in html
+    assert "<li>numerics of" in html

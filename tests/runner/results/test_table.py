@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from runner.config.address import Run
+from runner.errors import UserError
 from runner.files import write_json
 from runner.results.build_table import build_table
 from runner.results.draw_table import draw_table
@@ -19,8 +22,9 @@ from runner.results.reductions import REDUCTIONS, FinishedRun
 from runner.results.renderers import render
 from runner.results.renderers.cells import measured
 from runner.results.significance import mark, welch
-from runner.results.table_model import Cell, Table
+from runner.results.table_model import Cell, Table, TableSpec
 from runner.table import main
+from tests.runner.results.texts import overlapping_texts
 
 METRIC = "val/acc"
 
@@ -312,3 +316,54 @@ def test_the_chart_goes_to_a_wandb_run_of_its_own(stories, tmp_path, monkeypatch
     main([*stories, "format=png", "logger=wandb"])
     (tracked,) = (tmp_path / "figures" / "esparse" / "stories" / "wandb").glob("offline-run-*")
     assert len(list(tracked.rglob("*.png"))) == 1
+
+
+def test_damaged_files_of_a_run_leave_it_out(stories, tmp_path, capsys) -> None:
+    """Bad text in metrics.csv or result.json concerns that run alone."""
+    damaged, empty, text = sorted(tmp_path.glob("esparse/wanda-*/*"))
+    (damaged / "metrics.csv").write_text("epoch,step,val/acc\n0,1,much\n")
+    (empty / "result.json").write_text("{}")
+    write_json(text / "result.json", {"metrics": {"test/ppl": "low"}, "seconds": {}, "code": {}})
+    main([*stories, "format=csv"])
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert (rows["Wanda"]["n"], rows["Wanda"]["missing"]) == ("1", "1")
+    assert rows["E-Sparse"]["n"] == "3"
+    main(stories)
+    assert "finished runs without test/ppl, left out: of Wanda" in capsys.readouterr().out
+
+
+def test_a_reduction_over_epochs_names_damaged_files(tmp_path, capsys) -> None:
+    overrides = ["experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm", f"paths.outputs={tmp_path}"]
+    for fold in (0, 1):
+        run = Run.compose([*overrides, f"dataset.fold={fold}"])
+        run.folder.mkdir(parents=True)
+        write_json(run.folder / "result.json", {"metrics": {}, "seconds": {}, "code": {}})
+        value = "much" if fold else "0.5"
+        (run.folder / "metrics.csv").write_text(f"epoch,step,val/acc\n0.0,1,{value}\n")
+    main([*overrides, "dataset.fold=0,1"])
+    printed = capsys.readouterr().out
+    assert "50.0 (1/2)" in printed
+    assert f"{run.folder / 'metrics.csv'} cannot be read" in printed
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"rows": "method", "metric": "m", "reduce": "mean_std", "colums": "dataset"}, "unknown keys colums"),
+        ({"rows": "method", "reduce": "mean_std"}, "experiment=a/b lacks metric"),
+    ],
+)
+def test_a_wrong_node_is_refused(node, message) -> None:
+    with pytest.raises(UserError, match=message):
+        TableSpec.read(node, "a/b")
+
+
+def test_html_alone_imports_jinja() -> None:
+    code = "import sys, runner.table; sys.exit('jinja2' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("significance", ["", "esparse"])
+def test_texts_of_the_chart_do_not_overlap(significance, stories) -> None:
+    table = build_table([*stories, "table.metric=[test/ppl,test/retained]"], significance=significance)
+    assert not overlapping_texts(draw_table(table))
