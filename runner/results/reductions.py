@@ -51,12 +51,12 @@ class Reduction:
     sample: str = "runs"
 
     def __call__(self, runs: list[FinishedRun], metric: str) -> tuple[float, float]:
-        """Return mean and standard deviation; the latter is NaN for fewer than ddof + 1 values."""
+        """Return mean and standard deviation; the latter is NaN for fewer than two values."""
         return self.summarize(self.values(runs, metric))
 
     def summarize(self, values: list[float]) -> tuple[float, float]:
-        """Return mean and standard deviation of values; the latter is NaN for fewer than ddof + 1 values."""
-        deviation = float(np.std(values, ddof=self.ddof)) if len(values) > self.ddof else float("nan")
+        """Return mean and standard deviation of values; the latter is NaN for fewer than two values."""
+        deviation = float(np.std(values, ddof=self.ddof)) if len(values) > 1 else float("nan")
         return float(np.mean(values)), deviation
 
     def applies(self, run: FinishedRun, metric: str) -> bool:

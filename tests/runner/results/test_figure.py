@@ -226,6 +226,6 @@ def test_overlapping_texts_are_found():
         ax.text(0.5, 0.5, "one")
         assert not overlapping_texts(drawn)
         ax.text(0.51, 0.51, "two")
-        ax.text(0.9, 0.9, "a text that is too long")
+        drawn.text(0.9, 0.9, "a text that is too long")
         assert overlapping_texts(drawn) == [("one", "two"), ("a text that is too long", "edge")]
         plt.close(drawn)
