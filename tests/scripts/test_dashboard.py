@@ -1,4 +1,4 @@
-"""What W&B is sent for a dashboard, beside what a real run left in W&B's own file."""
+"""Dashboards as they are sent to W&B, compared with the file that a real run left for W&B."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NARROW = [o for o in TINY if o != "dataset.fold=0"]
 
 
 def made(experiment: str, *overrides: str) -> dict:
-    """The specification, as its file has it."""
+    """Return the specification as it stands in its file."""
     return json.loads(json.dumps(specification("title", [Section.read(experiment, list(overrides))], "", "runner")))
 
 
 def workspace_of(spec: dict) -> tuple[dict[str, list[dict]], dict]:
-    """Panels by section, and the set of runs, of the only workspace."""
+    """Return the panels by section, and the set of runs, of the only workspace."""
     (view,) = spec["workspaces"].values()
     section = view["spec"]["section"]
     (runs,) = section["runSets"]
@@ -31,13 +31,13 @@ def workspace_of(spec: dict) -> tuple[dict[str, list[dict]], dict]:
 
 
 def grids_of(spec: dict) -> list[tuple[dict, list[dict]]]:
-    """The set of runs and the panels of each grid of the report."""
+    """Return the set of runs and the panels of each grid of the report."""
     blocks = [block["metadata"] for block in spec["report"]["spec"]["blocks"] if block["type"] == "panel-grid"]
     return [(grid["runSets"][0], grid["panelBankSectionConfig"]["panels"]) for grid in blocks]
 
 
 def conditions(runs: dict) -> list[tuple]:
-    """(connector, section, name, operation, value) of each."""
+    """Return (connector, section, name, operation, value) of each filter."""
     return [
         (f.get("connector"), f["key"]["section"], f["key"]["name"], f["op"], f["value"])
         for f in runs["filters"]["filters"]

@@ -1,4 +1,4 @@
-"""The report over folders as runs leave them, and its page as a reader's browser shows it."""
+"""Report on folders as runs leave them, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXPERIMENT = "graphnorm/table1_molhiv"
 
 
 def finish(outputs: Path, value: float, *overrides: str) -> Run:
-    """Writes what a finished run of the experiment leaves: result.json, metrics.csv and two figures."""
+    """Write the files of a finished run of the experiment: result.json, metrics.csv and two figures."""
     import matplotlib.pyplot as plt
 
     run = Run.compose([f"experiment={EXPERIMENT}", f"paths.outputs={outputs}", *overrides])
@@ -46,7 +46,7 @@ def finish(outputs: Path, value: float, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three finished runs, one that failed, and ones with half a result.json, text in metrics.csv, an evil name."""
+    """Folder of three finished runs, a failed one, and ones with half a result.json, a damaged metrics.csv, a script in their name."""
     outputs = tmp_path_factory.mktemp("outputs")
     for seed, value in ((1, 0.70), (2, 0.80), (3, 0.75)):
         run = finish(outputs, value, "model.norm=graph", f"seed={seed}")
@@ -204,7 +204,7 @@ def written(outputs) -> Path:
 
 @pytest.fixture
 def reader(browser, written) -> Iterator:
-    """The page in a browser, and what went wrong in it: errors of the console, requests of anything but the page."""
+    """Yield the page in a browser, with a list of its errors and of requests for anything but the page."""
     context = browser.new_context(viewport={"width": 1300, "height": 900}, color_scheme="light")
     context.set_default_timeout(5000)
     opened = context.new_page()

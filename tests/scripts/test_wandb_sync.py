@@ -31,7 +31,7 @@ WRITE = textwrap.dedent("""
 
 
 def write(outputs: Path, name: str, first: int = 0, last: int = 3, end: str = "finished") -> Path:
-    """A W&B run without network, written where the runner has its runs; its epochs are first..last-1."""
+    """Record a W&B run offline in a folder as the runner has them, with the epochs first..last-1."""
     folder = outputs / "paper" / "method-data-model" / name
     folder.mkdir(parents=True, exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_SILENT": "true"}
@@ -78,7 +78,7 @@ def test_a_resumed_run_is_appended_in_order(server, program, tmp_path) -> None:
 
 
 def test_what_a_killed_run_has_written_comes_first(server, program, tmp_path) -> None:
-    """Its file breaks off in the middle of a record, which W&B takes for a run under way."""
+    """The file ends in the middle of a record, which W&B takes for a run under way."""
     folder = write(tmp_path, "aaa", 0, 3000, end="killed")
     (folder / "state.json").write_text(json.dumps({"state": "running", "host": "x", "pid": 1}, indent=2) + "\n")
     waiting = program(SYNC, str(tmp_path), **server.environment())

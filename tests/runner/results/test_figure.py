@@ -33,7 +33,7 @@ def run_module(module, *arguments):
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """Two folds of GraphNorm, trained for two epochs on the embedded graphs."""
+    """Return the folder of two folds of GraphNorm, trained for two epochs on the embedded graphs."""
     folder = tmp_path_factory.mktemp("outputs")
     done = run_module("runner", "-m", *SWEEP, "method=graphnorm", f"paths.outputs={folder}", "logger=csv")
     assert done.returncode == 0, done.stderr
@@ -180,7 +180,7 @@ def test_a_run_whose_metrics_cannot_be_read_is_left_out(tmp_path, capsys):
 
 
 def lines_of(panels, names, runs=2, epochs=40):
-    """Lines with curves between 0 and 1."""
+    """Return lines with curves between 0 and 1."""
     curves = [{e: (100 * e, 1 - 0.9 ** (e + r)) for e in range(epochs)} for r in range(runs)]
     return [Line(panel, (name,), curves=curves) for panel in panels for name in names]
 

@@ -1,4 +1,4 @@
-"""A table read from W&B's public API, whose real client asks a server here."""
+"""Tables read from W&B's public API, with its real client and a server of this test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDS = [Run.compose([*EXPERIMENT[:3], f"dataset.fold={fold}"]).id for fold in ran
 
 
 class Server:
-    """Answers what the client asks about a project's runs. runs: by id, W&B's fields; histories: by id, rows."""
+    """Server of a project's runs: W&B's fields of each run, and rows of its history, by id."""
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}

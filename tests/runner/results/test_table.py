@@ -1,4 +1,4 @@
-"""Reductions against direct computation, and a table printed from real runs."""
+"""Reductions compared with direct computation, and tables of real and of written results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METRIC = "val/acc"
 
 
 def outcomes(values: np.ndarray) -> list[FinishedRun]:
-    """values: (folds, epochs)."""
+    """Return runs with the given metric values, of shape (folds, epochs)."""
     return [
         FinishedRun(
             {METRIC: row[-1]}, [{"epoch": e, METRIC: v} for e, v in enumerate(row)], {"dataset": {"fold": fold % 2}}
@@ -157,7 +157,7 @@ PPL = {"dense": [4.0] * 3, "wanda": [74.0, 75.0, 76.0], "no_lbs": [50.0, 40.0], 
 
 @pytest.fixture
 def stories(tmp_path: Path) -> list[str]:
-    """Overrides of a table whose runs' results are written here, with perplexities as in PPL."""
+    """Return the overrides of a table, and write the results of its runs, with the perplexities of PPL."""
     place = f"paths.outputs={tmp_path}"
     for name, values in PPL.items():
         for seed, value in enumerate(values):
@@ -320,7 +320,7 @@ def test_the_chart_goes_to_a_wandb_run_of_its_own(stories, tmp_path, monkeypatch
 
 
 def test_damaged_files_of_a_run_leave_it_out(stories, tmp_path, capsys) -> None:
-    """Bad text in metrics.csv or result.json concerns that run alone."""
+    """Damaged files do not affect other runs."""
     damaged, empty, text = sorted(tmp_path.glob("esparse/wanda-*/*"))
     (damaged / "metrics.csv").write_text("epoch,step,val/acc\n0,1,much\n")
     (empty / "result.json").write_text("{}")
