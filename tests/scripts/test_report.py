@@ -46,7 +46,7 @@ def finish(outputs: Path, value: float, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of three finished runs, a failed one, and ones with half a result.json, a damaged metrics.csv, a script in their name."""
+    """Return the folder of three finished runs, a failed one, two damaged ones, and one with a script in its name."""
     outputs = tmp_path_factory.mktemp("outputs")
     for seed, value in ((1, 0.70), (2, 0.80), (3, 0.75)):
         run = finish(outputs, value, "model.norm=graph", f"seed={seed}")

@@ -16,7 +16,7 @@ ME = {"id": "RQ==", "name": "me"}
 
 
 class WandbStandIn(ThreadingHTTPServer):
-    """Server with uploaded `runs` and saved `views` (reports, workspaces) by id; it refuses runs with ids in `refuses`."""
+    """Server with uploaded `runs` and saved `views` (reports, workspaces) by id; `refuses` holds ids it refuses."""
 
     daemon_threads = True
 

@@ -70,7 +70,7 @@ def test_the_most_frequent_fingerprint_comes_first_and_unknown_last() -> None:
 
 @pytest.fixture
 def overrides(tmp_path: Path) -> list[str]:
-    """Return the overrides of a table with three seeds of two methods; one run has other threads, one unknown numerics."""
+    """Return the overrides of a table of three seeds and two rows, in which numerics differ or are unknown."""
     overrides = ["experiment=graphnorm/table1_molhiv", "model=molgin", "seed=1,2,3", f"paths.outputs={tmp_path}"]
     recorded = {1: NUMERICS, 2: NUMERICS, 3: NUMERICS | {"threads": 4}}
     for norm, value in (("graph", 0.7), ("batch", 0.6)):
