@@ -12,7 +12,7 @@ from runner.config.compose import compose_without_sweep, parse
 from runner.errors import UserError
 from runner.results.experiment_runs import runs_of
 from runner.results.numerics import count_fingerprints, differences, most_frequent, numerics_notes
-from runner.results.reductions import REDUCTIONS, FinishedRun, Reduction
+from runner.results.reductions import REDUCTIONS, Measurements, Reduction
 from runner.results.significance import LEGEND, welch
 from runner.results.sources import OUTPUTS, RunOutcome, look_up
 from runner.results.table_model import Cell, Table, TableSpec, as_names
@@ -32,7 +32,7 @@ class RunsOfCell:
 
     metric: str
     states: Counter[str] = field(default_factory=Counter)
-    finished: list[FinishedRun] = field(default_factory=list)
+    finished: list[Measurements] = field(default_factory=list)
 
 
 def build_table(

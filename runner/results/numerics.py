@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.errors import UserError
-from runner.results.reductions import FinishedRun
+from runner.results.reductions import Measurements
 
 UNKNOWN = "unknown"
 Fingerprint = dict[str, str]
@@ -34,7 +34,7 @@ def describe(numerics: Fingerprint | None) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in numerics.items())
 
 
-def count_fingerprints(runs: Sequence[FinishedRun]) -> list[tuple[Fingerprint | None, int]]:
+def count_fingerprints(runs: Sequence[Measurements]) -> list[tuple[Fingerprint | None, int]]:
     """Return the different fingerprints with their numbers of runs, the most frequent first, unknown last."""
     counts = Counter(None if run.numerics is None else tuple(sorted(run.numerics.items())) for run in runs)
     ordered = sorted(counts.items(), key=lambda item: (item[0] is None, -item[1]))
@@ -42,7 +42,7 @@ def count_fingerprints(runs: Sequence[FinishedRun]) -> list[tuple[Fingerprint | 
     return [(None if key is None else originals[key], count) for key, count in ordered]
 
 
-def differences(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
+def differences(runs: Sequence[Measurements]) -> dict[str, list[str]]:
     """Return the keys in which the numerics of runs differ, each with its values.
 
     A run whose numerics are unknown differs from the others in the key `numerics`.
@@ -62,7 +62,7 @@ def describe_differences(differing: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} ({', '.join(values)})" for key, values in differing.items())
 
 
-def most_frequent(runs: Sequence[FinishedRun]) -> Fingerprint:
+def most_frequent(runs: Sequence[Measurements]) -> Fingerprint:
     """Return the most frequent known fingerprint.
 
     Raises:
@@ -74,7 +74,7 @@ def most_frequent(runs: Sequence[FinishedRun]) -> Fingerprint:
     raise UserError("numerics=same: no finished run has recorded its numerics; rerun=true makes the runs again")
 
 
-def numerics_notes(cells: Mapping[tuple[str, str], Sequence[FinishedRun]]) -> list[str]:
+def numerics_notes(cells: Mapping[tuple[str, str], Sequence[Measurements]]) -> list[str]:
     """Return the notes on a table whose runs differ in their numerics.
 
     Args:

@@ -12,8 +12,8 @@ Rows = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """Measurements of one finished run.
+class Measurements:
+    """Metrics of one finished run, and the numerics that they were computed with.
 
     Args:
         metrics: final metrics by name.
@@ -44,13 +44,13 @@ class Reduction:
         sample: unit of a value, `runs` or `folds`. Folds share training data, so their values are not independent.
     """
 
-    values: Callable[[list[FinishedRun], str], list[float]]
+    values: Callable[[list[Measurements], str], list[float]]
     ddof: int
     note: str
     per_epoch: bool = False
     sample: str = "runs"
 
-    def __call__(self, runs: list[FinishedRun], metric: str) -> tuple[float, float]:
+    def __call__(self, runs: list[Measurements], metric: str) -> tuple[float, float]:
         """Return mean and standard deviation; the latter is NaN for fewer than two values."""
         return self.summarize(self.values(runs, metric))
 
@@ -59,17 +59,17 @@ class Reduction:
         deviation = float(np.std(values, ddof=self.ddof)) if len(values) > 1 else float("nan")
         return float(np.mean(values)), deviation
 
-    def applies(self, run: FinishedRun, metric: str) -> bool:
+    def applies(self, run: Measurements, metric: str) -> bool:
         """Return whether a run has recorded the metric where this reduction reads it."""
         return any(metric in row for row in (run.rows if self.per_epoch else [run.metrics]))
 
 
-def final_values(runs: list[FinishedRun], metric: str) -> list[float]:
+def final_values(runs: list[Measurements], metric: str) -> list[float]:
     """Return the final value of each run."""
     return [run.metrics[metric] for run in runs]
 
 
-def values_at_best_epoch(runs: list[FinishedRun], metric: str) -> list[float]:
+def values_at_best_epoch(runs: list[Measurements], metric: str) -> list[float]:
     """Return the value of each run at the epoch with the best mean over all runs (Xu et al. 2019).
 
     This is optimistic: the epoch is chosen on the folds that are reported.
@@ -79,7 +79,7 @@ def values_at_best_epoch(runs: list[FinishedRun], metric: str) -> list[float]:
     return list(map(float, values[:, int(values.mean(0).argmax())]))
 
 
-def fold_means(runs: list[FinishedRun], metric: str) -> list[float]:
+def fold_means(runs: list[Measurements], metric: str) -> list[float]:
     """Return the mean over seeds of each fold (Errica et al. 2020).
 
     Each run has chosen its own epoch on a part of its training data.

@@ -12,7 +12,7 @@ from runner.errors import UserError
 from runner.execution.provenance import is_stale
 from runner.execution.record import read_metrics, read_result
 from runner.results.numerics import fingerprint
-from runner.results.reductions import FinishedRun, Rows
+from runner.results.reductions import Measurements, Rows
 from runner.sweeps.run_status import run_status
 
 OUTPUTS = "outputs"
@@ -33,7 +33,7 @@ class RunOutcome:
     """
 
     state: str
-    finished: FinishedRun | None = None
+    finished: Measurements | None = None
 
 
 def look_up(source: str, runs: Sequence[Run], curve: str | None) -> list[RunOutcome]:
@@ -62,7 +62,7 @@ def read_outcome(run: Run) -> RunOutcome:
         return RunOutcome(run_status(run).state)
     metrics = _numbers(result["metrics"]) if isinstance(result["metrics"], dict) else {}
     rows, damage = read_rows(run.folder)
-    finished = FinishedRun(metrics, rows, run.identity, fingerprint(result), _commit(result), damage)
+    finished = Measurements(metrics, rows, run.identity, fingerprint(result), _commit(result), damage)
     return RunOutcome("stale" if is_stale(result) else "finished", finished)
 
 
@@ -122,7 +122,7 @@ def _outcome_on_wandb(remote: Any, identity: dict[str, Any], curve: str | None) 
     if state != "finished":
         return RunOutcome(state)
     rows = _epochs_on_wandb(remote, curve) if curve else []
-    return RunOutcome(state, FinishedRun(_numbers(remote.summary_metrics), rows, identity))
+    return RunOutcome(state, Measurements(_numbers(remote.summary_metrics), rows, identity))
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

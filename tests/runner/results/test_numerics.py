@@ -10,7 +10,7 @@ from runner.config.address import Run
 from runner.files import write_json
 from runner.results.build_table import build_table
 from runner.results.numerics import count_fingerprints, describe, differences, fingerprint, numerics_notes
-from runner.results.reductions import FinishedRun
+from runner.results.reductions import Measurements
 from runner.table import main
 
 NUMERICS = {
@@ -22,11 +22,11 @@ NUMERICS = {
 }
 
 
-def run(**changes: object) -> FinishedRun:
-    return FinishedRun({}, [], {}, fingerprint({"numerics": NUMERICS | changes}))
+def run(**changes: object) -> Measurements:
+    return Measurements({}, [], {}, fingerprint({"numerics": NUMERICS | changes}))
 
 
-UNKNOWN = FinishedRun({}, [], {}, fingerprint({"metrics": {}}))
+UNKNOWN = Measurements({}, [], {}, fingerprint({"metrics": {}}))
 
 
 def test_a_fingerprint_is_flat_text() -> None:

@@ -18,7 +18,7 @@ from runner.errors import UserError
 from runner.files import write_json
 from runner.results.build_table import build_table
 from runner.results.draw_table import draw_table
-from runner.results.reductions import REDUCTIONS, FinishedRun
+from runner.results.reductions import REDUCTIONS, Measurements
 from runner.results.renderers import render
 from runner.results.renderers.cells import measured
 from runner.results.significance import mark, welch
@@ -29,10 +29,10 @@ from tests.runner.results.texts import overlapping_texts
 METRIC = "val/acc"
 
 
-def outcomes(values: np.ndarray) -> list[FinishedRun]:
+def outcomes(values: np.ndarray) -> list[Measurements]:
     """Return runs with the given metric values, of shape (folds, epochs)."""
     return [
-        FinishedRun(
+        Measurements(
             {METRIC: row[-1]}, [{"epoch": e, METRIC: v} for e, v in enumerate(row)], {"dataset": {"fold": fold % 2}}
         )
         for fold, row in enumerate(values)
