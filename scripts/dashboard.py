@@ -100,7 +100,7 @@ def curve_plots(section: Section) -> list[wr.LinePlot]:
         wr.LinePlot(
             title=name,
             x="epoch",
-            y=metrics,
+            y=[*metrics],
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
             max_runs_to_show=MAX_RUNS,
@@ -137,7 +137,7 @@ def workspace(section: Section, entity: str, project: str) -> ws.Workspace:
     )
 
 
-def report_blocks(section: Section, project: dict[str, str]) -> list[Any]:
+def report_blocks(section: Section, project: dict[str, Any]) -> list[Any]:
     """Return the blocks of a table in the report.
 
     Args:
@@ -152,7 +152,7 @@ def report_blocks(section: Section, project: dict[str, str]) -> list[Any]:
             filters=run_filter(section, runs, [*section.spec.columns, *section.narrowed]),
             groupby=[f"config.{config_key(runs[0], key)}" for key in section.spec.rows],
         )
-        panels = [*bar_plots(section), *curve_plots(section)]
+        panels: list[Any] = [*bar_plots(section), *curve_plots(section)]
         blocks += [wr.H2(label), wr.PanelGrid(runsets=[runset], panels=panels)]
     return blocks
 
@@ -204,7 +204,7 @@ def send(title: str, sections: list[Section], entity: str, project: str, before:
     """
     check_server(DRY_HINT)
     try:
-        entity = entity or wandb.Api().default_entity
+        entity = entity or str(wandb.Api().default_entity)
         prefix = f"/{entity}/{project}/"
         old = {name: url for name, url in before.items() if f"{urlsplit(url).path}/".startswith(prefix)}
         whole = make_report(title, sections, entity, project, {"entity": entity, "project": project})

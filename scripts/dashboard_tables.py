@@ -97,7 +97,8 @@ def key_of(override: str) -> str:
 def searchpath_folders(overrides: Sequence[str]) -> list[Path]:
     """Return the folders of the override `hydra.searchpath`."""
     values = [parse(o).value() for o in overrides if key_of(o) == "hydra.searchpath"]
-    return [Path(str(folder).removeprefix("file://")) for value in values for folder in value]
+    folders = [folder for value in values for folder in (value if isinstance(value, list) else [value])]
+    return [Path(str(folder).removeprefix("file://")) for folder in folders]
 
 
 def known_tables(overrides: Sequence[str]) -> list[str]:

@@ -113,7 +113,7 @@ def table_spec(overrides: list[str]) -> TableSpec:
         own = compose_without_sweep([o for o in overrides if o not in of_table.values()]).table
         if resolved(own).get("metric") != node["metric"]:
             title = f"{experiment}: {', '.join(as_names(node['metric']))}"
-            other = {"title": title, "digits": None, "reported": []}
+            other: dict[str, object] = {"title": title, "digits": None, "reported": []}
             node |= {key: value for key, value in other.items() if f"table.{key}" not in of_table}
     spec = TableSpec.read(node, experiment)
     if spec.reduce not in REDUCTIONS:

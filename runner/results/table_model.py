@@ -79,7 +79,8 @@ class TableSpec:
     @property
     def unit(self) -> str:
         """Unit of scaled values, as it follows a metric's name."""
-        return {1: "", 100: " (%)"}.get(self.scale, f" x {self.scale}")
+        units: dict[float, str] = {1: "", 100: " (%)"}
+        return units.get(self.scale, f" x {self.scale}")
 
     @property
     def axis_label(self) -> str:
