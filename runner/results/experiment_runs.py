@@ -8,9 +8,12 @@ from runner.config.grids import expand_sweep
 
 
 def runs_of(overrides: list[str]) -> list[Run]:
-    """Return the runs of the sweep that the overrides name, in the order of the sweep.
+    """Return the different runs of the sweep that the overrides name, in the order of the sweep.
+
+    Several grids of a sweep may contain the same run, which counts once.
 
     Args:
         overrides: overrides of the runner, `experiment=...` among them; they may sweep.
     """
-    return [Run.compose(run) for run in expand_sweep(compose_without_sweep(overrides), overrides)]
+    runs = map(Run.compose, expand_sweep(compose_without_sweep(overrides), overrides))
+    return list({run.folder: run for run in runs}.values())

@@ -15,8 +15,10 @@ import pytest
 from runner.config.address import Run
 from runner.table import main
 
-EXPERIMENT = ["experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm", "dataset.fold=range(6)"]
-IDS = [Run.compose([*EXPERIMENT[:3], f"dataset.fold={fold}"]).id for fold in range(6)]
+SETTINGS = ["method.lr=0.01", "method.weight_decay=0.0", "model.learn_eps=false"]  # in all grids of the table
+BASE = ["experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm", *SETTINGS]
+EXPERIMENT = [*BASE, "dataset.fold=range(6)"]
+IDS = [Run.compose([*BASE, f"dataset.fold={fold}"]).id for fold in range(6)]
 
 
 class Server:

@@ -18,6 +18,7 @@ from runner.errors import UserError
 from runner.files import write_json
 from runner.results.build_table import build_table
 from runner.results.draw_table import draw_table
+from runner.results.experiment_runs import runs_of
 from runner.results.reductions import REDUCTIONS, Measurements
 from runner.results.renderers import render
 from runner.results.renderers.cells import measured
@@ -55,8 +56,20 @@ def test_one_run_has_no_deviation(reduce) -> None:
     assert np.isnan(REDUCTIONS[reduce](outcomes(np.ones((1, 3))), METRIC)[1])
 
 
-EXPERIMENT = ("experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm,graphnorm/batch", "dataset.fold=0,1")
+SAME_SETTINGS = ("method.lr=0.01", "method.weight_decay=0.0", "model.learn_eps=false")  # in all grids of the table
+EXPERIMENT = (
+    "experiment=graphnorm/table1",
+    "dataset=atlas",
+    "method=graphnorm,graphnorm/batch",
+    "dataset.fold=0,1",
+    *SAME_SETTINGS,
+)
 SMALL = ("model.hidden=8", "model.layers=2", "schedule.max_epochs=2")
+
+
+def test_a_run_of_several_grids_counts_once() -> None:
+    runs = runs_of(list(EXPERIMENT))
+    assert len(runs) == len({run.id for run in runs}) == 4
 
 
 @pytest.mark.slow
@@ -334,7 +347,7 @@ def test_damaged_files_of_a_run_leave_it_out(stories, tmp_path, capsys) -> None:
 
 
 def test_a_reduction_over_epochs_names_damaged_files(tmp_path, capsys) -> None:
-    overrides = ["experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm", f"paths.outputs={tmp_path}"]
+    overrides = ["experiment=graphnorm/table1", "dataset=mutag", "method=graphnorm", f"paths.outputs={tmp_path}"]
     for fold in (0, 1):
         run = Run.compose([*overrides, f"dataset.fold={fold}"])
         run.folder.mkdir(parents=True)
