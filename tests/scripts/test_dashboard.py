@@ -73,7 +73,7 @@ def test_the_report_has_a_grid_for_each_column_of_each_table(tmp_path) -> None:
     assert conditions(grids[1][0]) == [
         (None, "run", "group", "=", "esparse/llama2"),
         ("AND", "config", "choices.value.model", "IN", ["llama2_7b"]),
-        ("AND", "config", "method.value.of", "IN", [8]),
+        ("AND", "config", "method.value.pattern", "IN", ["4:8"]),
         ("AND", "config", "choices.value.method", "IN", ["esparse"]),
     ]
     assert [panel["config"]["metrics"] for panel in grids[0][1]] == [["test/ppl"]]  # nothing is trained: no curves

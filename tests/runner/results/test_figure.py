@@ -14,6 +14,7 @@ from runner.execution.record import read_metrics
 from runner.files import write_json
 from runner.results.build_figure import curve
 from runner.results.draw_figure import draw_figure
+from runner.results.experiment_runs import runs_of
 from runner.results.figure_files import figure_path
 from runner.results.figure_model import FigureSpec, Line
 from runner.sweeps.run_status import run_status
@@ -160,7 +161,9 @@ def test_states_of_runs_that_are_not_finished(tmp_path):
 def test_figure4_shares_the_runs_of_table1_where_the_settings_are_equal():
     def ids(dataset):
         choice = [f"dataset={dataset}", "method=graphnorm/batch", "dataset.fold=3"]
-        return [Run.compose([f"experiment=graphnorm/{name}", *choice]).id for name in ("table1", "figure4")]
+        runs = [run for name in ("table1", "figure4") for run in runs_of([f"experiment=graphnorm/{name}", *choice])]
+        assert len(runs) == 2
+        return [run.id for run in runs]
 
     assert len(set(ids("mutag"))) == 1
     assert len(set(ids("proteins"))) == 2
