@@ -66,7 +66,7 @@ class Record:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has a result."""
+        """True if the run has a result."""
         return self.state in ("finished", "stale")
 
     @property
