@@ -17,7 +17,7 @@ NEEDS = {"labels": "labels", "attributes": "attributes", "both": "labels and att
 
 @dataclass
 class NodeData:
-    """What a collection's files say of its nodes.
+    """Labels and attributes of the nodes, as a collection's files give them.
 
     Shapes:
         degree: (N,) int64; a self loop counts once, as in the papers' code.

@@ -36,7 +36,7 @@ Split = Callable[[Sequence[MeshSource]], Mapping[str, Sequence[MeshSource]]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is sampled from each mesh.
+    """Numbers and resolutions of what is sampled from each mesh.
 
     Args:
         points: number of points in the volume, and on the surface.

@@ -34,9 +34,9 @@ class StoredShapes(ShapeDataModule):
 
     Args:
         folder: folder of the set.
-        stored_points: of each training shape, the first so many points of the volume and of the surface are kept; None:
+        stored_points: number of points of the volume, and of the surface, that are kept of each training shape; None:
             all.
-        views: of the images of a shape, the first so many are kept; None: all.
+        views: number of images that are kept of each shape; None: all.
         workers: number of threads that read.
         **kwargs: arguments of `ShapeDataModule`.
     """

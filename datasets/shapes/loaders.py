@@ -30,7 +30,7 @@ EVALUATION = (0, 0, 0)  # prefix of evaluation keys: they are longer than those 
 
 
 class _Loader:
-    """What both loaders know of their shapes.
+    """Shapes and settings that both loaders have.
 
     A subclass whose shapes are not all in memory sets `in_memory` to False and overrides `select`.
 

@@ -82,7 +82,7 @@ class LanguageModel:
 
     @property
     def tokenizer_exceeds_embeddings(self) -> bool:
-        """Whether the tokenizer has tokens that the model has no embedding for."""
+        """True if the tokenizer has tokens that the model has no embedding for."""
         try:
             return len(self.tokenizer) > self.config.vocab_size
         except (TypeError, NotImplementedError):

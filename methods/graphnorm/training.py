@@ -1,4 +1,4 @@
-"""What training of all GraphNorm networks shares: Adam, its linear decay, and a check of BatchNorm's batches."""
+"""Training that all GraphNorm networks share: Adam, its linear decay, and a check of BatchNorm's batches."""
 
 from __future__ import annotations
 

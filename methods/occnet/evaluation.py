@@ -99,7 +99,7 @@ def score(
 def mesh_iou(mesh: Mesh, truth: GroundTruth) -> float:
     """Return the IoU of a closed mesh with the true shape, at its points; 0 for an empty mesh.
 
-    The inside of the mesh is told by parity, as in the official code.
+    The inside of the mesh follows from the parity of crossings, as in the official code.
     """
     return 0.0 if mesh.empty else iou(contains(mesh.vertices, mesh.faces, truth.points), truth.inside)
 

@@ -31,7 +31,7 @@ class Grid:
     Args:
         values: values (R + 1, R + 1, R + 1) float32, axes x, y, z.
         evaluated: number of points at which the field was evaluated.
-        steps: of each round, the edge of the split cubes in cells, and their lower corners (n, 3).
+        steps: for each round, the edge of the split cubes in cells, and their lower corners (n, 3).
     """
 
     values: np.ndarray
