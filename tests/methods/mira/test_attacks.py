@@ -122,7 +122,7 @@ def test_neural_cleanse_recovers_a_planted_trigger():
         lambda f, batch: torch.nn.functional.cross_entropy(f(batch[0]), batch[1]),
         lambda _: None,
     )
-    search, data = ReverseEngineering(epochs=20), attack_data()
+    search, data = ReverseEngineering(weight=0.02, epochs=60), attack_data()
     triggers = [search(network, data, label) for label in range(4)]
     norms = torch.stack([trigger.mask.sum() for trigger in triggers])
     assert int(norms.argmin()) == 3
