@@ -28,7 +28,7 @@ SCHEMES = [
     Piracy(20, size=3),
     EWE(20, block=2, **CLASSES),
     Adi(20),
-    AFS(20, eps=0.25),
+    AFS(20, eps=0.12),
     ExponentialWeighting(20),
     Mark(20, bits=12),
     Blind(20, steps=5),
@@ -117,7 +117,7 @@ def test_true_embedding_is_the_inverse_of_the_null_one():
 
 def test_frontier_is_half_true_and_half_false_adversaries():
     network = trained_network()
-    triggers = AFS(20, eps=0.25).make_triggers(trigger_source(network))
+    triggers = AFS(20, eps=0.12).make_triggers(trigger_source(network))
     right = predict(network, triggers.x) == triggers.y
     assert right.tolist() == [False] * 10 + [True] * 10
 
