@@ -45,20 +45,21 @@ class ThresholdBatchNorm(nn.Module):
             repeats: number of time steps that a row of x stands for. Only the running variance depends on it, by the
                 factor n / (n - 1) of the unbiased estimate.
         """
-        before = self.running_var.clone() if self.training and repeats > 1 else None
+        variance = self.running_var.clone() if self.training and repeats > 1 else self.running_var
         result = batch_norm(
             x,
             self.running_mean,
-            self.running_var,
+            variance,
             self.weight * self.scale,
             self.bias,
             self.training,
             self.momentum,
             self.eps,
         )
-        if before is not None:
+        if variance is not self.running_var:
             n = x.numel() // x.shape[1]
-            kept = (1 - self.momentum) * before
             factor = (repeats * (n - 1)) / (repeats * n - 1)
-            self.running_var.copy_(kept + (self.running_var - kept) * factor)
+            with torch.no_grad():
+                kept = (1 - self.momentum) * self.running_var
+                self.running_var.copy_(kept + (variance - kept) * factor)
         return result
