@@ -101,7 +101,7 @@ def read_centre(path: Path, size: int, crop: int | None = None, channels: int = 
     side = crop or min(image.size)
     if min(image.size) < side:
         raise CorruptData(f"{path} has {image.size[0]} x {image.size[1]} pixels, too few for a crop of {side}")
-    left, top = (int(round((length - side) / 2.0)) for length in image.size)
+    left, top = (round((length - side) / 2.0) for length in image.size)
     image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels.view(size, size, channels).permute(2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,7 @@ class BernoulliNetwork(nn.Module):
         sizes = [in_dim, 2 * latent_dim, 4 * latent_dim, k * latent_dim]
         self.shape = (latent_dim, k)
         self.blocks = nn.ModuleList(
-            SpikingBlock(nn.Linear(a, b), b, neuron(), alpha=2.0) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            SpikingBlock(nn.Linear(a, b), b, neuron(), alpha=2.0) for a, b in itertools.pairwise(sizes)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,11 +28,12 @@ HIGHER_IS_BETTER = {"is", "cis"}
 class AutoencoderTraining(LightningModule):
     """AdamW on reconstruction error plus a weighted divergence between posterior and prior.
 
-    Metrics: `train/loss`; `val/` and `test/` with `recon_loss` (mean squared error on the [-1, 1] scale), `divergence`,
-    `loss`; with feature weights also `fad` and `fad_batch`, `cfid`, `cis` and `ckid`, `fid`, `is` and `kid` of generated
-    images (see `methods.esvae.quality`); `test/firing_rate` of spiking networks, spikes per neuron and step over all
-    layers. `test/best_<metric>` is the best value of the validation over the epochs and `test/best_<metric>_epoch` its
-    epoch, from 1: the official script keeps the best epoch of each metric apart, on test images.
+    Metrics: `train/`, `val/` and `test/` with `recon_loss` (mean squared error on the [-1, 1] scale), `divergence`,
+    `loss`. With feature weights, `val/` and `test/` also have `fad` and `fad_batch`, `cfid`, `cis` and `ckid`, `fid`,
+    `is` and `kid` of generated images (see `methods.esvae.quality`). `test/firing_rate` of spiking networks: spikes per
+    neuron and step, mean over layers. `test/best_<metric>` is the best value of the validation over the epochs and
+    `test/best_<metric>_epoch` its epoch, from 1: the official script keeps the best epoch of each metric apart, on test
+    images.
 
     Args:
         network: autoencoder; takes images in [-1, 1], made here of those in [0, 1] that the data yields.

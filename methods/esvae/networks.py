@@ -6,6 +6,7 @@ T * N batch. Images are (N, C, H, W) in [-1, 1].
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -137,7 +138,7 @@ def upsampling(widths: Sequence[int]) -> Iterator[tuple[nn.ConvTranspose2d, int]
     The last one keeps the number of channels: it is the first layer of the official "final layer".
     """
     reverse = [*reversed(widths), widths[0]]
-    for before, after in zip(reverse[:-1], reverse[1:], strict=True):
+    for before, after in itertools.pairwise(reverse):
         yield nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1), after
 
 

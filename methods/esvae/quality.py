@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from methods.checkpoints import weights_below
 from methods.esvae.ann import FeatureAutoencoder
 from methods.esvae.classifier import FeatureNet
-from methods.esvae.inception import InceptionV3, resized_for_inception
+from methods.esvae.inception import InceptionV3, load_inception, resized_for_inception
 from methods.esvae.metrics import Moments, frechet_distance, inception_score, kernel_distance, moments
 
 log = logging.getLogger(__name__)

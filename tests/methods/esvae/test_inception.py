@@ -55,7 +55,7 @@ def test_resizing_repeats_grey_and_keeps_constants():
 
 
 def test_missing_or_other_weights_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="inception_weights.*is missing"):
+    with pytest.raises(FileNotFoundError, match=r"inception_weights.*is missing"):
         load_inception(tmp_path / "none.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="does not hold the weights"):
