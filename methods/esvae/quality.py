@@ -25,7 +25,7 @@ from methods.esvae.metrics import Moments, frechet_distance, inception_score, ke
 
 log = logging.getLogger(__name__)
 
-REFERENCE_BATCH = 256  # of the official statistics
+REFERENCE_BATCH = 256  # of the official statistics; the last batch of the test images has 16
 KID_IMAGES = 2000  # at most, of each side: the kernel matrix grows with their square
 
 
