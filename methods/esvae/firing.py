@@ -18,8 +18,7 @@ class FiringRates:
     """Mean number of spikes per neuron and step of each layer, over all forward passes since `clear`.
 
     Args:
-        network: network whose `LIF` layers are watched. Layers that are not called as modules (the prior and posterior
-            networks of FSVAE) are left out.
+        network: network whose `LIF` layers are watched.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from datasets.checks import check_positive
-from methods.esvae.lif import LIF
 from methods.esvae.networks import Encoded, NeuronFactory, SpikingAutoencoder, SpikingBlock
 from methods.esvae.readout import AttentionReadout
 
@@ -42,8 +41,7 @@ class BernoulliNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the spikes of all steps of x, from rest. x may be a prefix of the sequence."""
         for block in self.blocks:
-            y = block.norm(block.layer(x.flatten(0, 1))).unflatten(0, x.shape[:2])
-            x = run(block.neuron, y)
+            x = block(x)
         return x.unflatten(2, self.shape)
 
     def step(self, x: Tensor, states: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
@@ -61,13 +59,6 @@ class BernoulliNetwork(nn.Module):
     def rest(self) -> list[Tensor | None]:
         """Return the states before the first step."""
         return [None] * len(self.blocks)
-
-
-def run(neuron: LIF, current: Tensor) -> Tensor:
-    """Return the spikes of a sequence of any length, from rest."""
-    from methods.esvae.lif import lif
-
-    return lif(current, len(current), neuron.dynamics)
 
 
 def pick(spikes: Tensor, index: Tensor) -> Tensor:

@@ -172,7 +172,6 @@ class LIF(nn.Module):
     """Layer of leaky integrate-and-fire neurons; each forward pass starts at rest.
 
     Args:
-        steps: number of time steps T.
         decay: factor of the membrane potential from step to step.
         threshold: potential above which a neuron fires.
         surrogate: centre of the rectangular surrogate gradient: "membrane" (zero, as in the official code) or
@@ -180,28 +179,22 @@ class LIF(nn.Module):
         backend: "native", or "spikingjelly" for the neurons of that library.
 
     Shapes:
-        (T, ...) or (1, ...) -> (T, ...).
+        (T, ...) -> (T, ...); with `steps`, also (1, ...) -> (steps, ...).
 
     Raises:
-        ValueError: an argument is out of range, or the backend does not have the surrogate.
+        ValueError: an argument is out of range.
         ImportError: the backend is not installed.
     """
 
     def __init__(
-        self,
-        steps: int,
-        decay: float = 0.25,
-        threshold: float = 0.2,
-        surrogate: str = "membrane",
-        backend: str = "native",
+        self, decay: float = 0.25, threshold: float = 0.2, surrogate: str = "membrane", backend: str = "native"
     ) -> None:
         super().__init__()
-        check_positive("model", steps=steps, threshold=threshold)
+        check_positive("model.neuron", threshold=threshold)
         check_choice("model.neuron.surrogate", surrogate, CENTERS)
         check_choice("model.neuron.backend", backend, BACKENDS)
         if not 0 <= decay <= 1:
             raise ValueError(f"model.neuron.decay must lie in [0, 1], got {decay}")
-        self.steps = steps
         self.dynamics = Dynamics(decay, threshold, 0.0 if surrogate == "membrane" else threshold)
         self.library: nn.Module | None = None
         if backend == "spikingjelly":
@@ -209,15 +202,21 @@ class LIF(nn.Module):
 
             self.library = spikingjelly_neuron(self.dynamics)
 
-    def forward(self, current: Tensor) -> Tensor:
-        """Return the spikes of all steps."""
+    def forward(self, current: Tensor, steps: int | None = None) -> Tensor:
+        """Return the spikes of all steps.
+
+        Args:
+            current: input currents of all steps, or of one step that is repeated.
+            steps: number of time steps; None: as many as `current` has.
+        """
+        steps = len(current) if steps is None else steps
         if self.library is None:
-            return lif(current, self.steps, self.dynamics)
+            return lif(current, steps, self.dynamics)
         from methods.esvae.lif_spikingjelly import run_from_rest
 
-        return run_from_rest(self.library, current.expand(self.steps, *current.shape[1:]))
+        return run_from_rest(self.library, current.expand(steps, *current.shape[1:]))
 
     def extra_repr(self) -> str:
         """Return the constants."""
         decay, threshold, center = self.dynamics
-        return f"steps={self.steps}, decay={decay}, threshold={threshold}, surrogate center={center}"
+        return f"decay={decay}, threshold={threshold}, surrogate center={center}"

@@ -88,7 +88,7 @@ class SpikingBlock(nn.Module):
         alpha: extra factor of the normalisation.
 
     Shapes:
-        (T, N, ...) -> spikes (T, N, ...); inputs (1, N, ...) are the same at all steps, and pass the layer once.
+        (T, N, ...) -> spikes (T, N, ...); with `steps`, also (1, N, ...) -> (steps, N, ...).
     """
 
     def __init__(self, layer: nn.Module, channels: int, neuron: LIF, alpha: float = 1.0) -> None:
@@ -96,11 +96,16 @@ class SpikingBlock(nn.Module):
         self.layer, self.neuron = layer, neuron
         self.norm = ThresholdBatchNorm(channels, neuron.dynamics.threshold, alpha)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the spikes of all steps, from rest."""
-        y = self.layer(x.flatten(0, 1))
-        y = self.norm(y, repeats=self.neuron.steps if len(x) == 1 else 1)
-        return self.neuron(y.unflatten(0, x.shape[:2]))
+    def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
+        """Return the spikes of all steps, from rest.
+
+        Args:
+            x: inputs of all steps, or of one step that is repeated: it passes the layer once.
+            steps: number of time steps; None: as many as x has.
+        """
+        steps = len(x) if steps is None else steps
+        y = self.norm(self.layer(x.flatten(0, 1)), repeats=steps // len(x))
+        return self.neuron(y.unflatten(0, x.shape[:2]), steps)
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the spikes (N, ...) of one step and the state for the next; None stands for rest."""
@@ -152,6 +157,7 @@ class SpikingEncoder(nn.Module):
         image_size: side of the image.
         widths: output channels of each convolution.
         latent_dim: number of latent neurons D.
+        steps: number of time steps T.
         neuron: factory of the neurons of a layer.
 
     Shapes:
@@ -159,11 +165,17 @@ class SpikingEncoder(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, image_size: int, widths: Sequence[int], latent_dim: int, neuron: NeuronFactory
+        self,
+        in_channels: int,
+        image_size: int,
+        widths: Sequence[int],
+        latent_dim: int,
+        steps: int,
+        neuron: NeuronFactory,
     ) -> None:
         super().__init__()
         side = check_network(image_size, widths, latent_dim)
-        self.in_channels, self.image_size = in_channels, image_size
+        self.in_channels, self.image_size, self.steps = in_channels, image_size, steps
         self.convs = nn.ModuleList(
             SpikingBlock(layer, width, neuron()) for layer, width in downsampling(in_channels, widths)
         )
@@ -174,8 +186,9 @@ class SpikingEncoder(nn.Module):
         expected = (self.in_channels, self.image_size, self.image_size)
         if x.shape[1:] != expected:
             raise ValueError(f"images of {tuple(x.shape[1:])} (channels, height, width), the network takes {expected}")
-        h = x[None]
-        for block in self.convs:
+        first, *rest = self.convs
+        h = first(x[None], self.steps)
+        for block in rest:
             h = block(h)
         return self.latent(h.flatten(2))
 
@@ -232,7 +245,7 @@ class SpikingAutoencoder(Autoencoder):
         widths: output channels of each convolution; four of them for 32x32 images, five for 64x64.
         latent_dim: number of latent neurons D.
         steps: number of time steps T.
-        neuron: arguments of `LIF` other than the number of steps.
+        neuron: arguments of `LIF`.
         readout: makes the readout of the last layer from that layer and the number of steps.
 
     Raises:
@@ -256,14 +269,14 @@ class SpikingAutoencoder(Autoencoder):
         if steps < 1:
             raise ValueError(f"model.steps, the number of time steps, must be at least 1, got {steps}")
         self.latent_dim, self.steps, self.neuron_options = latent_dim, steps, dict(neuron or {})
-        self.encoder = SpikingEncoder(in_channels, image_size, widths, latent_dim, self.make_neuron)
+        self.encoder = SpikingEncoder(in_channels, image_size, widths, latent_dim, steps, self.make_neuron)
         self.decoder = SpikingDecoder(
             in_channels, image_size, widths, latent_dim, self.make_neuron, lambda layer: readout(layer, steps)
         )
 
     def make_neuron(self) -> LIF:
         """Return the neurons of one layer."""
-        return LIF(self.steps, **self.neuron_options)
+        return LIF(**self.neuron_options)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, C, H, W) in (-1, 1) of spikes (T, N, D)."""

@@ -30,7 +30,7 @@ def spikes_and_gradient(neuron, x):
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_spikes_and_gradients_are_those_of_autograd_through_the_official_loop(surrogate, steps):
     x = currents(steps)
-    spikes, gradient = spikes_and_gradient(LIF(steps, surrogate=surrogate), x)
+    spikes, gradient = spikes_and_gradient(LIF(surrogate=surrogate), x)
     theirs, their_gradient = spikes_and_gradient(
         lambda x: lif_loop(x.movedim(0, -1), CENTERS[surrogate]).movedim(-1, 0), x
     )
@@ -64,15 +64,15 @@ def test_threads_give_the_same_spikes(monkeypatch):
 
 def test_a_constant_current_equals_its_repetition():
     x = currents(1)
-    spikes, gradient = spikes_and_gradient(LIF(6), x)
-    repeated, repeated_gradient = spikes_and_gradient(lambda x: LIF(6)(x.expand(6, *x.shape[1:])), x)
+    spikes, gradient = spikes_and_gradient(lambda x: LIF()(x, 6), x)
+    repeated, repeated_gradient = spikes_and_gradient(lambda x: LIF()(x.expand(6, *x.shape[1:])), x)
     assert torch.equal(spikes, repeated)
     torch.testing.assert_close(gradient, repeated_gradient)
 
 
 def test_float64_takes_the_eager_kernels_and_agrees():
     x = currents(dtype=torch.float64)
-    spikes, gradient = spikes_and_gradient(LIF(7), x)
+    spikes, gradient = spikes_and_gradient(LIF(), x)
     theirs, their_gradient = spikes_and_gradient(lambda x: lif_loop(x.movedim(0, -1)).movedim(-1, 0), x)
     assert spikes.dtype == torch.float64
     assert torch.equal(spikes, theirs)
@@ -98,11 +98,11 @@ def test_steps_one_by_one_are_the_whole_sequence():
 def test_spikingjelly_gives_the_same_spikes_and_gradients(surrogate):
     pytest.importorskip("spikingjelly.activation_based.neuron", exc_type=ImportError)
     x = currents()
-    ours = spikes_and_gradient(LIF(7, surrogate=surrogate), x)
-    theirs = spikes_and_gradient(LIF(7, surrogate=surrogate, backend="spikingjelly"), x)
+    ours = spikes_and_gradient(LIF(surrogate=surrogate), x)
+    theirs = spikes_and_gradient(LIF(surrogate=surrogate, backend="spikingjelly"), x)
     assert torch.equal(ours[0], theirs[0])
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)
-    again = spikes_and_gradient(LIF(7, surrogate=surrogate, backend="spikingjelly"), x)
+    again = spikes_and_gradient(LIF(surrogate=surrogate, backend="spikingjelly"), x)
     assert torch.equal(theirs[0], again[0])  # starts at rest each time
 
 
@@ -120,7 +120,7 @@ def test_spikingjellys_own_rectangle_is_the_threshold_centred_one():
         step_mode="m",
     )
     x = currents()
-    ours = spikes_and_gradient(LIF(7, surrogate="threshold"), x)
+    ours = spikes_and_gradient(LIF(surrogate="threshold"), x)
     found = spikes_and_gradient(theirs, x)
     assert torch.equal(ours[0], found[0])
     torch.testing.assert_close(ours[1], found[1], rtol=1e-5, atol=1e-6)
@@ -133,14 +133,14 @@ def test_snntorch_gives_the_same_spikes():
     for current in x:
         fired, potential = neuron(current, potential)
         spikes.append(fired)
-    assert torch.equal(torch.stack(spikes), LIF(7)(x))
+    assert torch.equal(torch.stack(spikes), LIF()(x))
 
 
 def test_a_missing_spikingjelly_is_named_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "spikingjelly", None)
     monkeypatch.setitem(sys.modules, "spikingjelly.activation_based", None)
     with pytest.raises(ImportError, match=r"pip install --no-deps spikingjelly"):
-        LIF(4, backend="spikingjelly")
+        LIF(backend="spikingjelly")
 
 
 TRITON = """
@@ -180,7 +180,7 @@ def test_triton_kernels_are_equal_in_its_interpreter():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("surrogate", CENTERS)
 def test_a_gpu_agrees_with_the_cpu(surrogate):
-    neuron, x = LIF(7, surrogate=surrogate), currents()
+    neuron, x = LIF(surrogate=surrogate), currents()
     spikes, gradient = spikes_and_gradient(neuron, x)
     there = x.cuda().requires_grad_()
     found = neuron(there)
@@ -192,10 +192,10 @@ def test_a_gpu_agrees_with_the_cpu(surrogate):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, r"model\.steps must be positive"),
-        ({"steps": 4, "decay": 1.5}, r"model\.neuron\.decay must lie in \[0, 1\]"),
-        ({"steps": 4, "surrogate": "arctan"}, r"choose from membrane, threshold"),
-        ({"steps": 4, "backend": "norse"}, r"choose from native, spikingjelly"),
+        ({"threshold": 0.0}, r"model\.neuron\.threshold must be positive"),
+        ({"decay": 1.5}, r"model\.neuron\.decay must lie in \[0, 1\]"),
+        ({"surrogate": "arctan"}, r"choose from membrane, threshold"),
+        ({"backend": "norse"}, r"choose from native, spikingjelly"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -70,7 +70,7 @@ def test_esvae_is_the_official_arithmetic(training):
     """Spikes, loss and gradients, with the same weights and the same random numbers, time last in theirs."""
     torch.manual_seed(0)
     network = ESVAE(1, 16, **SMALL)
-    for _ in range(20):  # running statistics for evaluation mode
+    for _ in range(100):  # running statistics for evaluation mode
         network.decode(network.encode(torch.rand(6, 1, 16, 16) * 2 - 1).latents)
     network.train(training)
     norms = {
