@@ -22,8 +22,11 @@ DEFAULT = "experiment=default"  # for a command line without any override
 @exit_on_broken_pipe()
 def main() -> None:
     """Run `python -m runner`. Exit codes: 0; 2 for a mistake of the user; 130 after Ctrl-C; 1 for other failures."""
-    if not any("=" in argument for argument in sys.argv[1:]):  # also for --help and --info
-        sys.argv.insert(1, DEFAULT)
+    if "--version" in sys.argv[1:]:
+        print(version())
+        return
+    if not any("=" in argument for argument in sys.argv[1:]) and "--hydra-help" not in sys.argv:
+        sys.argv.insert(1, DEFAULT)  # also for --help and --info
     full_error = os.environ.get("HYDRA_FULL_ERROR", "")
     try:
         with cli_errors():
@@ -40,6 +43,14 @@ def main() -> None:
         if type(error) is not SystemExit:  # Lightning's, after SIGTERM: the run ended, but did not finish
             sys.exit(128 + signal.SIGTERM)
         raise
+
+
+def version() -> str:
+    """Return the project's name and version, from pyproject.toml: the project is not installed."""
+    import tomllib
+
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    return f"{project['name']} {project['version']}"
 
 
 def _run_or_sweep() -> None:

@@ -44,7 +44,7 @@ def test_an_unreadable_result_does_not_count(call, tiny, tmp_path, content) -> N
     (folder / "result.json").write_text(content)
     code, printed = call(*tiny)  # tests the last epoch's weights anew
     assert code == 0, printed
-    assert "done already" not in printed
+    assert "  finished" not in printed
     assert metrics_of(folder) == metrics
 
 
@@ -57,7 +57,7 @@ def test_a_checkpoint_that_is_cut_short_starts_the_run_anew(call, tiny, tmp_path
     (folder / "result.json").unlink()
     code, printed = call(*tiny)
     assert code == 0, printed
-    assert "last.ckpt is cut short: the run starts anew" in printed
+    assert "last.ckpt is damaged or was not written by this run: the run starts anew" in printed
     assert metrics_of(folder) == metrics
     assert len(read_metrics(folder)) == 2
 
@@ -90,7 +90,7 @@ def test_outputs_of_another_machine_go_on_here(spawn, call, tiny, tmp_path) -> N
     code, printed = call(*long, f"paths.outputs={moved}")
     assert code == 0, printed
     assert metrics_of(folder) == metrics_of(only_run(tmp_path / "whole"))
-    assert "done already" in call(*long, f"paths.outputs={moved}")[1]
+    assert "\n  finished" in call(*long, f"paths.outputs={moved}")[1]
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_a_folder_of_another_user_is_read_and_not_written(call, tiny, tmp_path) 
         for path in theirs:
             path.chmod(0o755)
     assert done.returncode == 0, done.stderr
-    assert "done already" in done.stdout
+    assert "\n  finished" in done.stdout
     assert other.returncode == 2
     assert "Permission denied" in other.stderr
     assert "paths.outputs=<folder>" in other.stderr
@@ -160,7 +160,7 @@ def test_a_tracker_that_dies_does_not_end_the_run(spawn, call, tiny, tmp_path, m
         tracker.send_signal(signal.SIGKILL)
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
-    assert "W&B does not answer, the run goes on without it" in printed
+    assert "W&B failed" in printed
     assert metrics_of(only_run(tmp_path / "tracked")) == metrics_of(only_run(tmp_path / "whole"))
 
 

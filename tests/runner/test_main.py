@@ -52,7 +52,7 @@ def test_asked_twice_it_answers_from_the_record(call, tiny, tmp_path) -> None:
     before = path.stat().st_mtime_ns
     code, printed = call(*tiny, "threads=2")
     assert code == 0
-    assert "done already" in printed
+    assert "\n  finished" in printed
     assert path.stat().st_mtime_ns == before
     metrics = json.loads(path.read_text())["metrics"]
     call(*tiny, "rerun=true")
@@ -131,7 +131,7 @@ def test_a_key_of_the_method_that_the_model_does_not_take_is_named(call, tmp_pat
     arguments += ["model=toy/plain", "schedule.max_epochs=1", f"paths.outputs={tmp_path}"]
     code, printed = call(*arguments)
     assert code == 2
-    assert "model.norm is not an argument of tests.runner.toy.Plain; it takes: in_channels, out_chan" in printed
+    assert "model.norm is not an argument of tests.runner.toy.Plain; its arguments: in_channels, out_chan" in printed
     assert "Traceback" not in printed
     assert "~model.norm" in printed
     code, printed = call(*arguments, "~model.norm")
@@ -167,7 +167,7 @@ def test_a_finished_run_imports_nothing_heavy(call, tiny, tmp_path) -> None:
     code = "import sys, runner.cli; runner.cli.main(); assert not {'torch', 'wandb', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *tiny], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert "done already" in done.stdout
+    assert "\n  finished" in done.stdout
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_a_result_older_than_the_data_says_so(call, tmp_path) -> None:
     assert "written to since" not in call(*run)[1]
     folder = tmp_path / "images" / "train" / "a"
     shutil.copy(folder / "0.png", folder / "new.png")
-    assert "done already, on data that have been written to since" in call(*run)[1]
+    assert "finished, on data that have changed since" in call(*run)[1]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_result_older_than_the_data_says_so(call, tmp_path) -> None:
     [
         ("method=famuss", "there is no method=famuss. Did you mean famus,"),
         ("experiment=famus/tabel1", "Did you mean famus/table1,"),
-        ("experiment=famus/demo dataset.batch_sise=3", "there is no key dataset.batch_sise;"),
+        ("experiment=famus/demo dataset.batch_sise=3", "unknown key dataset.batch_sise."),
         ("experiment=famus/demo schedule.max_epochs=0", "schedule.max_epochs must be a positive whole number"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from runner.execution.record import read_metrics, read_result
 from runner.files import read_json
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def results(outputs: Path) -> list[Path]:

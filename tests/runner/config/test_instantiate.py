@@ -40,7 +40,7 @@ def function(width: int) -> int:
 
 
 def group(target: str, **keys) -> DictConfig:
-    return OmegaConf.create({"model": {"_target_": f"tests.runner.test_build.{target}", **keys}})
+    return OmegaConf.create({"model": {"_target_": f"tests.runner.config.test_instantiate.{target}", **keys}})
 
 
 def test_keys_and_further_arguments_make_the_object() -> None:
@@ -55,7 +55,7 @@ def test_keys_and_further_arguments_make_the_object() -> None:
 def test_a_key_that_is_not_taken_is_named(target, takes) -> None:
     with pytest.raises(UserError) as error:
         instantiate(group(target, width=1, foo=1), "model", **({"name": "a"} if target == "Derived" else {}))
-    message = f"model.foo is not an argument of tests.runner.test_build.{target}; it takes: {takes}\n"
+    message = f"model.foo is not an argument of tests.runner.config.test_instantiate.{target}; its arguments: {takes}\n"
     assert str(error.value).startswith(message)
 
 

@@ -68,7 +68,7 @@ def test_ctrl_c_saves_the_epoch_and_says_so(spawn, tmp_path) -> None:
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, printed
     assert "stops after this epoch" in printed
-    assert printed.endswith("stopped; the same command goes on\n")
+    assert printed.endswith("stopped; the same command continues\n")
     assert "Traceback" not in printed
     state = read_json(folder / "state.json")
     assert (state["state"], state["error"]) == ("interrupted", "stopped by Ctrl-C")
@@ -79,7 +79,7 @@ def test_ctrl_c_saves_the_epoch_and_says_so(spawn, tmp_path) -> None:
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, printed
-    assert f"goes on after epoch {done}" in printed
+    assert f"continues after epoch {done}" in printed
 
 
 def test_two_processes_that_ask_for_the_same_run(spawn, tmp_path) -> None:
@@ -92,7 +92,7 @@ def test_two_processes_that_ask_for_the_same_run(spawn, tmp_path) -> None:
     finish(first)
     printed = finish(second)
     assert "waiting for it" in printed
-    assert "done already" in printed
+    assert "\n  finished" in printed
     assert len(read_metrics(folder)) == EPOCHS
 
 

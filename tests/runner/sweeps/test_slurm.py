@@ -15,7 +15,7 @@ import pytest
 
 from runner.execution.record import read_metrics, read_result
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "scripts" / "slurm_cluster.sh"
 LAUNCHER = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 pytestmark = pytest.mark.slow
