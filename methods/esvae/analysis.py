@@ -64,7 +64,7 @@ class TrainedAutoencoder(LightningModule):
             network.load_state_dict(weights_below(checkpoint, "network."))
         except RuntimeError as error:
             raise ValueError(
-                f"the checkpoint {checkpoint} does not fit model {type(network).__name__}; analysis.source and model "
+                f"the checkpoint {checkpoint} does not fit model {type(network).__name__}; vars.source and model "
                 f"must belong together: {str(error)[:300]}"
             ) from error
         self.network = network.eval()

@@ -86,3 +86,47 @@ def mmd(source: Tensor, target: Tensor) -> Tensor:
     bandwidth = distance.detach().sum() / (size**2 - size) / 2.0 ** (5 // 2)
     kernel = sum(torch.exp(-distance / (bandwidth * 2.0**i)) for i in range(5))
     return kernel[:n, :n].mean() + kernel[n:, n:].mean() - kernel[:n, n:].mean() - kernel[n:, :n].mean()
+
+
+class Published(nn.Module):
+    """ESVAE as published, with the parameters of one of ours: `forward` gives the encoder's spikes, z, image, rates."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.norms = {}
+        for block in network.modules():
+            if hasattr(block, "norm"):
+                norm = TdBatchNorm(len(block.norm.weight), block.norm.scale / 0.2).train(network.training)
+                norm.load_state_dict(block.norm.state_dict(), strict=False)
+                norm.weight, norm.bias = block.norm.weight, block.norm.bias
+                self.norms[block] = norm
+
+    def forward(self, x, noise, uniform):
+        """x (N, C, H, W), noise (N, D), uniform (N, D, T)."""
+        network, steps = self.network, uniform.shape[-1]
+        h = x[..., None].repeat(1, 1, 1, 1, steps)
+        for block in network.encoder.convs:
+            h = conv(block.layer, self.norms[block], h)
+        e = linear(network.encoder.latent.layer, self.norms[network.encoder.latent], h.flatten(1, 3))
+        r, prior = e.mean(-1), network.prior(noise).sigmoid()
+        z = SampledSpikeAct.apply(r[..., None].repeat(1, 1, steps), uniform)
+        h = linear(network.decoder.input.layer, self.norms[network.decoder.input], z)
+        h = h.view(len(x), *network.decoder.inner, steps)
+        for block in network.decoder.deconvs:
+            h = deconv(block.layer, self.norms[block], h)
+        return e, z, readout(network.decoder.readout.layer, h), r, prior
+
+
+class SampledSpikeAct(torch.autograd.Function):
+    """Spikes of rates and uniform noise, with the rectangular surrogate."""
+
+    @staticmethod
+    def forward(ctx, rates, uniform):
+        ctx.save_for_backward(rates, uniform)
+        return (rates > uniform).float()
+
+    @staticmethod
+    def backward(ctx, grad):
+        rates, uniform = ctx.saved_tensors
+        return grad * ((rates - uniform).abs() < 0.5), None

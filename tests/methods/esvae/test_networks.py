@@ -73,29 +73,13 @@ def test_esvae_is_the_official_arithmetic(training):
     for _ in range(100):  # running statistics for evaluation mode
         network.decode(network.encode(torch.rand(6, 1, 16, 16) * 2 - 1).latents)
     network.train(training)
-    norms = {
-        block: official.TdBatchNorm(len(block.norm.weight)).train(training)
-        for block in network.modules()
-        if hasattr(block, "norm")
-    }
-    for block, norm in norms.items():
-        norm.weight, norm.bias = block.norm.weight, block.norm.bias
-        norm.load_state_dict(block.norm.state_dict(), strict=False)
     x = torch.rand(6, 1, 16, 16) * 2 - 1
     noise, uniform = torch.randn(6, 5), torch.rand(6, 5, 7)
 
+    published = official.Published(network)
+
     def theirs():
-        h = x[..., None].repeat(1, 1, 1, 1, 7)
-        for block in network.encoder.convs:
-            h = official.conv(block.layer, norms[block], h)
-        e = official.linear(network.encoder.latent.layer, norms[network.encoder.latent], h.flatten(1, 3))
-        r, prior = e.mean(-1), network.prior(noise).sigmoid()
-        z = bernoulli_spikes(r, uniform.movedim(-1, 0)).movedim(0, -1)
-        h = official.linear(network.decoder.input.layer, norms[network.decoder.input], z)
-        h = h.view(6, *network.decoder.inner, 7)
-        for block in network.decoder.deconvs:
-            h = official.deconv(block.layer, norms[block], h)
-        image = official.readout(network.decoder.readout.layer, h)
+        e, z, image, r, prior = published(x, noise, uniform)
         return e, z, mse_loss(image, x) + 0.1 * official.mmd(r, prior)
 
     def ours():
