@@ -164,6 +164,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_triton_kernels_are_equal_in_its_interpreter():
     pytest.importorskip("triton")
     done = subprocess.run(
