@@ -78,7 +78,7 @@ def layer_rates(rates: Mapping[str, float]) -> Figure:
 
 
 def latent_rates(posterior: Tensor, prior: Tensor) -> Figure:
-    """Draw mean and range of the firing rate of each latent neuron, posterior beside prior.
+    """Draw the mean and the standard deviation of the firing rate of each latent neuron, posterior beside prior.
 
     Args:
         posterior: rates (N, D) of encoded test images.
@@ -87,16 +87,18 @@ def latent_rates(posterior: Tensor, prior: Tensor) -> Figure:
     import matplotlib.pyplot as plt
 
     order = posterior.mean(0).argsort(descending=True).cpu()
-    place = np.arange(len(order))
-    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.0), layout="constrained")
-    for label, rates in (("posterior", posterior), ("prior", prior)):
+    figure, axes = plt.subplots(2, 1, figsize=(COLUMN_WIDTH, 2.6), sharex=True, layout="constrained")
+    for label, rates, marker in (("posterior", posterior, "o"), ("prior", prior, "s")):
         rates = rates.detach().float().cpu()[:, order]
-        (line,) = axes.plot(place, rates.mean(0).numpy(), label=label, linewidth=0.9)
-        low, high = (rates.quantile(q, dim=0).numpy() for q in (0.1, 0.9))
-        axes.fill_between(place, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
-    axes.set(xlabel="latent neuron, by mean rate of the posterior", ylabel="firing rate", ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend(title="mean, 10 to 90 %", title_fontsize=6)
+        for ax, values in zip(axes, (rates.mean(0), rates.std(0)), strict=True):
+            ax.plot(values.numpy(), marker=marker, markersize=2.5, linewidth=0.7, label=label)
+    for ax, name in zip(axes, ("mean", "standard deviation"), strict=True):
+        ax.set_ylabel(name)
+        ax.set_ylim(0, None)
+        ax.grid(alpha=0.3)
+    axes[0].set_title("firing rate of each latent neuron over images")
+    axes[0].legend()
+    axes[1].set_xlabel("latent neuron, by mean rate of the posterior")
     return figure
 
 

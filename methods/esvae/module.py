@@ -22,6 +22,7 @@ from methods.esvae.quality import Quality, build_qualities, reference_images
 log = logging.getLogger(__name__)
 
 SHOWN = 8  # images in a row of the figures
+COUNTED = 256  # images whose latent firing rates are drawn
 HIGHER_IS_BETTER = {"is", "cis"}
 
 
@@ -107,7 +108,7 @@ class AutoencoderTraining(LightningModule):
         if self.lr_batch_size is not None:
             self.lr = self.lr * data.batch_size / self.lr_batch_size
         images = reference_images(data)
-        self.shown = images[:SHOWN].float() / 127.5 - 1
+        self.shown = images[:COUNTED].float() / 127.5 - 1
         if self.network.generative:
             self.qualities = build_qualities(data, **self.feature_paths)
 
@@ -215,7 +216,8 @@ class AutoencoderTraining(LightningModule):
             return {}
         torch.manual_seed(self.seed)
         self.network.eval()
-        x = self.shown.to(self.device)
+        many = self.shown.to(self.device)
+        x = many[:SHOWN]
         drawn = {"reconstructions": figures.image_rows({"input": x, "reconstruction": self(x)})}
         if self.network.generative:
             drawn["samples"] = figures.image_grid(self.generate(SHOWN * 4), SHOWN)
@@ -223,7 +225,7 @@ class AutoencoderTraining(LightningModule):
         if rates := self.rates.rates():
             drawn["layer_rates"] = figures.layer_rates(rates)
         if isinstance(self.network, SpikingAutoencoder) and self.network.generative:
-            drawn["latent_rates"] = figures.latent_rates(*self._latent_rates(x))
+            drawn["latent_rates"] = figures.latent_rates(*self._latent_rates(many))
         return drawn
 
     def _interpolations(self, x: Tensor) -> list[Tensor]:
@@ -235,7 +237,7 @@ class AutoencoderTraining(LightningModule):
 
     def _latent_rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return firing rates of encoded test images and of samples from the prior."""
-        return self.network.encode(x).latents.mean(0), self.network.sample(256).mean(0)
+        return self.network.encode(x).latents.mean(0), self.network.sample(COUNTED).mean(0)
 
     def _log(self, split: str, values: dict[str, Tensor], count: int) -> None:
         metrics = {f"{split}/{name}": value.detach() for name, value in values.items()}
