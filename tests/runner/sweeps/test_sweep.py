@@ -14,6 +14,7 @@ import pytest
 
 from runner.execution.record import read_metrics, read_result
 from runner.files import read_json
+from runner.sweeps.sweep import Report
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -149,3 +150,26 @@ def test_status_tells_each_run(call, tiny, tmp_path) -> None:
     (state,) = tmp_path.glob("*/*/*/state.json")
     state.write_text(json.dumps(read_json(state) | {"state": "running"}))  # as a killed process leaves it
     assert "interrupted" in status(f"paths.outputs={tmp_path}")
+
+
+def test_the_time_left_does_not_count_the_start_of_the_first_run() -> None:
+    report = Report(11)
+    report.started = 0.0
+    report.done = 1
+    assert report.minutes_left(120.0) == pytest.approx(20.0)  # all that is known: 2 minutes a run
+    report.done = 3
+    assert report.minutes_left(240.0) == pytest.approx(8.0)  # a minute a run after the first
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "{}"], ["--config-dir={}"]])
+def test_a_folder_of_configs_of_ones_own_works_in_a_sweep(call, tiny, tmp_path, flag) -> None:
+    folder = tmp_path / "conf"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\n# mine\nsweep: {seed: [0, 1]}\n")
+    given = [part.format(folder) for part in flag]
+    code, printed = call("-m", *given, *tiny, "experiment=mine")
+    assert code == 0, printed
+    assert "2 runs: 2 finished" in printed
+    code, printed = call("-m", "--config-dir", str(tmp_path / "absent"), *tiny)
+    assert code == 2
+    assert "there is no such folder" in printed
