@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,8 @@ class BernoulliNetwork(nn.Module):
         """
         after: list[Tensor | None] = []
         for block, state in zip(self.blocks, states, strict=True):
-            x, state = block.step(x, state)
-            after.append(state)
+            x, new = cast(SpikingBlock, block).step(x, state)
+            after.append(new)
         return x.unflatten(1, self.shape), after
 
     def rest(self) -> list[Tensor | None]:

@@ -106,6 +106,6 @@ class CompiledKernels:
         """Return the gradient of the currents (rows, M) from that of the spikes (T, M)."""
         result = torch.zeros_like(potential[:1]) if rows == 1 else torch.empty_like(potential)
         arrays = grad.detach().numpy(), potential.numpy(), result.numpy()
-        numbers = tuple(map(np.float32, dynamics))
-        _in_parts(lambda first, last: _backward(*arrays, *numbers, first, last), potential.shape[1])
+        decay, threshold, center = map(np.float32, dynamics)
+        _in_parts(lambda first, last: _backward(*arrays, decay, threshold, center, first, last), potential.shape[1])
         return result

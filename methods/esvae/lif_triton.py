@@ -15,8 +15,10 @@ from methods.esvae.lif import HALF_WIDTH, Dynamics
 BLOCK = 1024
 
 
-@triton.jit
-def _forward(current, potential, spikes, decay, threshold, count, stride, steps: tl.constexpr, block: tl.constexpr):
+@triton.jit  # Triton gives annotations a meaning of its own
+def _forward(  # type: ignore[no-untyped-def]
+    current, potential, spikes, decay, threshold, count, stride, steps: tl.constexpr, block: tl.constexpr
+):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = place < count
     left = tl.zeros([block], tl.float32)
@@ -29,7 +31,7 @@ def _forward(current, potential, spikes, decay, threshold, count, stride, steps:
 
 
 @triton.jit
-def _backward(
+def _backward(  # type: ignore[no-untyped-def]
     grad,
     potential,
     result,

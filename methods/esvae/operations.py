@@ -52,7 +52,7 @@ def synapses_used(layer: nn.Module, x: Tensor) -> float:
     used = used.sum(1, keepdim=True)
     ones = torch.ones(1, 1, *layer.kernel_size, dtype=used.dtype, device=used.device)
     if isinstance(layer, nn.ConvTranspose2d):
-        reached = conv_transpose2d(used, ones, None, layer.stride, layer.padding, layer.output_padding)
+        reached = conv_transpose2d(used, ones, None, layer.stride, layer.padding, layer.output_padding)  # type: ignore[arg-type]
     else:
         reached = conv2d(used, ones, None, layer.stride, layer.padding)  # type: ignore[arg-type]
     return float(reached.sum()) * layer.out_channels

@@ -275,7 +275,7 @@ def test_the_classifier_learns_digits(digits):
     module = FeatureClassifier(FeatureNet(1, 10, 16, widths=(8, 16), feature_dim=16), lr=0.01)
     train = trainer(12)
     train.fit(module, digits)
-    assert train.test(module, digits, verbose=False)[0]["test/acc"] > 0.7
+    assert train.test(module, digits, verbose=False)[0]["test/acc"] > 0.5  # 0.1 by chance
 
 
 def test_partial_divergences_are_what_configs_make(digits):
