@@ -26,6 +26,9 @@ from methods.esvae.metrics import Moments, frechet_distance, inception_score, ke
 log = logging.getLogger(__name__)
 
 REFERENCE_BATCH = 256  # of the official statistics; the last batch of the test images has 16
+TRAINED_FEATURES = (
+    '"+needs.feature_checkpoint.run=[\'method=esvae/feature_autoencoder\']" "+needs.feature_checkpoint.same=[dataset]"'
+)
 KID_IMAGES = 2000  # at most, of each side: the kernel matrix grows with their square
 
 
@@ -260,10 +263,9 @@ def _official_fad(data: Any, folder: Path, images: Tensor) -> FrechetAutoencoder
     if name is None or not weights.is_file():
         where = f"put the official file at {weights}" if name else "no published one for this data set is at hand"
         log.warning(
-            "FAD is not computed: the feature autoencoder is missing (%s). One of our own is trained and used by "
-            '"+needs.feature_checkpoint.run=[method=esvae/feature_autoencoder]" '
-            "+needs.feature_checkpoint.same=[dataset]",
+            "FAD is not computed: the feature autoencoder is missing (%s). To train and use one of our own, add %s",
             where,
+            TRAINED_FEATURES,
         )
         return None
     network = feature_autoencoder(weights, *images.shape[1:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from functools import partial
 
 import pytest
@@ -18,6 +19,8 @@ from methods.esvae.firing import FiringRates
 from methods.esvae.fsvae import FSVAE, TAID
 from methods.esvae.module import AutoencoderTraining
 from methods.esvae.networks import ESVAE, SAE
+from methods.esvae.quality import TRAINED_FEATURES
+from runner.config.address import Run
 
 SMALL = {"widths": (4, 8), "latent_dim": 8}
 SPIKING = SMALL | {"steps": 3}
@@ -117,7 +120,9 @@ def test_a_missing_feature_autoencoder_is_named_once_with_the_way_to_train_one(d
     with caplog.at_level(logging.WARNING):
         make().prepare(digits)
     assert "FAD is not computed" in caplog.text
-    assert "method=esvae/feature_autoencoder" in caplog.text
+    assert TRAINED_FEATURES in caplog.text
+    run = Run.compose(["method=esvae", "dataset=digits32", *shlex.split(TRAINED_FEATURES)])
+    assert run.needs["feature_checkpoint"].name == "feature_autoencoder-digits32-feature_autoencoder"
 
 
 def test_quality_of_generated_images_is_measured_where_networks_are_given(digits, tmp_path):
