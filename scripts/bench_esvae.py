@@ -26,7 +26,8 @@ from torch.nn.functional import mse_loss
 
 from methods.esvae.divergences import gaussian_mmd
 from methods.esvae.fsvae import FSVAE
-from methods.esvae.lif import EAGER, LIF, Dynamics, kernels_for, lif
+from methods.esvae.lif import LIF, kernels_for, lif
+from methods.esvae.lif_eager import EAGER, Dynamics
 from methods.esvae.networks import ESVAE
 from methods.esvae.sampling import bernoulli_spikes
 from tests.methods.esvae import official

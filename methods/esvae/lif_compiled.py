@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.esvae.lif import HALF_WIDTH, Dynamics
+from methods.esvae.lif_eager import HALF_WIDTH, Dynamics
 
 BLOCK = 2048  # neurons at a time, whose state of one step stays in the first-level cache
 PARALLEL_FROM = 1 << 17  # neurons from which several threads pay

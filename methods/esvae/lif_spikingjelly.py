@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.esvae.lif import HALF_WIDTH, Dynamics
+from methods.esvae.lif_eager import HALF_WIDTH, Dynamics
 
 
 class _Rectangle(torch.autograd.Function):

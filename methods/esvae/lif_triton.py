@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from methods.esvae.lif import HALF_WIDTH, Dynamics
+from methods.esvae.lif_eager import HALF_WIDTH, Dynamics
 
 BLOCK = 1024
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from methods.esvae.lif import EAGER, LIF, Dynamics, kernels_for, lif, lif_step
+from methods.esvae.lif import LIF, kernels_for, lif, lif_step
 from methods.esvae.lif_compiled import CompiledKernels
+from methods.esvae.lif_eager import EAGER, Dynamics
 from tests.methods.esvae.official import lif_loop
 
 ROOT = Path(__file__).parents[3]
@@ -146,7 +147,7 @@ def test_a_missing_spikingjelly_is_named_with_the_way_to_install_it(monkeypatch)
 TRITON = """
 import sys
 import numpy as np, torch
-from methods.esvae.lif import EAGER, Dynamics
+from methods.esvae.lif_eager import EAGER, Dynamics
 from methods.esvae.lif_triton import TritonKernels
 for center in (0.0, 0.2):
     dynamics = Dynamics(center=center)
