@@ -16,6 +16,7 @@ from datasets.download import CorruptData, alone_at, cache_folder, missing
 from datasets.images.base import ImageDataModule
 from datasets.images.generative import read_centre
 from datasets.images.loader import ImageSet
+from datasets.images.parts import limited
 from datasets.progress import track
 
 PARTS = {"train": 0, "val": 1, "test": 2}  # numbers of the partition file
@@ -85,11 +86,11 @@ class CelebA(ImageDataModule):
             )
 
     def _limited(self, part: str, images: Tensor) -> Tensor:
-        limit = self.limits.get(part)
+        """Return the images that the limit leaves; without one the mapped array itself, which is not read."""
+        limit = {"train": self.limit_train, "test": self.limit_test}.get(part)
         if limit is None or limit >= len(images):
             return images
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
-        return images[order[:limit].sort().values]
+        return images[limited(len(images), limit, self.split_seed)]
 
 
 def read_partition(path: Path) -> dict[str, list[str]]:

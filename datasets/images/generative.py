@@ -13,7 +13,8 @@ from datasets.checks import check_positive
 from datasets.download import CorruptData, missing
 from datasets.images.base import ImageDataModule
 from datasets.images.datamodule import MNIST, FashionMNIST
-from datasets.images.folder import MODES, SUFFIXES
+from datasets.images.decode import MODES, read_image
+from datasets.images.folder import SUFFIXES
 from datasets.images.loader import ImageSet
 
 
@@ -28,7 +29,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
     result = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
-    for image, target in zip(images.flatten(0, 1).numpy(), result.flatten(0, 1), strict=True):
+    for image, target in zip(images.flatten(0, 1).contiguous().numpy(), result.flatten(0, 1), strict=True):
         target.copy_(torch.from_numpy(np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))))
     return result
 
@@ -91,20 +92,13 @@ def read_centre(path: Path, size: int, crop: int | None = None, channels: int = 
     Raises:
         CorruptData: the file is no image, or smaller than the crop.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image = image.convert(MODES[channels])
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise CorruptData(f"{path} is no image that can be read: {error}") from error
-    side = crop or min(image.size)
-    if min(image.size) < side:
-        raise CorruptData(f"{path} has {image.size[0]} x {image.size[1]} pixels, too few for a crop of {side}")
-    left, top = (round((length - side) / 2.0) for length in image.size)
-    image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.view(size, size, channels).permute(2, 0, 1)
+    pixels = read_image(path, channels, None)
+    height, width = pixels.shape[1:]
+    side = crop or min(height, width)
+    if min(height, width) < side:
+        raise CorruptData(f"{path} has {width} x {height} pixels, too few for a crop of {side}")
+    top, left = (round((length - side) / 2) for length in (height, width))
+    return resize(pixels[None, :, top : top + side, left : left + side], size)[0]
 
 
 class UnlabelledFolder(ImageDataModule):
