@@ -1,4 +1,4 @@
-"""A table read from W&B's public API, whose real client asks a server here."""
+"""Tables read from W&B's public API, with its real client and a server of this test."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ import pytest
 from runner.config.address import Run
 from runner.table import main
 
-EXPERIMENT = ["experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm", "dataset.fold=range(6)"]
-IDS = [Run.compose([*EXPERIMENT[:3], f"dataset.fold={fold}"]).id for fold in range(6)]
+SETTINGS = ["method.lr=0.01", "method.weight_decay=0.0", "model.learn_eps=false"]  # in all grids of the table
+BASE = ["experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm", *SETTINGS]
+EXPERIMENT = [*BASE, "dataset.fold=range(6)"]
+IDS = [Run.compose([*BASE, f"dataset.fold={fold}"]).id for fold in range(6)]
 
 
 class Server:
-    """Answers what the client asks about a project's runs. runs: by id, W&B's fields; histories: by id, rows."""
+    """Server of a project's runs: W&B's fields of each run, and rows of its history, by id."""
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}

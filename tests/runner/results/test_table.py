@@ -1,9 +1,11 @@
-"""Reductions against direct computation, and a table printed from real runs."""
+"""Reductions compared with direct computation, and tables of real and of written results."""
 
 from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,23 +14,26 @@ import pytest
 from scipy.stats import ttest_ind
 
 from runner.config.address import Run
+from runner.errors import UserError
 from runner.files import write_json
 from runner.results.build_table import build_table
-from runner.results.plotting import draw_table
-from runner.results.reductions import REDUCTIONS, Outcome
+from runner.results.draw_table import draw_table
+from runner.results.experiment_runs import runs_of
+from runner.results.reductions import REDUCTIONS, Measurements
 from runner.results.renderers import render
 from runner.results.renderers.cells import measured
 from runner.results.significance import mark, welch
-from runner.results.table_model import Cell, Table
+from runner.results.table_model import Cell, Table, TableSpec
 from runner.table import main
+from tests.runner.results.texts import overlapping_texts
 
 METRIC = "val/acc"
 
 
-def outcomes(values: np.ndarray) -> list[Outcome]:
-    """values: (folds, epochs)."""
+def outcomes(values: np.ndarray) -> list[Measurements]:
+    """Return runs with the given metric values, of shape (folds, epochs)."""
     return [
-        Outcome(
+        Measurements(
             {METRIC: row[-1]}, [{"epoch": e, METRIC: v} for e, v in enumerate(row)], {"dataset": {"fold": fold % 2}}
         )
         for fold, row in enumerate(values)
@@ -46,12 +51,25 @@ def test_reductions_against_their_definitions() -> None:
     assert REDUCTIONS["fair_cv"](runs, METRIC) == pytest.approx((np.mean(folds), np.std(folds)))
 
 
-def test_one_run_has_no_deviation() -> None:
-    assert np.isnan(REDUCTIONS["mean_std"](outcomes(np.ones((1, 3))), METRIC)[1])
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_one_run_has_no_deviation(reduce) -> None:
+    assert np.isnan(REDUCTIONS[reduce](outcomes(np.ones((1, 3))), METRIC)[1])
 
 
-EXPERIMENT = ("experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm,graphnorm/batch", "dataset.fold=0,1")
+SAME_SETTINGS = ("method.lr=0.01", "method.weight_decay=0.0", "model.learn_eps=false")  # in all grids of the table
+EXPERIMENT = (
+    "experiment=graphnorm/table1",
+    "dataset=atlas",
+    "method=graphnorm,graphnorm/batch",
+    "dataset.fold=0,1",
+    *SAME_SETTINGS,
+)
 SMALL = ("model.hidden=8", "model.layers=2", "schedule.max_epochs=2")
+
+
+def test_a_run_of_several_grids_counts_once() -> None:
+    runs = runs_of(list(EXPERIMENT))
+    assert len(runs) == len({run.id for run in runs}) == 4
 
 
 @pytest.mark.slow
@@ -108,7 +126,7 @@ def test_formats(form, tmp_path, capsys) -> None:
     [
         ([], "name the table"),
         (["experiment=graphnorm/demo"], "has no table"),
-        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv, html, png"),
+        (["experiment=graphnorm/table1", "format=pdf"], "text, markdown, latex, csv, json, html, png"),
         (["experiment=graphnorm/table1", "dataset=mutag", "significance=adam"], "names no row; choose from WL subtree"),
         (["experiment=graphnorm/table1_molhiv", "significance=true"], "significance=<row>"),
         (["experiment=graphnorm/table9"], "table9"),
@@ -152,7 +170,7 @@ PPL = {"dense": [4.0] * 3, "wanda": [74.0, 75.0, 76.0], "no_lbs": [50.0, 40.0], 
 
 @pytest.fixture
 def stories(tmp_path: Path) -> list[str]:
-    """Overrides of a table whose runs' results are written here, with perplexities as in PPL."""
+    """Return the overrides of a table, and write the results of its runs, with the perplexities of PPL."""
     place = f"paths.outputs={tmp_path}"
     for name, values in PPL.items():
         for seed, value in enumerate(values):
@@ -160,7 +178,7 @@ def stories(tmp_path: Path) -> list[str]:
             run = Run.compose([STORIES[0], method, STORIES[3], f"seed={seed}", place])
             run.folder.mkdir(parents=True)
             metrics = {"test/ppl": value} | ({} if name == "dense" else {"test/retained": 0.7 + value / 1000})
-            write_json(run.folder / "result.json", {"metrics": metrics, "code": {}})
+            write_json(run.folder / "result.json", {"metrics": metrics, "seconds": {}, "code": {}})
     return [*STORIES, place]
 
 
@@ -238,7 +256,7 @@ def test_several_metrics_have_a_column_each(form, stories, capsys) -> None:
 def test_several_metrics_have_no_epoch_in_common(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["experiment=graphnorm/table1", "dataset=mutag", "table.metric=[val/acc,val/loss]"])
-    assert "picks an epoch by one metric" in capsys.readouterr().err
+    assert "chooses an epoch by one metric" in capsys.readouterr().err
 
 
 def test_reported_figures_are_of_the_experiments_own_metric(tmp_path) -> None:
@@ -296,7 +314,7 @@ def test_the_chart_is_saved_and_logged(stories, tmp_path, monkeypatch, capsys) -
     (chart,) = folder.glob("table-test_ppl-*.png")
     from matplotlib.image import imread
 
-    assert imread(chart).shape[1] == pytest.approx(3.4 * 300, abs=2)
+    assert imread(chart).shape[1] == pytest.approx(3.3 * 300, abs=2)
     with open(chart.with_suffix(".csv"), newline="") as file:
         assert [float(row["value"]) for row in csv.DictReader(file)] == pytest.approx([4, 75, 45, 139 / 3])
     assert not (folder / "wandb").exists()
@@ -312,3 +330,54 @@ def test_the_chart_goes_to_a_wandb_run_of_its_own(stories, tmp_path, monkeypatch
     main([*stories, "format=png", "logger=wandb"])
     (tracked,) = (tmp_path / "figures" / "esparse" / "stories" / "wandb").glob("offline-run-*")
     assert len(list(tracked.rglob("*.png"))) == 1
+
+
+def test_damaged_files_of_a_run_leave_it_out(stories, tmp_path, capsys) -> None:
+    """Damaged files do not affect other runs."""
+    damaged, empty, text = sorted(tmp_path.glob("esparse/wanda-*/*"))
+    (damaged / "metrics.csv").write_text("epoch,step,val/acc\n0,1,much\n")
+    (empty / "result.json").write_text("{}")
+    write_json(text / "result.json", {"metrics": {"test/ppl": "low"}, "seconds": {}, "code": {}})
+    main([*stories, "format=csv"])
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert (rows["Wanda"]["n"], rows["Wanda"]["missing"]) == ("1", "1")
+    assert rows["E-Sparse"]["n"] == "3"
+    main(stories)
+    assert "finished runs without test/ppl, left out: of Wanda" in capsys.readouterr().out
+
+
+def test_a_reduction_over_epochs_names_damaged_files(tmp_path, capsys) -> None:
+    overrides = ["experiment=graphnorm/table1", "dataset=mutag", "method=graphnorm", f"paths.outputs={tmp_path}"]
+    for fold in (0, 1):
+        run = Run.compose([*overrides, f"dataset.fold={fold}"])
+        run.folder.mkdir(parents=True)
+        write_json(run.folder / "result.json", {"metrics": {}, "seconds": {}, "code": {}})
+        value = "much" if fold else "0.5"
+        (run.folder / "metrics.csv").write_text(f"epoch,step,val/acc\n0.0,1,{value}\n")
+    main([*overrides, "dataset.fold=0,1"])
+    printed = capsys.readouterr().out
+    assert "50.0 (1/2)" in printed
+    assert f"{run.folder / 'metrics.csv'} cannot be read" in printed
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"rows": "method", "metric": "m", "reduce": "mean_std", "colums": "dataset"}, "unknown keys colums"),
+        ({"rows": "method", "reduce": "mean_std"}, "experiment=a/b lacks metric"),
+    ],
+)
+def test_a_wrong_node_is_refused(node, message) -> None:
+    with pytest.raises(UserError, match=message):
+        TableSpec.read(node, "a/b")
+
+
+def test_html_alone_imports_jinja() -> None:
+    code = "import sys, runner.table; sys.exit('jinja2' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("significance", ["", "esparse"])
+def test_texts_of_the_chart_do_not_overlap(significance, stories) -> None:
+    table = build_table([*stories, "table.metric=[test/ppl,test/retained]"], significance=significance)
+    assert not overlapping_texts(draw_table(table))
