@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from methods.esparse.channel_permutation import ChannelPermutation, assign_positions
@@ -47,7 +47,7 @@ def test_it_is_a_bijection_that_keeps_no_less_than_the_snake(pattern, rows, grou
 @given(pattern=PATTERNS, groups=st.integers(2, 4), seed=st.integers(0, 99))
 def test_each_place_is_assigned_as_well_as_can_be(pattern, groups, seed):
     keep, of = pattern
-    scores = random_scores(24, groups * of, seed)  # rows enough for no two assignments to be equally good
+    scores = random_scores(24, groups * of, seed)
     order = np.arange(groups * of)
     for place in range(of):
         options = []
@@ -55,7 +55,10 @@ def test_each_place_is_assigned_as_well_as_can_be(pattern, groups, seed):
             option = order.copy()
             option[place::of] = newcomers
             options.append(option)
-        order = max(options, key=lambda option: kept_by_hand(scores.numpy()[:, option], keep, of))
+        retained = [kept_by_hand(scores.numpy()[:, option], keep, of) for option in options]
+        second, best = sorted(retained)[-2:]
+        assume(best - second > 1e-5 * best)  # else rounding decides, and the later positions start from another order
+        order = options[retained.index(best)]
     found = assign_positions(scores, torch.arange(groups * of), keep, of)
     kept = kept_by_hand(scores.numpy()[:, found], keep, of)
     assert kept == pytest.approx(kept_by_hand(scores.numpy()[:, order], keep, of), rel=1e-6)

@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
         (["method.lr=0"], ["method.lr must be positive"]),
         (["dataset.noise.rate=1.2"], ["dataset.noise.rate must be a number in [0, 1], got 1.2"]),
         (["dataset.meta=200"], ["dataset.meta=200 leaves none of the"]),
-        (["dataset.meta_from=val"], ["dataset.meta_from must be train or test"]),
+        (["dataset.meta_from=val"], ["dataset.meta_from=val is unknown; choose from train, test"]),
         (["method.alignment_form=mean"], ["method.alignment_form=mean is unknown; choose from paper, code"]),
         (["method.gate_gradient=mine"], ["method.gate_gradient=mine is unknown; choose from published, consistent"]),
         (["method.virtual_step=half"], ["method.virtual_step=half is unknown; choose from plain, full"]),

@@ -344,7 +344,7 @@ def test_shapes_without_cameras_and_other_inputs_are_refused():
     data = solids("box")
     Pixel2Mesh(network()).prepare(data)
     data.parts["test"] = replace(data.parts["test"], cameras=None, intrinsics=None)
-    with pytest.raises(ValueError, match=r"this method needs pictures whose cameras are known: cameras\.npz"):
+    with pytest.raises(ValueError, match=r"this method needs images with known cameras: cameras\.npz"):
         Pixel2Mesh(network()).prepare(data)
     with pytest.raises(ValueError, match=r"dataset\.inputs=image"):
         MeshNetwork("voxels", 1)
