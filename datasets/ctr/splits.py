@@ -22,10 +22,10 @@ def random_split(count: int, seed: int = 2021) -> np.ndarray:
         Part of each row, (count,) uint8: 0 train, 1 val, 2 test.
     """
     parts = np.full(count, VAL, np.uint8)
-    train = np.random.RandomState(seed).permutation(count)[: round(0.8 * count)]  # noqa: NPY002  (pandas' generator)
+    train = np.random.RandomState(seed).permutation(count)[: round(0.8 * count)]
     parts[train] = TRAIN
     rest = np.flatnonzero(parts != TRAIN)
-    test = np.random.RandomState(seed).permutation(len(rest))[: round(0.5 * len(rest))]  # noqa: NPY002
+    test = np.random.RandomState(seed).permutation(len(rest))[: round(0.5 * len(rest))]
     parts[rest[test]] = TEST
     return parts
 

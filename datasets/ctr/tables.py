@@ -107,21 +107,21 @@ class TextTable:
             file.seek(block.start)
             data = file.read(block.stop - block.start)
         self._check_widths(data, block)
+        names = {index: self.columns[index] for index in sorted(map(self.columns.index, self.schema.sources))}
         frame = pl.read_csv(
             io.BytesIO(data),
             has_header=False,
             separator=self.schema.separator,
             quote_char='"' if self.schema.quoted else None,
-            new_columns=self.columns,
-            columns=[self.columns.index(name) for name in self.schema.sources],
-            schema_overrides={f"column_{i + 1}": pl.String for i in range(len(self.columns))},
+            columns=list(names),
             infer_schema=False,
-            missing_utf8_is_empty_string=False,
+            encoding="utf8-lossy",
         )
+        frame.columns = list(names.values())
         if frame.height != block.rows:
+            lines = f"lines {self.line(block.first_row)} to {self.line(block.first_row + block.rows - 1)}"
             raise CorruptData(
-                f"{self.path}: lines {self.line(block.first_row)} to {self.line(block.first_row + block.rows - 1)} hold "
-                f"{frame.height} rows, expected {block.rows}: are there empty lines?"
+                f"{self.path}: {lines} hold {frame.height} rows, expected {block.rows}: are there empty lines?"
             )
         return frame.select(self.schema.sources)
 
