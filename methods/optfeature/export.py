@@ -58,16 +58,15 @@ class PrunedIPNN(nn.Module):
         embeddings = self.embedding(ids)
         products = (embeddings[:, self.first] * embeddings[:, self.second]).sum(-1)
         if self.value_factors is not None:
-            products = products * self._value_gates(ids)
+            products = products * self._value_gates(ids, products)
         return self.mlp(torch.cat([embeddings.flatten(1), products], dim=1)).squeeze(1)
 
-    def _value_gates(self, ids: Tensor) -> Tensor:
+    def _value_gates(self, ids: Tensor, like: Tensor) -> Tensor:
         factors = self.value_factors(ids)
         first, second = self.first[self.by_value], self.second[self.by_value]
         fields = factors.shape[1]
-        products = torch.bmm(factors * self.core, factors.transpose(1, 2)).flatten(1)
-        gates = torch.ones(len(ids), len(self.first), device=ids.device)
-        return gates.index_copy(1, self.by_value, (products[:, first * fields + second] > 0).float())
+        scores = torch.bmm(factors * self.core, factors.transpose(1, 2)).flatten(1)[:, first * fields + second]
+        return torch.ones_like(like).index_copy(1, self.by_value, (scores > 0).to(like.dtype))
 
 
 def _levels(selection: Selection) -> tuple[Tensor, Tensor]:

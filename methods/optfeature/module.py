@@ -248,7 +248,8 @@ class CTRModule(LightningModule):
     def _check_not_closed(self) -> None:
         """Raise ValueError if the frozen selection closes every pair."""
         level = self.selection.field_level()
-        ratio = self.curve[-1].get("val/kept_ratio") if level is None else float((level != 0).double().mean())
+        epoch = -1 - (self.best.without_gain if self.selection.early_stop else 0)
+        ratio = self.curve[epoch].get("val/kept_ratio") if level is None else float((level != 0).double().mean())
         if ratio == 0:
             raise ValueError(
                 f"{type(self.selection).__name__} closed all pairs in the search, so that nothing is left to retrain: "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datasets.files import atomic_write
 from methods.optfeature.network import CTRNetwork
 from methods.optfeature.pairs import flat_pair_indices, pair_count
 
@@ -142,7 +143,9 @@ class Selection(nn.Module):
             "vocabulary": vocabulary,
             "state": self.state_dict(),
         }
-        torch.save(content, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            torch.save(content, temporary)
 
     def load(self, path: Path, names: Sequence[str], vocabulary: str) -> None:
         """Read a frozen selection from a file.
