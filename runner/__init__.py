@@ -1,1 +1,1 @@
-"""How a run is composed, addressed, executed and recorded. Knows no method by name."""
+"""Runner: composes, addresses, executes, records and compares runs. It knows no method by name."""

@@ -1,3 +1,5 @@
-from runner.main import main
+"""Entry point of `python -m runner`."""
+
+from runner.cli import main
 
 main()

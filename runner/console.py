@@ -1,4 +1,4 @@
-"""What is printed, where whoever reads it may leave before the end (`| head`)."""
+"""Printed output whose reader may stop reading before the end (`| head`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Ends the process quietly where the reader of its output has left, as SIGPIPE does with other tools."""
+def exit_on_broken_pipe() -> Iterator[None]:
+    """End the process quietly if the reader of its output has gone, as SIGPIPE does with other tools."""
     try:
         yield
         sys.stdout.flush()
@@ -27,8 +27,9 @@ def reader_may_leave() -> Iterator[None]:
 
 
 class Handler(logging.StreamHandler):
-    """Without a reader nothing is printed: a run goes on, and has its run.log."""
+    """Log handler for the terminal. Without a reader it prints nothing: a run goes on and has its run.log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
+        """Ignore a broken pipe."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Read and write the small files of runs, whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from runner.errors import UserError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Readers see the old file or the new one, never a part."""
+    """Write a text file under a temporary name and rename it: readers see the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w") as file:
@@ -27,11 +26,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's content, or None where there is no whole JSON object. Raises UserError where it may not be read."""
+    """Return the JSON object of a file, or None if there is none or it is incomplete.
+
+    Raises:
+        UserError: access is denied.
+    """
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -41,12 +45,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def is_whole_checkpoint(path: Path) -> bool:
-    """Is there a checkpoint that was written to its end? (Its table of contents stands at the end.)"""
-    return zipfile.is_zipfile(path)
-
-
 def disk_is_full(error: BaseException, folder: Path) -> bool:
-    """Is that why a file could not be written? torch's own error does not say so."""
+    """Return whether a full disk is why a file could not be written; PyTorch's own error does not say so."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return (isinstance(error, OSError) and error.errno in numbers) or shutil.disk_usage(folder).free < 2**20

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from methods.attacks import PGD
-from runner.address import Run
-from runner.build import build
+from runner.config.address import Run
+from runner.config.instantiate import instantiate
 
 EPS, STEP = 8 / 255, 2 / 255
 DIMS = {"in_channels": 3, "num_classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -124,7 +124,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads or os.cpu_count() or 1)
     torch.manual_seed(0)
-    network = build(Run.compose(["method=f2at/pgd_at", f"model={given.model}"]).cfg, "model", **DIMS)
+    network = instantiate(Run.compose(["method=f2at/pgd_at", f"model={given.model}"]).cfg, "model", **DIMS)
     network.train()
     with torch.no_grad():
         for _ in range(3):

@@ -24,7 +24,7 @@ from methods.esparse.module import split_of
 from methods.esparse.patterns import NM
 from methods.esparse.scores import ESparse, Wanda
 from methods.esparse.shuffle import Shuffle, local_block_shuffle, retained
-from runner.address import Run
+from runner.config.address import Run
 
 KEEP, OF, SWEEPS = 2, 4, 8
 

@@ -35,8 +35,8 @@ from methods.architectures.wide_resnet import WideResNet
 from methods.famus.gates import Gates
 from methods.famus.meta import by_direction, sample_losses, stepped, through_step
 from methods.famus.weighting import WeightNet, shares
-from runner.address import Run
-from runner.build import build
+from runner.config.address import Run
+from runner.config.instantiate import instantiate
 
 DIMS = {"in_channels": 3, "num_classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,7 +49,7 @@ def network_of(model: str) -> nn.Module:
     depth, _, widen = model.removeprefix("wrn").partition("_")
     if model.startswith("wrn") and depth.isdigit() and widen.isdigit():
         return WideResNet(depth=int(depth), widen=int(widen), **DIMS)
-    return build(Run.compose(["method=famus/ce", f"model={model}"]).cfg, "model", **DIMS)
+    return instantiate(Run.compose(["method=famus/ce", f"model={model}"]).cfg, "model", **DIMS)
 
 
 class Contest:

@@ -31,8 +31,8 @@ from torch_geometric.nn import GraphNorm as PyGGraphNorm
 
 from datasets.graphs.store import GraphLoader, GraphStore
 from methods.graphnorm.networks import GIN
-from runner.address import Run
-from runner.lightning import make_trainer, run_log
+from runner.config.address import Run
+from runner.execution.trainer import make_trainer, run_log
 
 BATCH_SIZE, HIDDEN, LAYERS = 128, 64, 4
 PARTS = ("loading", "forward", "backward+step", "all", "all, processor")

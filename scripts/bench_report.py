@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner import record
-from runner.address import Run
+from runner.config.address import Run
+from runner.execution import record
 from scripts.report.collect import collect
 from scripts.report.page import curves_of
 

@@ -33,7 +33,7 @@ from methods.esparse.products import (
     usable,
 )
 from methods.esparse.semi_structured import first_line
-from runner.compose import compose
+from runner.config.compose import compose
 
 MODELS = ["7b", "13b", "30b", "65b"]
 

@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner.compose import compose
+from runner.config.compose import compose
 from runner.files import write_json
-from runner.survey import survey
-from runner.sweep import plan
+from runner.sweeps.run_status import run_statuses
+from runner.sweeps.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = {
@@ -43,9 +43,9 @@ def main() -> None:
             task.run.folder.mkdir(parents=True)
             write_json(task.run.folder / "result.json", RESULT)
         started = time.perf_counter()
-        standings = survey([task.run for task in tasks])
+        statuses = run_statuses([task.run for task in tasks])
         looked_up = time.perf_counter() - started
-        assert sum(standing.state == "finished" for standing in standings) == finished
+        assert sum(standing.state == "finished" for standing in statuses) == finished
 
         started = time.perf_counter()
         few = tasks[:10]

@@ -23,7 +23,7 @@ from datasets.download import CorruptData, MissingData
 from datasets.shapes.build import Recipe, Source, build, folder_sources
 from datasets.shapes.psb import psb_sources, psb_split
 from datasets.shapes.render import UP
-from runner.errors import interrupted
+from runner.errors import exit_interrupted
 
 
 def share_split(sources: Sequence[Source], val: float, test: float) -> Mapping[str, Sequence[Source]]:
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        interrupted()
+        exit_interrupted()
     print(f"{len(sources)} shapes in {given.folder}")
     folder = shlex.quote(str(given.folder.resolve()))
     print(f"  python -m runner method=occnet dataset=shape_folder dataset.folder={folder}")

@@ -27,17 +27,19 @@ import wandb_workspaces.workspaces as ws
 from omegaconf import DictConfig
 from wandb_workspaces.expr import And, FilterExpr, Or
 
-from runner import table
-from runner.address import DECIDES, Run, resolved
-from runner.compose import compose_fixed, expand, parse
-from runner.console import reader_may_leave
-from runner.errors import UserError, one_message
+from runner.config.address import IDENTITY_KEYS, Run, resolved
+from runner.config.compose import compose_without_sweep, parse
+from runner.config.grids import expand_sweep
+from runner.config.help import experiments_with
+from runner.config.messages import cli_errors
+from runner.console import exit_on_broken_pipe
+from runner.errors import UserError
+from runner.execution.loggers import wandb_mode, wandb_settings
+from runner.execution.record import read_metrics, read_result
 from runner.files import read_json, write_json
-from runner.help import experiments_with
-from runner.loggers import wandb_mode, wandb_settings
-from runner.record import read_metrics, read_result
-from runner.render import render
-from runner.survey import choice_of, names
+from runner.results.build_table import build_table, label_of
+from runner.results.renderers import render
+from runner.results.table_model import as_names
 from scripts.wandb_server import check_server
 
 MOST = 100  # bars, lines, or groups that a panel draws
@@ -60,15 +62,15 @@ class Section:
     def read(cls, experiment: str, overrides: list[str]) -> Section:
         """Raises UserError where the experiment's table cannot be made."""
         everything = [f"experiment={experiment}", *overrides]
-        cfg = compose_fixed(everything)
-        runs = [Run.compose(run) for run in expand(cfg, everything)]
-        text = render(table.build(everything), "markdown") + PANELS
+        cfg = compose_without_sweep(everything)
+        runs = [Run.compose(run) for run in expand_sweep(cfg, everything)]
+        text = render(build_table(everything), "markdown") + PANELS
         return cls(experiment, overrides, cfg, runs, text)
 
     @cached_property
     def name(self) -> str:
         """The experiment and what narrows it, without the `=` and `+` that W&B takes in no workspace's name."""
-        narrowing = [o for o in self.overrides if key_of(o).partition(".")[0] in DECIDES]
+        narrowing = [o for o in self.overrides if key_of(o).partition(".")[0] in IDENTITY_KEYS]
         return re.sub(r"[^\w ./,:()-]", " ", " ".join([self.experiment, *narrowing]))
 
     @cached_property
@@ -77,21 +79,21 @@ class Section:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        return names(self.node["rows"])
+        return as_names(self.node["rows"])
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return names(self.node.get("columns") or [])
+        return as_names(self.node.get("columns") or [])
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return names(self.node["metric"])
+        return as_names(self.node["metric"])
 
     @property
     def narrowed(self) -> list[str]:
         """The keys that the overrides set, of those that decide a run's result and have one value."""
-        keys = [key for key in map(key_of, self.overrides) if key.partition(".")[0] in DECIDES]
-        return [key for key in keys if isinstance(choice_of(self.runs[0], key), str | int | float)]
+        keys = [key for key in map(key_of, self.overrides) if key.partition(".")[0] in IDENTITY_KEYS]
+        return [key for key in keys if isinstance(self.runs[0].choice(key), str | int | float)]
 
     @cached_property
     def by_column(self) -> dict[str, list[Run]]:
@@ -99,7 +101,7 @@ class Section:
         found: dict[str, list[Run]] = {}
         labels = {str(key): value for key, value in self.node.get("labels", {}).items()}
         for run in self.runs:
-            label = table.label_of(run, self.columns, labels) if self.columns else "all"
+            label = label_of(run, self.columns, labels) if self.columns else "all"
             found.setdefault(label, []).append(run)
         return found
 
@@ -142,7 +144,7 @@ def only(section: Section, runs: list[Run], keys: Iterable[str]) -> And | Or:
     """
     conditions: list[FilterExpr] = [ws.Metric("Group") == section.experiment]
     for key in dict.fromkeys(keys):
-        values = list(dict.fromkeys(choice_of(run, key) for run in runs))
+        values = list(dict.fromkeys(run.choice(key) for run in runs))
         conditions.append(ws.Config(stored(config_key(runs[0], key))).isin(values))
     results = ((run, read_result(run.folder)) for run in runs)
     others = [run.id for run, result in results if result and result["choices"]["experiment"] != section.experiment]
@@ -323,8 +325,8 @@ def make(arguments: list[str]) -> list[str]:
     )
 
 
-@reader_may_leave()
-@one_message()
+@exit_on_broken_pipe()
+@cli_errors()
 def main() -> None:
     """Exit codes: 0; 2 for a mistake of the user's, or where nothing could be sent."""
     wandb_mode()  # quietens W&B

@@ -10,7 +10,7 @@ import urllib.request
 from urllib.error import HTTPError
 
 from runner.errors import UserError
-from runner.loggers import wandb_key_is_set, wandb_settings
+from runner.execution.loggers import wandb_key_is_set, wandb_settings
 
 
 def check_server(otherwise: str = "") -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from runner.address import resolved
-from runner.compose import CONF, compose
-from runner.contracts import check_tasks
-from runner.help import choices
+from runner.config.address import resolved
+from runner.config.checks import check_tasks
+from runner.config.compose import CONF, compose
+from runner.config.help import choices
 
 ROOT = CONF.parent
 PAPERS = sorted({name.partition("/")[0] for name in choices("method")})
@@ -53,6 +54,101 @@ def test_no_paper_imports_another_nor_shared_code_a_paper():
         if imported and imported != paper_of(path.parts):
             crossing.append(f"{path}: {module}")
     assert not crossing
+
+
+def modules(*trees: str) -> dict[str, Path]:
+    """Return the files of the project's modules by their full names."""
+    files = [path.relative_to(ROOT) for tree in trees for path in sorted((ROOT / tree).rglob("*.py"))]
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return the modules that each module imports: everywhere in it, so also in functions and for type checking."""
+    trees = ("runner", "methods", "datasets", "scripts")
+    names = {path: name for name, path in modules(*trees).items()}
+    graph: dict[str, set[str]] = {name: set() for name in names.values()}
+    for tree in trees:
+        for path, imported in imports(tree):
+            target = imported if imported in graph else imported.rpartition(".")[0]
+            if target in graph and target != names[path]:
+                graph[names[path]].add(target)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that import each other, directly or by others."""
+    import networkx
+
+    return [c for c in networkx.strongly_connected_components(networkx.DiGraph(graph)) if len(c) > 1]
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert not circles(import_graph())
+
+
+def test_circles_are_found_in_functions_too():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+    assert "runner.main" in import_graph()["runner.cli"]  # imported in a function
+
+
+LAYERS = ("runner.config", "runner.execution", "runner.main", "runner.sweeps", "runner.cli")
+
+
+def layer_of(module: str) -> int:
+    """Return the index of a module's layer; -1 for modules of no layer."""
+    return next((i for i, layer in enumerate(LAYERS) if module == layer or module.startswith(f"{layer}.")), -1)
+
+
+def test_layers_of_the_runner_import_downwards_only():
+    edges = [(a, b) for a, targets in import_graph().items() for b in targets if layer_of(a) >= 0 and layer_of(b) >= 0]
+    assert edges
+    assert not [(a, b) for a, b in edges if layer_of(b) > layer_of(a)]
+
+
+def test_results_need_neither_launchers_nor_the_command_line():
+    lower = ("runner.config.", "runner.execution.", "runner.results.", "runner.files", "runner.errors")
+    graph = import_graph()
+    imported = {b for a, targets in graph.items() if a.startswith("runner.results") for b in targets}
+    allowed = {"runner.sweeps.run_status", "runner.results"}
+    assert not [b for b in imported if not b.startswith(lower) and b not in allowed]
+
+
+def test_results_types_import_no_renderer():
+    for name in ("runner.results.table_model", "runner.results.figure_model"):
+        assert not [b for b in import_graph()[name] if "render" in b or "plotting" in b]
+
+
+def chain(file: Path) -> int:
+    """Return how many files deep the defaults of a config file of conf/ reach within its group, itself included."""
+    defaults = OmegaConf.to_container(OmegaConf.load(file)).get("defaults", [])
+    depths = [0]
+    for entry in defaults:
+        target = entry if isinstance(entry, str) else next(iter(entry.items()))
+        if not isinstance(target, str):
+            key, option = target
+            group = key.removeprefix("override ").partition("@")[0].lstrip("/")
+            if key.startswith("override ") or not isinstance(option, str) or (CONF / group) not in file.parents:
+                continue
+            target = f"/{group}/{option}"
+        target = target.partition("@")[0]
+        if target == "_self_":
+            continue
+        path = CONF / f"{target.lstrip('/')}.yaml" if target.startswith("/") else file.parent / f"{target}.yaml"
+        if path.exists():
+            depths.append(chain(path))
+    return 1 + max(depths)
+
+
+CONFIGS = sorted(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))
+
+
+def test_defaults_are_at_most_three_files_deep():
+    assert not [str(path.relative_to(CONF)) for path in CONFIGS if chain(path) > 3]
+
+
+def test_files_are_short():
+    tracked = list(modules("runner", "methods", "datasets", "scripts").values())
+    assert not [str(path) for path in tracked if len((ROOT / path).read_text().splitlines()) > 400]
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -11,14 +11,15 @@ import sys
 import time
 from pathlib import Path
 
-from runner.errors import UserError, one_message
+from runner.config.messages import cli_errors
+from runner.errors import UserError
 from runner.files import write_whole
 from scripts.report.collect import collect
 from scripts.report.page import page
 from scripts.report.tables import tables
 
 
-@one_message()
+@cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     """Exit codes: 0; 2 for a mistake of the user's."""
     outputs, out = _places(sys.argv[1:] if arguments is None else arguments)

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from runner.address import DECIDES
-from runner.record import is_stale, read_metrics
+from runner.config.address import IDENTITY_KEYS
+from runner.execution.provenance import is_stale
+from runner.execution.record import read_metrics
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged file may raise
 
@@ -150,7 +151,7 @@ def _read_unfinished(record: Record, state: dict[str, Any]) -> None:
 
 def _tell_apart(group: list[Record]) -> None:
     """Sets the settings of runs of one method, dataset and model: what not all of them share."""
-    identities = [{key: record.identity.get(key) for key in DECIDES if key != "seed"} for record in group]
+    identities = [{key: record.identity.get(key) for key in IDENTITY_KEYS if key != "seed"} for record in group]
     for key, values in _differing(identities):
         for record, value in zip(group, values, strict=True):
             follows_seed = key.endswith(".seed") and value == record.seed

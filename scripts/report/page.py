@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from runner.html import STYLE, fragment, templates
-from runner.record import PROGRESS, now
+from runner.execution.record import PROGRESS, now
+from runner.results.renderers.html import STYLE, fragment, templates
 from scripts.report.collect import Record, read_curves
 from scripts.report.tables import Shown
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.compose import compose, expand
+from runner.config.compose import compose
+from runner.config.grids import expand_sweep
+from runner.config.help import choices
 from runner.errors import UserError
-from runner.help import choices
-from runner.table import Table, build
+from runner.results.build_table import build_table
+from runner.results.table_model import Table
 from scripts.report.collect import Record
 
 GROUPS = ("method", "dataset", "model")
@@ -42,9 +44,9 @@ def tables(outputs: Path, records: list[Record], experiments: Iterable[str] | No
         started = time.perf_counter()
         try:
             cfg = compose(overrides)
-            if "table" not in cfg or not _may_be_finished(expand(cfg, overrides), finished):
+            if "table" not in cfg or not _may_be_finished(expand_sweep(cfg, overrides), finished):
                 continue
-            table = build(overrides)
+            table = build_table(overrides)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             yield Shown(experiment, error=str(error))
             continue

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.record import read_metrics, read_result
+from runner.execution.record import read_metrics, read_result
 from tests.runner.conftest import wait_for_epochs
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.record import read_metrics
+from runner.execution.record import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("method=graphnorm", "dataset=atlas", "logger=csv", "model.hidden=8", "model.layers=2", "schedule.max_epochs=2")
@@ -40,7 +40,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     """call(*arguments) -> exit code and everything printed by `python -m runner`, in this process."""
 
     def call(*arguments: str) -> tuple[int, str]:
-        from runner.main import main
+        from runner.cli import main
 
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # undone after the test, though main sets it
         monkeypatch.setattr(sys, "argv", ["runner", *arguments])

@@ -6,8 +6,9 @@ import hydra
 import pytest
 from hydra import initialize_config_dir
 
-from runner.address import Run
-from runner.compose import CONF, VERSION_BASE, compose, compose_run, expand
+from runner.config.address import Run
+from runner.config.compose import CONF, VERSION_BASE, compose, compose_run
+from runner.config.grids import expand_sweep
 
 BASE = ["method=graphnorm", "dataset=atlas"]
 
@@ -109,7 +110,7 @@ def test_unknown_keys_are_refused_as_hydra_refuses_them() -> None:
 
 def test_expand_lets_the_command_line_win() -> None:
     overrides = ["experiment=graphnorm/table1", "dataset=mutag,ptc", "seed=1"]
-    runs = expand(compose(["experiment=graphnorm/table1"]), overrides)
+    runs = expand_sweep(compose(["experiment=graphnorm/table1"]), overrides)
     assert len(runs) == 2 * 4 * 10
     assert all("seed=1" in run for run in runs)
     assert len({Run.compose(run).id for run in runs}) == len(runs)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from runner.console import Handler, reader_may_leave
+from runner.console import Handler, exit_on_broken_pipe
 from tests.runner.conftest import ROOT
 
 
@@ -29,7 +29,7 @@ def test_a_command_ends_quietly(command) -> None:
 
 
 def test_another_pipe_that_breaks_is_an_error() -> None:
-    with pytest.raises(BrokenPipeError), reader_may_leave():
+    with pytest.raises(BrokenPipeError), exit_on_broken_pipe():
         raise BrokenPipeError
 
 

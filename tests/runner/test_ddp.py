@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.record import read_metrics, read_result
+from runner.execution.record import read_metrics, read_result
 
 # In float64, without dropout (each process draws its own), and without a norm: before a norm, the gradient of a bias is
 # rounding error alone, which Adam turns into steps of full size.

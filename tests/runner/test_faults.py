@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runner.execution.record import read_metrics
 from runner.files import read_json
-from runner.record import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 

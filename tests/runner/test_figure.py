@@ -6,13 +6,14 @@ import sys
 import pytest
 
 from runner import figure
-from runner.address import Run
+from runner.config.address import Run
 from runner.errors import UserError
-from runner.figure import Line, Spec, curve
+from runner.execution.record import read_metrics
 from runner.files import write_json
-from runner.plotting import figure_path
-from runner.record import read_metrics
-from runner.survey import state_of
+from runner.results.build_figure import curve
+from runner.results.figure_model import FigureSpec, Line
+from runner.results.plotting import figure_path
+from runner.sweeps.run_status import run_status
 
 SWEEP = ["experiment=graphnorm/figure4", "dataset=atlas", "dataset.fold=0,1", "schedule.max_epochs=2"]
 
@@ -37,7 +38,7 @@ def outputs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_lines_are_means_over_the_runs(outputs, capsys):
-    path = figure.make([*SWEEP, "method=graphnorm,graphnorm/batch", f"paths.outputs={outputs}", "logger=csv"])
+    path = figure.draw_figure([*SWEEP, "method=graphnorm,graphnorm/batch", f"paths.outputs={outputs}", "logger=csv"])
     printed = capsys.readouterr().out
     assert "GraphNorm  2 of 2 runs\n" in printed
     assert "BatchNorm  0 of 2 runs  2 missing" in printed
@@ -111,16 +112,16 @@ def test_curve_takes_the_rows_that_have_both():
 
 def test_spec_checks_the_node():
     node = {"panels": "dataset", "lines": "method", "metric": "val/acc"}
-    spec = Spec.read("e", node)
+    spec = FigureSpec.read("e", node)
     assert (spec.lines, spec.x) == (("method",), "step")
     with pytest.raises(UserError, match="lacks metric"):
-        Spec.read("e", {"panels": "dataset", "lines": "method"})
+        FigureSpec.read("e", {"panels": "dataset", "lines": "method"})
     with pytest.raises(UserError, match="reported entry"):
-        Spec.read("e", node | {"reported": [{"panel": "p", "line": "a", "x": [1], "y": [1, 2]}]})
+        FigureSpec.read("e", node | {"reported": [{"panel": "p", "line": "a", "x": [1], "y": [1, 2]}]})
 
 
 def test_labels_leave_out_what_all_lines_share():
-    spec = Spec(panels="dataset", lines=("model", "method"), metric="m", labels={"gin": "GIN", "a": "A"})
+    spec = FigureSpec(panels="dataset", lines=("model", "method"), metric="m", labels={"gin": "GIN", "a": "A"})
     lines = [Line("p", ("gin", "a")), Line("p", ("gin", "b"))]
     assert [spec.line_label(line, lines) for line in lines] == ["A", "b"]
     lines.append(Line("p", ("gcn", "a")))
@@ -129,7 +130,7 @@ def test_labels_leave_out_what_all_lines_share():
 
 def test_reported_points_find_their_line():
     points = ({"panel": "p", "line": ["gin", "a"], "x": [1], "y": [2]}, {"panel": "q", "line": "a", "x": [1], "y": [2]})
-    spec = Spec(panels="dataset", lines=("model", "method"), metric="m", reported=points)
+    spec = FigureSpec(panels="dataset", lines=("model", "method"), metric="m", reported=points)
     assert spec.reported_for(Line("p", ("gin", "a"))) == [points[0]]
     assert spec.reported_for(Line("q", ("a",))) == [points[1]]
     assert spec.reported_for(Line("p", ("gcn", "a"))) == []
@@ -144,12 +145,12 @@ def test_a_part_of_a_figure_is_a_file_of_its_own(tmp_path):
 
 def test_states_of_runs_that_are_not_finished(tmp_path):
     run = Run.compose([*SWEEP[:2], f"paths.outputs={tmp_path}"])
-    assert state_of(run) == "missing"
+    assert run_status(run).state == "missing"
     run.folder.mkdir(parents=True)
     write_json(run.folder / "state.json", {"state": "failed"})
-    assert state_of(run) == "failed"
+    assert run_status(run).state == "failed"
     write_json(run.folder / "state.json", {"state": "running"})
-    assert state_of(run) == "interrupted"
+    assert run_status(run).state == "interrupted"
 
 
 def test_figure4_shares_the_runs_of_table1_where_the_settings_are_equal():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.record import read_metrics, read_result
+from runner.execution.record import read_metrics, read_result
 from tests.runner.conftest import ROOT
 
 
@@ -164,9 +164,7 @@ def test_help_is_quick_and_names_every_choice() -> None:
 
 def test_a_finished_run_imports_nothing_heavy(call, tiny, tmp_path) -> None:
     call(*tiny)
-    code = (
-        "import sys, runner.main; runner.main.main(); assert not {'torch', 'wandb', 'transformers'} & set(sys.modules)"
-    )
+    code = "import sys, runner.cli; runner.cli.main(); assert not {'torch', 'wandb', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *tiny], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert "done already" in done.stdout
@@ -175,7 +173,7 @@ def test_a_finished_run_imports_nothing_heavy(call, tiny, tmp_path) -> None:
 @pytest.mark.slow
 def test_a_graph_run_never_imports_transformers_or_pyg(tiny) -> None:
     code = (
-        "import sys, runner.main; runner.main.main();"
+        "import sys, runner.cli; runner.cli.main();"
         "assert not {'transformers', 'wandb', 'torch_geometric'} & set(sys.modules)"
     )
     env = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.execution.record import read_metrics, read_result
 from runner.files import read_json
-from runner.record import read_metrics, read_result
 from tests.runner.conftest import wait_for_epochs
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.record import read_metrics, read_result
+from runner.execution.record import read_metrics, read_result
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "slurm_cluster.sh"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.address import Run
+from runner.config.address import Run
 from runner.table import main
 
 EXPERIMENT = ["experiment=graphnorm/table1", "dataset=atlas", "method=graphnorm", "dataset.fold=range(6)"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.execution.record import read_metrics, read_result
 from runner.files import read_json
-from runner.record import read_metrics, read_result
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from runner.address import Run
+from runner.config.address import Run
 from runner.files import write_json
-from runner.plotting import draw_table
-from runner.reductions import REDUCTIONS, Outcome
-from runner.render import measured, render
-from runner.significance import mark, welch
-from runner.table import Cell, Table, build, main
+from runner.results.build_table import build_table
+from runner.results.plotting import draw_table
+from runner.results.reductions import REDUCTIONS, Outcome
+from runner.results.renderers import render
+from runner.results.renderers.cells import measured
+from runner.results.significance import mark, welch
+from runner.results.table_model import Cell, Table
+from runner.table import main
 
 METRIC = "val/acc"
 
@@ -56,7 +59,7 @@ def test_a_table_of_real_runs(call, tmp_path, capfd) -> None:
     place = f"paths.outputs={tmp_path}"
     code, printed = call("-m", *EXPERIMENT, *SMALL, "dataset.fold=0", "logger=csv", place)
     assert code == 0, printed
-    table = build([*EXPERIMENT, *SMALL, place])
+    table = build_table([*EXPERIMENT, *SMALL, place])
     cell = table.cells["GIN + GraphNorm", "atlas"]
     assert cell.states == {"finished": 1, "missing": 1}
     (folder,) = tmp_path.glob("graphnorm/graphnorm-atlas-gin/*")
@@ -67,10 +70,10 @@ def test_a_table_of_real_runs(call, tmp_path, capfd) -> None:
     (folder / "result.json").write_text(
         (folder / "result.json").read_text().replace('networks.py": "', 'networks.py": "0')
     )
-    assert build([*EXPERIMENT, *SMALL, place]).cells["GIN + GraphNorm", "atlas"].states["stale"] == 1
+    assert build_table([*EXPERIMENT, *SMALL, place]).cells["GIN + GraphNorm", "atlas"].states["stale"] == 1
     (folder / "result.json").unlink()
     (folder / "state.json").write_text('{"state": "failed"}')
-    assert build([*EXPERIMENT, *SMALL, place]).cells["GIN + GraphNorm", "atlas"].states["failed"] == 1
+    assert build_table([*EXPERIMENT, *SMALL, place]).cells["GIN + GraphNorm", "atlas"].states["failed"] == 1
 
     capfd.readouterr()
     main([*EXPERIMENT, *SMALL, place, "format=csv"])
@@ -163,7 +166,7 @@ def stories(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("row", ["E-Sparse", "esparse", "true"])
 def test_every_row_is_tested_against_the_main_one(row, stories) -> None:
-    table = build(stories, significance=row)
+    table = build_table(stories, significance=row)
     assert table.main == "E-Sparse"
     p = {label: table.cells[label, "2:4"].p for label in table.rows}
     for label, name in {"dense": "dense", "Wanda": "wanda", "E-Sparse without LBS": "no_lbs"}.items():
@@ -219,10 +222,10 @@ def test_another_metric(form, stories, tmp_path, capsys) -> None:
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv", "png"])
 def test_several_metrics_have_a_column_each(form, stories, capsys) -> None:
     both = [*stories, "table.metric=[test/ppl,test/retained]"]
-    table = build(both)
-    (column,) = build(stories).columns
+    table = build_table(both)
+    (column,) = build_table(stories).columns
     for metric, shown in (("test/ppl", "perplexity"), ("test/retained", "test/retained")):
-        alone = build([*stories, f"table.metric={metric}"]).cells
+        alone = build_table([*stories, f"table.metric={metric}"]).cells
         assert {row: alone[row, column].values for row in table.rows if (row, column) in alone} == {
             row: table.cells[row, f"{column} {shown}"].values for row in table.rows
         }
@@ -240,8 +243,8 @@ def test_several_metrics_have_no_epoch_in_common(capsys) -> None:
 
 def test_reported_figures_are_of_the_experiments_own_metric(tmp_path) -> None:
     overrides = ["experiment=graphnorm/table1", "dataset=mutag", f"paths.outputs={tmp_path}"]
-    assert any(cell.reported for cell in build(overrides).cells.values())
-    assert not any(cell.reported for cell in build([*overrides, "table.metric=train/acc"]).cells.values())
+    assert any(cell.reported for cell in build_table(overrides).cells.values())
+    assert not any(cell.reported for cell in build_table([*overrides, "table.metric=train/acc"]).cells.values())
 
 
 def test_a_metric_that_no_run_has_ends_in_one_message(stories, capsys) -> None:
@@ -258,7 +261,7 @@ def test_runs_that_all_lack_the_metric_are_not_missing() -> None:
 
 def test_the_chart_shows_means_deviations_and_reported_figures(stories) -> None:
     reported = {"row": "Wanda", "column": "2:4", "value": 70.0, "std": 2.0, "mark": "seen"}
-    table = build(stories, significance="esparse")
+    table = build_table(stories, significance="esparse")
     table.cells["Wanda", "2:4"].reported = reported
     figure = draw_table(table)
     ax = figure.axes[0]
@@ -278,7 +281,7 @@ def test_the_chart_shows_means_deviations_and_reported_figures(stories) -> None:
 
 
 def test_a_chart_of_several_metrics_has_an_axis_for_each(stories) -> None:
-    table = build([*stories, "table.metric=[test/ppl,test/retained]"])
+    table = build_table([*stories, "table.metric=[test/ppl,test/retained]"])
     axes = draw_table(table).axes
     ends = {table.columns[i]: axes[i].get_xlim()[1] for i in range(2)}
     for column, end in ends.items():

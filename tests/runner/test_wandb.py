@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.loggers import wandb_key_is_set, wandb_settings
-from runner.record import PROGRESS, read_metrics, read_result
+from runner.execution.loggers import wandb_key_is_set, wandb_settings
+from runner.execution.record import PROGRESS, read_metrics, read_result
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner import record
-from runner.address import Run
-from runner.render import render
-from runner.table import Cell, Table
+from runner.config.address import Run
+from runner.execution import record
+from runner.files import write_json
+from runner.results.renderers import render
+from runner.results.table_model import Cell, Table
 from scripts.report.__main__ import main
 from scripts.report.collect import collect, read_curves
 from scripts.report.page import page
@@ -32,7 +33,7 @@ def finish(outputs: Path, value: float, *overrides: str) -> Run:
     run = Run.compose([f"experiment={EXPERIMENT}", f"paths.outputs={outputs}", *overrides])
     (run.folder / "figures").mkdir(parents=True)
     result = record.describe(run, {"test/auc": value, "test/loss": 1.0}, {"fit": 75.0, "test": 5.0}, 1, "cpu")
-    record.write_json(run.folder / "result.json", result)
+    write_json(run.folder / "result.json", result)
     lines = [f"{epoch},{2 * epoch + 2},{epoch / 2},{1 / (epoch + 1)},{epoch / 300}" for epoch in range(300)]
     (run.folder / "metrics.csv").write_text("\n".join(["epoch,step,seconds,train/loss,val/auc", *lines, ""]))
     figure = plt.figure(figsize=(2, 1))
@@ -84,7 +85,7 @@ def test_a_run_of_other_code_is_stale(outputs, tmp_path):
     shutil.copytree(source, folder)
     result = json.loads((folder / "result.json").read_text())
     result["code"]["methods/graphnorm/norms.py"] = "other"
-    record.write_json(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     assert [r.state for r in collect(tmp_path)] == ["stale"]
 
 

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from datasets.download import CorruptData, MissingData
 from datasets.graphs import tu
 from datasets.graphs.datamodule import AtlasGraphs, TUGraphs
-from runner.compose import compose
+from runner.config.compose import compose
 from tests.datasets.graphs.test_tu import TOY, TOY_GIN, check_toy, write_gin, write_tu
 
 

@@ -11,7 +11,7 @@ from datasets.shapes.base import ShapeDataModule
 from datasets.shapes.datamodule import Solids
 from datasets.shapes.on_disk import ShapeNetOnDisk
 from datasets.shapes.stored import PSB, ShapeNet, StoredShapes
-from runner.compose import CONF
+from runner.config.compose import CONF
 
 
 def choice(name: str, **options) -> ShapeDataModule:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from methods.architectures.llama2c import Llama2cModel
-from runner.record import read_result
+from runner.execution.record import read_result
 from tests.methods.architectures.test_llama2c import DIM, VOCABULARY, write_model
 
 WORDS = ["a", "ab", "abab", "b", "ba", "c", "cab", "cabbac", "ac", "bab"]
@@ -42,7 +42,7 @@ def tiny(tmp_path: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch) -> None:
     """Drawing takes longer than these runs do."""
-    monkeypatch.setattr("runner.figures.save_figures", lambda *_: [])
+    monkeypatch.setattr("runner.execution.figures.save_figures", lambda *_: [])
 
 
 def metrics_of(outputs: Path) -> dict[str, float]:

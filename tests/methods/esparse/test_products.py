@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from methods.esparse.compress import compress, compressed_bytes
 from methods.esparse.products import LlamaShapes, SparseProducts, measure, milliseconds, random_2to4, usable
-from runner.compose import compose
+from runner.config.compose import compose
 
 
 @pytest.mark.parametrize("name", ["7b", "13b", "30b", "65b"])

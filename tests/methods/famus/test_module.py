@@ -10,7 +10,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from methods.famus.module import hits
-from runner.record import read_metrics
+from runner.execution.record import read_metrics
 from tests.methods.resumption import check_killed_run_goes_on
 
 DATA = [

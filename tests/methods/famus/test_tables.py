@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.address import Run, resolved
+from runner.config.address import Run, resolved
 
 # CNWL by level: MixUp's alpha, weight of the unlabelled loss, drops of the learning rate; MentorMix's alpha, percentile
 CNWL = {

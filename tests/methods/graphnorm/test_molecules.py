@@ -19,9 +19,10 @@ from torch_geometric.nn import MessagePassing
 from datasets.graphs.molecules import ATOM_SIZES, BOND_SIZES, MolHIV, count_bonds
 from datasets.graphs.store import GraphStore
 from methods.graphnorm.molecules import MoleculeClassifier, MoleculeGCN, MoleculeGIN
-from runner.address import Run
-from runner.compose import CONF, compose, expand
-from runner.contracts import check_tasks
+from runner.config.address import Run
+from runner.config.checks import check_tasks
+from runner.config.compose import CONF, compose
+from runner.config.grids import expand_sweep
 from runner.errors import UserError
 
 NETWORKS = {"gin": MoleculeGIN, "gcn": MoleculeGCN}
@@ -260,7 +261,7 @@ def test_molecules_and_collections_do_not_mix():
 
 
 def test_the_table_has_ten_seeds_of_both_networks_under_four_norms():
-    sweep = expand(compose(["experiment=graphnorm/table1_molhiv"]), ["experiment=graphnorm/table1_molhiv"])
+    sweep = expand_sweep(compose(["experiment=graphnorm/table1_molhiv"]), ["experiment=graphnorm/table1_molhiv"])
     assert len({tuple(overrides) for overrides in sweep}) == 2 * 4 * 10
     assert {override for run in sweep for override in run if override.startswith("seed=")} == {
         f"seed={seed}" for seed in range(1, 11)

@@ -16,7 +16,7 @@ from methods.occnet.evaluation import Reconstruction, Scorer, Truth
 from methods.occnet.mise import dense
 from methods.occnet.module import elbo
 from methods.occnet.surface import march
-from runner.record import read_metrics
+from runner.execution.record import read_metrics
 
 DATA = [
     *("dataset=solids", "dataset.categories=[box,ellipsoid]", "dataset.shapes={train:4,val:1,test:2}"),

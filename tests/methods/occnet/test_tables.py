@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.compose import compose
+from runner.config.compose import compose
 
 
 @pytest.mark.parametrize("experiment", ["table1", "table1_chamfer", "table1_normals"])

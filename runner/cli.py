@@ -1,0 +1,70 @@
+"""Command line of `python -m runner`: one run or a sweep, error messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from runner.config.address import Run
+from runner.config.compose import CONF, VERSION_BASE, strip
+from runner.config.messages import cli_errors
+from runner.console import exit_on_broken_pipe
+from runner.errors import exit_interrupted, is_keyboard_interrupt
+
+DEFAULT = "experiment=default"  # for a command line without any override
+
+
+@exit_on_broken_pipe()
+def main() -> None:
+    """Run `python -m runner`. Exit codes: 0; 2 for a mistake of the user; 130 after Ctrl-C; 1 for other failures."""
+    if not any("=" in argument for argument in sys.argv[1:]):  # also for --help and --info
+        sys.argv.insert(1, DEFAULT)
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "")
+    try:
+        with cli_errors():
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, so that cli_errors sees them
+            try:
+                _run_or_sweep()
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = full_error
+    except KeyboardInterrupt:
+        exit_interrupted()
+    except SystemExit as error:
+        if is_keyboard_interrupt(error):
+            exit_interrupted()
+        if type(error) is not SystemExit:  # Lightning's, after SIGTERM: the run ended, but did not finish
+            sys.exit(128 + signal.SIGTERM)
+        raise
+
+
+def _run_or_sweep() -> None:
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        from runner.sweeps.sweep import sweep
+
+        sys.exit(sweep(sys.argv[1:]))
+    errors: list[BaseException] = []
+    _single_run(errors)
+    if errors:
+        raise errors[0]
+
+
+def _single_run(errors: list[BaseException]) -> None:
+    """Let Hydra read the command line and execute the run. Errors of the run are collected: Hydra would print more."""
+
+    @hydra.main(config_path=str(CONF), config_name="config", version_base=VERSION_BASE)
+    def job(cfg: DictConfig) -> None:
+        from runner.main import execute
+
+        choices = dict(HydraConfig.get().runtime.choices)
+        try:
+            strip(cfg)
+            execute(Run(cfg, choices))
+        except BaseException as error:
+            errors.append(error)
+
+    job()

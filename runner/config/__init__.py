@@ -1,0 +1,1 @@
+"""Compose configs, check them and address runs."""

@@ -1,0 +1,114 @@
+"""Check that method, data set, model and trainer fit together, before anything is read or trained."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig
+
+from runner.config.compose import compose
+from runner.config.help import choices
+from runner.errors import UserError
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Run all checks that need only the config. Raises UserError."""
+    check_tasks(cfg)
+    check_schedule(cfg)
+    check_accelerator(cfg)
+
+
+def check_tasks(cfg: DictConfig) -> None:
+    """Check that the method and the model accept the task of the data set.
+
+    Raises:
+        UserError: they do not, or a `_target_` is no such class. The message names choices that fit.
+    """
+    task = _declared(cfg, "dataset", "task")
+    for group in ("method", "model"):
+        tasks = _declared(cfg, group, "tasks")
+        if task not in tasks:
+            datasets = ", ".join(_datasets_for(tasks)) or "none here"
+            others = ", ".join(_accepting(group, task)) or "none here"
+            raise UserError(
+                f"this {group} does {' or '.join(tasks)}, but the data set is for {task}.\n"
+                f"Data sets that fit the {group}: {datasets}\n"
+                f"{group.capitalize()}s that fit the data set: {others}"
+            )
+
+
+def _declared(cfg: DictConfig, group: str, attribute: str) -> Any:
+    """Return `task` or `tasks` of the class that a group instantiates."""
+    target = cfg[group].get("_target_")
+    if not target:
+        raise UserError(f"{group} has no _target_; choose a file of conf/{group}: {group}=<name>")
+    try:
+        declared = get_object(target)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{group}._target_={target} cannot be imported: {error}") from error
+    if not inspect.isclass(declared) or not hasattr(declared, attribute):
+        raise UserError(f"{group}._target_={target} is not a class with the attribute `{attribute}`")
+    return getattr(declared, attribute)
+
+
+def check_schedule(cfg: DictConfig) -> None:
+    """Check that the numbers of epochs and steps train something. Raises UserError."""
+    if "fit" not in cfg.stages:
+        return
+    for key in ("max_epochs", "max_steps"):
+        value = cfg.schedule.get(key)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1) and value != -1:
+            raise UserError(f"schedule.{key} must be a positive whole number, or -1 without an end, got {value}")
+
+
+def check_accelerator(cfg: DictConfig) -> None:
+    """Check that the machine has the accelerator that the trainer names. Raises UserError."""
+    if cfg.trainer.get("accelerator") not in ("gpu", "cuda"):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu, but PyTorch finds no GPU on this machine; trainer=cpu runs without")
+
+
+def check_optimization(module: Any, cfg: DictConfig) -> None:
+    """Check that Lightning's clipping and accumulation of gradients can work with the method.
+
+    Raises:
+        UserError: the method optimises by hand, and the trainer is asked to clip or accumulate gradients.
+    """
+    if getattr(module, "automatic_optimization", True):
+        return
+    asked = {"gradient_clip_val": None, "accumulate_grad_batches": 1}
+    for group in ("trainer", "schedule"):
+        for key, off in asked.items():
+            value = cfg[group].get(key)
+            if value is not None and value != off:
+                raise UserError(
+                    f"{group}.{key}={value} has no effect on this method, which runs its optimizers itself; "
+                    f"leave the key out"
+                )
+
+
+def check_processes(module: Any, trainer: Any) -> None:
+    """Check that a method that runs in one process is not run in several. Raises UserError."""
+    if trainer.world_size > 1 and not getattr(module, "distributed", True):
+        raise UserError(f"this method runs in one process, not in {trainer.world_size}: trainer=cpu or trainer=gpu")
+
+
+def _datasets_for(tasks: tuple[str, ...]) -> list[str]:
+    return [name for name in choices("dataset") if _target("dataset", name).task in tasks]
+
+
+def _accepting(group: str, task: str) -> list[str]:
+    return [name for name in choices(group) if task in _target(group, name).tasks]
+
+
+def _target(group: str, option: str) -> Any:
+    """Return the class that an option of a group instantiates."""
+    method = option if group == "method" else next(iter(choices("method")))
+    overrides = [f"method={method}"] + ([] if group == "method" else [f"{group}={option}"])
+    return get_object(compose(overrides)[group]._target_)

@@ -1,0 +1,121 @@
+"""Compose configs outside of a running Hydra job: for needed runs, sweeps, tables and tests."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import omegaconf.base
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+VERSION_BASE = "1.3"
+PRESENTATION = ("table", "figure", "sweep")  # nodes of an experiment that say nothing about a single run
+
+# OmegaConf parses an interpolation anew each time that it is read, which is most of what addressing a run takes.
+omegaconf.base.parse = lru_cache(maxsize=4096)(omegaconf.base.parse)  # type: ignore[assignment]
+
+
+@contextmanager
+def _initialised() -> Iterator[None]:
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+        yield
+
+
+def compose(overrides: Iterable[str]) -> DictConfig:
+    """Return the config, Hydra's own node included, that `python -m runner <overrides>` composes."""
+    return _assemble(overrides, _compose_groups)
+
+
+def compose_without_sweep(overrides: Iterable[str]) -> DictConfig:
+    """Return the config of a sweep without the overrides that sweep: what holds for all of its runs."""
+    return compose([o for o in overrides if not parse(o).is_sweep_override()])
+
+
+def compose_run(overrides: Iterable[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Return the config of a run, without Hydra's and the presentation nodes, and the chosen file of each group.
+
+    Groups are composed once per choice; plain values are then set on a small copy. This pays off in a sweep.
+    """
+    overrides = [o for o in overrides if (parse(o).key_or_group or "").partition(".")[0] not in PRESENTATION]
+    cfg = _assemble(overrides, lambda groups: _compose_run_groups(groups)[0])
+    return cfg, dict(_compose_run_groups(_split(overrides)[0])[1])
+
+
+def _assemble(overrides: Iterable[str], compose_groups: Callable[[tuple[str, ...]], bytes]) -> DictConfig:
+    groups, values = _split(overrides)
+    cfg: DictConfig = pickle.loads(compose_groups(groups))
+    for override in values:
+        _set(cfg, override.key_or_group, override.value())
+    return cfg
+
+
+def _split(overrides: Iterable[str]) -> tuple[tuple[str, ...], list[Override]]:
+    """Split overrides into those that Hydra must compose and the plain values that can be set afterwards."""
+    parsed = [parse(override) for override in overrides]
+    values = [o for o in parsed if not (o.is_add() or o.is_delete() or is_group(o))]
+    values = [o for o in values if not o.key_or_group.startswith("hydra.")]
+    return tuple(str(o.input_line) for o in parsed if o not in values), values
+
+
+@lru_cache(maxsize=4096)
+def parse(override: str) -> Override:
+    """Parse an override in Hydra's grammar. Raises OverrideParseException."""
+    return OverridesParser.create().parse_override(override)
+
+
+@lru_cache(maxsize=1024)
+def _is_group_name(name: str) -> bool:
+    return (CONF / name).is_dir()
+
+
+def is_group(override: Override) -> bool:
+    """Return whether an override chooses a file of a config group."""
+    return override.package is not None or _is_group_name(override.key_or_group)
+
+
+@lru_cache(maxsize=1024)
+def _compose_groups(overrides: tuple[str, ...]) -> bytes:
+    """Return the composed config, pickled: that is twenty times faster to copy than a config."""
+    with _initialised():
+        cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    return pickle.dumps(cfg)
+
+
+@lru_cache(maxsize=1024)
+def _compose_run_groups(overrides: tuple[str, ...]) -> tuple[bytes, dict[str, str]]:
+    cfg = pickle.loads(_compose_groups(overrides))
+    choices = dict(cfg.hydra.runtime.choices)
+    strip(cfg)
+    return pickle.dumps(cfg), choices
+
+
+def strip(cfg: DictConfig) -> None:
+    """Remove the nodes that are no part of a run: Hydra's own, and those of tables, figures and sweeps."""
+    with open_dict(cfg):
+        for node in ("hydra", *PRESENTATION):
+            cfg.pop(node, None)
+
+
+def _set(cfg: DictConfig, key: str, value: object) -> None:
+    """Set a key that must exist, as Hydra does for an override without `+`."""
+    try:
+        OmegaConf.update(cfg, key, value, merge=True)
+    except OmegaConfBaseException as error:
+        raise ConfigCompositionException(
+            f"Could not override '{key}'.\nTo append to your config use +{key}={value}"
+        ) from error

@@ -1,0 +1,66 @@
+"""Turn errors into the one message that a user sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config.help import choices
+from runner.errors import UserError
+
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
+
+
+def describe_error(error: Exception) -> str:
+    """Return the message of an error for the user; for an unknown option it suggests the closest existing ones."""
+    message = str(error) or str(error.__cause__ or type(error).__name__)
+    if missing := re.search(r"Could not find '([^/']+)/([^']+)'", message):
+        group, name = missing.groups()
+        options = choices(group)
+        if close := get_close_matches(name, options):
+            return (
+                f"there is no {group}={name}. Did you mean {', '.join(close)}? "
+                f"All options: python -m runner --help {group}"
+            )
+        return f"there is no {group}={name}; choose from {', '.join(options)}"
+    if unknown := re.match(r"Could not override '([^']+)'", message):
+        return f"unknown key {unknown[1]}. To list all keys, leave {unknown[1]} out and add --cfg job"
+    return message
+
+
+@contextmanager
+def cli_errors() -> Iterator[None]:
+    """End a command with one message and exit code 2 if the user made a mistake.
+
+    With HYDRA_FULL_ERROR=1 in the environment the error keeps its traceback.
+    """
+    try:
+        yield
+    except USER_ERRORS as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        print(f"\n{describe_error(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Turn errors that bad input raises while a run is set up into UserError."""
+    try:
+        yield
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{cause}\n({str(error).splitlines()[-1]})" if cause is not error else str(error)) from error
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise UserError(str(error)) from error
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":  # Lightning's, which is slow to import
+            raise
+        raise UserError(str(error)) from error

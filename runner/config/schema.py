@@ -1,0 +1,123 @@
+"""Schema of the root config: every key outside the groups, with its type and range."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from runner.errors import UserError
+
+TARGET = r"^[A-Za-z_][\w.]*$"  # a dotted name
+
+
+class _Node(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Paths(_Node):
+    """Folders of data and of results."""
+
+    data: str = Field(min_length=1)
+    outputs: str = Field(min_length=1)
+
+
+class Loader(_Node):
+    """Loading of data."""
+
+    workers: int = Field(ge=0)
+
+
+class Checkpoint(_Node):
+    """Keeping of checkpoints."""
+
+    keep: bool
+    every_seconds: float = Field(ge=0, allow_inf_nan=False)
+
+
+class Need(_Node):
+    """Run that makes a checkpoint for this one."""
+
+    run: list[str]
+    same: list[str] = []
+
+
+class RootConfig(_Node):
+    """Root config of a run, without the contents of its groups."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    schedule: dict[str, Any]
+    stages: list[Literal["fit", "test"]] = Field(min_length=1)
+    needs: dict[str, list[str] | Need]
+    alias: str | None = Field(pattern=r"^[\w.+-]{1,64}$")
+    paths: Paths
+    loader: Loader
+    threads: int = Field(ge=0, le=1024)
+    compile: bool
+    rerun: bool
+    wait: bool
+    checkpoint: Checkpoint
+    tags: list[str]
+    callbacks: dict[str, dict[str, Any] | None]
+    trainer: dict[str, Any]
+    logger: dict[str, Any]
+    method: dict[str, Any]
+    dataset: dict[str, Any]
+    model: dict[str, Any]
+    vars: dict[str, Any]
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, stages: list[str]) -> list[str]:
+        if stages != sorted(set(stages), key=["fit", "test"].index):
+            raise ValueError("give each stage once, fit before test")
+        return stages
+
+
+def check_root(cfg: DictConfig) -> None:
+    """Check the root config of a run.
+
+    Args:
+        cfg: config of a run, without Hydra's node and those of tables, figures and sweeps.
+
+    Raises:
+        UserError: a key is unknown, missing, or has a value of a wrong type or out of range.
+    """
+    groups = ("trainer", "logger", "method", "dataset", "model", "callbacks")  # their contents may hold interpolations
+    outdated = {"tuned", "attack", "clean", "transfer", "half", "mentors", "sets", "cnwl"}
+    content = {str(key): _contents(cfg, str(key), resolve=key not in groups) for key in cfg if key not in outdated}
+    try:
+        RootConfig.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(_describe(detail) for detail in error.errors())) from None
+
+
+def _contents(cfg: DictConfig, key: str, resolve: bool) -> Any:
+    value = cfg[key]
+    if not isinstance(value, DictConfig | ListConfig):
+        return value
+    return OmegaConf.to_container(value, resolve=resolve)
+
+
+def _describe(detail: Any) -> str:
+    """Return one line for an error of pydantic: key, what is wrong, value."""
+    key = ".".join(str(part) for part in detail["loc"] if not re.match(r"^(list\[|function-|Need$)", str(part)))
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {key}; known at this place: {', '.join(_known(detail['loc'][:-1]))}"
+    if detail["type"] == "missing":
+        return f"{key} is missing"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    value = repr(detail["input"])
+    return f"{key}: {message}, got {value if len(value) <= 80 else value[:77] + '...'}"
+
+
+def _known(path: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = RootConfig
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return list(Need.model_fields)
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Execute a run and record its result."""

@@ -1,0 +1,214 @@
+"""Callbacks that the runner adds to Lightning's loop: seeds, records, a guard against divergence, progress."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import random
+import signal
+import time
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from runner.errors import Diverged
+from runner.execution.checkpoints import LastCheckpoint, is_last_epoch
+from runner.execution.record import read_metrics
+
+log = logging.getLogger(__name__)
+
+
+class EpochSeed(Callback):
+    """Seed of each epoch from (seed, epoch, rank) alone, so that a resumed run repeats an uninterrupted one.
+
+    Args:
+        seed: seed of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Seed the generators that are in use; `seed_everything` asks every kind of device, which takes longer."""
+        seed = hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+
+
+class Interruption(Checkpoint):
+    """Answer to Ctrl-C: the first one ends a run at the end of its epoch, saved; the second one at once.
+
+    Args:
+        last: callback that saves last.ckpt.
+    """
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last, self.asked = last, False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take over SIGINT, unless a shell's background job ignores it or a sweep answers it."""
+        in_front = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if in_front and parent_process() is None:
+            signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.info("stops after this epoch; Ctrl-C again stops at once, and loses what came after the last checkpoint")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Save and stop if Ctrl-C was pressed."""
+        if trainer.strategy.broadcast(self.asked) and not is_last_epoch(trainer):
+            self.last.save(trainer)
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Give SIGINT back to Python."""
+        if signal.getsignal(signal.SIGINT) == self._ask:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Recorder(Checkpoint):
+    """Writer of metrics.csv, one row per epoch: epoch (from 0), step, seconds of fitting, metrics.
+
+    A resumed run drops the rows of the epochs that it repeats. An epoch without validation has no `val/` metrics: those
+    of an earlier epoch are not repeated. (The class is a Checkpoint since Lightning calls those last, when all metrics
+    are there.)
+
+    Args:
+        folder: folder of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.names: list[str] = []
+        self.before, self.started = 0.0, time.monotonic()
+        self.validated = False
+
+    @property
+    def seconds(self) -> float:
+        """Time spent fitting, including that of interrupted executions."""
+        return self.before + time.monotonic() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds of fitting, for the checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the seconds of interrupted executions."""
+        self.before = state["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Drop the rows of epochs that are repeated."""
+        self.started = time.monotonic()
+        self.rows = [row for row in read_metrics(self.folder) if row["epoch"] < trainer.current_epoch]
+        if trainer.is_global_zero:
+            self._write(self.rows, "w")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin an epoch that has not been validated yet."""
+        self.validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Remember that this epoch has values of its own for the `val/` metrics."""
+        self.validated = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Write the row of the epoch."""
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if self.validated or not name.startswith("val/")
+        }
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(self.seconds, 3)} | metrics
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self._write(*(([row], "a") if list(row) == self.names else (self.rows, "w")))
+
+    def _write(self, rows: list[dict[str, float]], mode: str) -> None:
+        if mode == "w":
+            self.names = list(dict.fromkeys(name for row in rows for name in row))
+        with open(self.folder / "metrics.csv", mode, newline="") as file:
+            writer = csv.DictWriter(file, self.names)
+            if mode == "w" and self.names:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+class FiniteGuard(Callback):
+    """Guard that raises Diverged at a training loss, or an epoch's loss metric, that is NaN or infinite.
+
+    Args:
+        every_n_steps: number of steps between two checks on a GPU, where each check waits for the device.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self.losses: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        """Check the loss of the step, or keep it for a later check."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is None:
+            return
+        self.losses.append(loss.detach())
+        if loss.device.type == "cpu" or len(self.losses) == self.every_n_steps:
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Check the remaining losses and the loss metrics of the epoch."""
+        self._check(trainer)
+        for name, value in trainer.callback_metrics.items():
+            if name.endswith("loss") and not torch.isfinite(value).all():
+                raise Diverged(
+                    f"{name} is {float(value)} after epoch {trainer.current_epoch} (step {trainer.global_step})"
+                )
+
+    def _check(self, trainer: pl.Trainer) -> None:
+        losses, self.losses = self.losses, []
+        for back, loss in enumerate(reversed(losses)):
+            if not torch.isfinite(loss):
+                step = trainer.global_step - back
+                raise Diverged(f"the training loss is {float(loss)} at step {step} (epoch {trainer.current_epoch})")
+
+
+class ProgressLines(Checkpoint):
+    """Progress for output that is not a terminal: a line with epoch, metrics and time left now and then.
+
+    Args:
+        every_seconds: shortest time between two lines.
+    """
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self.every_seconds = every_seconds
+        self.started = self.printed = time.monotonic()
+        self.first_epoch = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.started = self.printed = time.monotonic()
+        self.first_epoch = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Log a line if the time has come or training ends here."""
+        now, done = time.monotonic(), trainer.current_epoch + 1
+        due = now - self.printed >= self.every_seconds or is_last_epoch(trainer)
+        if not trainer.is_global_zero or not due:
+            return
+        self.printed = now
+        metrics = "  ".join(f"{k} {float(v):.4g}" for k, v in sorted(trainer.callback_metrics.items()))
+        left = ""
+        if trainer.max_epochs and trainer.max_epochs > 0:
+            seconds = (now - self.started) / (done - self.first_epoch) * (trainer.max_epochs - done)
+            left = f"/{trainer.max_epochs}, {seconds:.0f} s left"
+        log.info("epoch %d%s: %s", done, left, metrics)

@@ -1,0 +1,126 @@
+"""W&B logger that never fails a run, and delays it by a bounded time at most."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import DummyExperiment
+
+log = logging.getLogger(__name__)
+
+
+class PatientWandbLogger(WandbLogger):
+    """W&B logger that continues without W&B once W&B fails; the run's own files have everything that was logged.
+
+    Args:
+        wait_seconds: longest time to wait for uploads when the run ends.
+        **settings: arguments of Lightning's WandbLogger.
+    """
+
+    def __init__(self, wait_seconds: float = 30.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it on unasked, and W&B warns of it
+        self.wait_seconds = wait_seconds
+        self.lost = False
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        if self.lost:
+            return
+        try:
+            action()
+        except Exception as error:
+            self.lost = True
+            log.warning("W&B failed, the run continues without it: %s: %s", type(error).__name__, error)
+
+    @property
+    def experiment(self) -> Any:
+        """W&B run; an offline one if the server refuses it, and one that does nothing if W&B cannot work at all."""
+        if self.lost:
+            return DummyExperiment()
+        try:
+            return super().experiment
+        except Exception as error:
+            log.warning("W&B failed, the run is kept offline (scripts/wandb_sync.sh uploads it): %s", error)
+        try:
+            wandb.teardown()  # it still holds the run's id
+            self._wandb_init["mode"] = "offline"
+            return super().experiment
+        except Exception as error:
+            self.lost = True
+            log.warning("W&B cannot work offline either, the run continues without it: %s", error)
+            return DummyExperiment()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, unless W&B has failed."""
+        self._try(lambda: super(PatientWandbLogger, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Log hyper-parameters, unless W&B has failed."""
+        self._try(lambda: super(PatientWandbLogger, self).log_hyperparams(params))
+
+    def end(self, summary: dict[str, float], figures: Sequence[Path]) -> None:
+        """Send the figures and the final metrics, and end the W&B run within `wait_seconds`.
+
+        Args:
+            summary: final metrics by name.
+            figures: files of the figures.
+        """
+
+        def send() -> None:
+            for figure in figures:
+                self.log_image(f"figures/{figure.stem}", [str(figure)])
+            self.experiment.summary.update(summary)
+            self.experiment.finish()
+
+        self._try(lambda: finish_within(send, self.wait_seconds))
+
+
+def finish_within(action: Callable[[], Any], seconds: float) -> None:
+    """Run W&B's uploads in a thread and wait for a bounded time; after that, end W&B's process.
+
+    What was not uploaded by then stays in the run's folder `wandb/`.
+
+    Args:
+        action: function that uploads and ends the W&B run.
+        seconds: longest time to wait.
+
+    Raises:
+        Exception: an error of `action`, if it ended in time.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning(
+            "W&B did not take the run within %.0f s; its files are kept in wandb/ (scripts/wandb_sync.sh uploads them)",
+            seconds,
+        )
+        kill_service()
+        thread.join(5.0)
+    elif errors:
+        raise errors[0]
+
+
+def kill_service() -> None:
+    """End the process that uploads for W&B, so that neither a call nor the end of Python waits for it."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "wandb" in child.name() or any("wandb-core" in part for part in child.cmdline()):
+                child.kill()

@@ -1,0 +1,85 @@
+"""A figure as data: what an experiment file asks for, and the lines with their runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from runner.errors import UserError
+from runner.results.table_model import as_names
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """The node `figure` of an experiment file.
+
+    panels: the config key (a group such as `dataset`, or any key) that has a panel for each of its values.
+    lines: the config key or keys that tell a panel's lines apart; colours follow the last, dashes the others.
+    metric: column of metrics.csv on the y axis. x: its column on the x axis: step, epoch (from 1) or seconds.
+    Runs that differ in anything else (folds, seeds) are averaged, with a band of one standard deviation.
+    labels: what to print for a value or a metric. title, source: of the figure, and of the reported points.
+    reported: points that the paper gives: {panel, line (its values in the order of `lines`), x: [...], y: [...]}.
+    """
+
+    panels: str
+    lines: tuple[str, ...]
+    metric: str
+    x: str = "step"
+    title: str = ""
+    source: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    reported: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, experiment: str, node: dict[str, Any]) -> FigureSpec:
+        """Raises UserError where a key is missing or unknown, or where reported points are not as they should be."""
+        place = f"figure, in conf/experiment/{experiment}.yaml,"
+        known = {f.name: f for f in fields(cls)}
+        if unknown := node.keys() - known.keys():
+            raise UserError(f"{place} has the unknown keys {', '.join(sorted(unknown))}; it knows {', '.join(known)}")
+        required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+        if lacking := [n for n in required if n not in node]:
+            raise UserError(f"{place} lacks {', '.join(lacking)}")
+        spec = cls(**node | {"lines": as_names(node["lines"])})
+        for point in spec.reported:
+            if point.keys() != {"panel", "line", "x", "y"} or len(point["x"]) != len(point["y"]):
+                raise UserError(f"{place} has a reported entry that is not {{panel, line, x: [..], y: [..]}}: {point}")
+        return spec
+
+    def label(self, value: str) -> str:
+        return self.labels.get(value, value)
+
+    def line_label(self, line: Line, lines: Sequence[Line]) -> str:
+        """Labels of the values that tell this line from the others of the figure."""
+        varying = [len({other.name[i] for other in lines}) > 1 for i in range(len(line.name))]
+        parts = [self.label(value) for value, varies in zip(line.name, varying, strict=True) if varies]
+        return " + ".join(parts or [self.label(value) for value in line.name])
+
+    def reported_for(self, line: Line) -> list[dict[str, Any]]:
+        """The entries of `reported` that belong to a line."""
+        return [p for p in self.reported if str(p["panel"]) == line.panel and as_names(p["line"]) == line.name]
+
+
+@dataclass
+class Line:
+    """The runs of one line of one panel. states: how many of them are in each of survey.STATES."""
+
+    panel: str
+    name: tuple[str, ...]
+    curves: list[dict[int, tuple[float, float]]] = field(default_factory=list)
+    states: Counter[str] = field(default_factory=Counter)
+
+    def average(self) -> list[tuple[float, float, float]]:
+        """(x, mean, standard deviation) of the finished runs, at the epochs that all of them have.
+
+        The deviation is that over the runs at hand (ddof 0).
+        """
+        epochs = sorted(set.intersection(*(set(curve) for curve in self.curves))) if self.curves else []
+        points = []
+        for epoch in epochs:
+            x, y = zip(*(curve[epoch] for curve in self.curves), strict=True)
+            mean = sum(y) / len(y)
+            points.append((sum(x) / len(x), mean, (sum((v - mean) ** 2 for v in y) / len(y)) ** 0.5))
+        return points

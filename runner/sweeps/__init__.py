@@ -1,0 +1,1 @@
+"""Run many runs and report their status."""

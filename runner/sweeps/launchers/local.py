@@ -1,0 +1,99 @@
+"""Launcher that runs a sweep in worker processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from runner.errors import UserError
+from runner.sweeps.launchers.task import Task, execute_task
+
+
+class Local:
+    """Several runs at a time, each worker with its share of the cores. A worker that dies ends only its own run.
+
+    One worker prints what its runs print; several write it to `worker<i>.log` in the launcher's folder.
+
+    Args:
+        workers: number of workers; None: as many as there are cores for, by the runs' `threads`.
+        gpus: number of GPUs to hand out in turn, one per worker; 0: all workers see what this process sees.
+    """
+
+    def __init__(self, workers: int | None = None, gpus: int = 0) -> None:
+        if (workers is not None and workers < 1) or gpus < 0:
+            raise UserError(
+                f"hydra.launcher.workers must be at least 1 and gpus at least 0, got workers={workers}, gpus={gpus}"
+            )
+        self.workers, self.gpus = workers, gpus
+
+    def launch(self, tasks: Sequence[Task], folder: Path) -> Iterator[Task]:
+        """Run the tasks and yield each one when it has ended."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = self.workers or max(1, cores // (max(task.run.cfg.threads for task in tasks) or cores))
+        count = min(count, len(tasks))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the workers end too
+        free = deque(range(count))
+        workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        busy: dict[Connection, tuple[int, Task]] = {}
+        pending = deque(tasks)
+        try:
+            while pending or busy:
+                while pending and free:
+                    i = free.popleft()
+                    if i not in workers:
+                        workers[i] = self._start(i, max(1, cores // count), folder if count > 1 else None)
+                    task = pending.popleft()
+                    workers[i][1].send(task.overrides)
+                    busy[workers[i][1]] = (i, task)
+                for connection in wait(list(busy)):
+                    assert isinstance(connection, Connection)
+                    i, task = busy.pop(connection)
+                    try:
+                        connection.recv()
+                    except EOFError:
+                        workers.pop(i)[0].join()
+                    free.append(i)
+                    yield task
+        finally:
+            for process, _ in workers.values():
+                process.terminate() if busy else process.kill()
+                process.join()
+
+    def _start(self, i: int, threads: int, folder: Path | None) -> tuple[BaseProcess, Connection]:
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(i % self.gpus)
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        log_file = folder / f"worker{i}.log" if folder else None
+        process = context.Process(target=serve, args=(theirs, environment, log_file), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+
+def serve(connection: Connection, environment: dict[str, str], log_file: Path | None) -> None:
+    """Work as a worker: execute the runs whose overrides arrive, and answer with their exit codes.
+
+    Args:
+        connection: pipe to the sweep.
+        environment: environment variables to set.
+        log_file: file for what the runs print; None: this process's output.
+    """
+    os.environ.update(environment)
+    if log_file:
+        file = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    try:
+        while True:
+            connection.send(execute_task(connection.recv()))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):  # the sweep has ended
+        sys.exit(0)
