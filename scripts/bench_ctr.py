@@ -2,12 +2,13 @@
 
     python -m scripts.bench_ctr step [--batch 4096] [--repeats 3] [--rank 128]
     python -m scripts.bench_ctr models [--batch 4096] [--repeats 5]
-    python -m scripts.bench_ctr data FILE [--rows N] [--folder DIR] [--workers 1]
+    python -m scripts.bench_ctr data FILE [--folder DIR] [--workers 1] [--train]
 
 step: a training step of OptFeature hybrid at Criteo's sizes (39 fields, d 16, rank 128, perceptron 1024-512-256) in the
 form of batched products, and in the form of the published code, which gathers the vectors of each pair; seconds and
 peak memory, each in a process of its own. models: training steps of IPNN and DeepFM against the same models from the
-layers of FuxiCTR, where that is installed. data: preparation of a file of Criteo's layout and an epoch of the loader.
+layers of FuxiCTR, where that is installed. data: preparation of a file of Criteo's layout, an epoch of the loader and,
+with --train, one of training; `python -m scripts.prepare_ctr generate FILE` writes such a file.
 One thread; contestants take turns; medians are printed.
 """
 
@@ -23,14 +24,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from datasets.ctr.loader import CTRBatch
+from datasets.progress import track
 from methods.optfeature.deepfm import DeepFM
+from methods.optfeature.factorization_machines import FM
+from methods.optfeature.metrics import auc
 from methods.optfeature.network import CTRNetwork
 from methods.optfeature.pairs import pair_indices
 from methods.optfeature.pnn import IPNN
@@ -54,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("file", type=Path)
     sub.add_argument("--folder", type=Path)
     sub.add_argument("--workers", type=int, default=1)
+    sub.add_argument("--train", action="store_true", help="also train a factorization machine for an epoch")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     {"step": bench_step, "models": bench_models, "data": bench_data}[given.command](given)
@@ -297,6 +303,32 @@ def bench_data(given: argparse.Namespace) -> None:
         seconds = time.perf_counter() - started
         print(f"loader: {loader.rows} rows in {seconds:.1f} s, {loader.rows / seconds:.0f} rows/s, {clicks:.0f} clicks")
         print(f"{sum(manifest.field_sizes)} ids, peak {peak_gib():.2f} GiB")
+        if given.train:
+            test = CTRLoader(open_shards(plan.folder, manifest.parts["test"]), 4096)
+            train_epoch(manifest.field_sizes, loader, test)
+
+
+def train_epoch(field_sizes: Sequence[int], train: Iterable[CTRBatch], test: Iterable[CTRBatch]) -> None:
+    """Train a factorization machine for one epoch with lazy Adam, and print speed, peak memory and test AUC.
+
+    Args:
+        field_sizes: number of ids of each field.
+        train: loader of the training part.
+        test: loader of the test part.
+    """
+    network = FM(field_sizes, embedding_dim=8, linear=True, sparse=True)
+    tables = [module.weight for module in network.modules() if isinstance(module, nn.Embedding)]
+    optimizers = [torch.optim.SparseAdam(tables, lr=1e-3), torch.optim.Adam([network.linear.bias], lr=1e-3)]
+    rows, started = 0, time.perf_counter()
+    for batch in track(train, "batches trained"):
+        train_step(lambda ids=batch.ids: network(ids), batch.labels, optimizers)
+        rows += len(batch.labels)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        pairs = [(network(batch.ids), batch.labels) for batch in test]
+    area = auc(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+    print(f"training (FM, d 8): {rows} rows in {seconds:.1f} s, {rows / seconds:.0f} rows/s, test AUC {area:.4f}")
+    print(f"peak {peak_gib():.2f} GiB")
 
 
 if __name__ == "__main__":

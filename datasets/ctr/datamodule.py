@@ -150,7 +150,7 @@ class SyntheticLogs(CTRDataModule):
         if min(cardinalities, default=0) < 2 or len(cardinalities) < 2:
             raise ValueError("dataset.cardinalities must name two fields or more, each with two values or more")
         self.rows, self.cardinalities = rows, tuple(cardinalities)
-        self.options = {
+        self.options: dict[str, Any] = {
             "field_pairs": field_pairs,
             "value_pairs": value_pairs,
             "exponent": exponent,
@@ -216,7 +216,11 @@ class PreparedLogs(CTRDataModule):
         identity = [schema.describe(), vars(self.split), self.min_count, self.vocab_from, self.block_bytes]
         identity += [source_info(path) for paths in sources.values() for path in paths]
         folder = cache_folder(self.root, "ctr_prepared") / f"{name}-{address(identity)}"
-        settings = {"min_count": self.min_count, "vocab_from": self.vocab_from, "block_bytes": self.block_bytes}
+        settings: dict[str, Any] = {
+            "min_count": self.min_count,
+            "vocab_from": self.vocab_from,
+            "block_bytes": self.block_bytes,
+        }
         return Plan(name, folder, schema, sources, self.split, workers=self.workers, **settings)
 
     def prepare_data(self) -> None:

@@ -106,7 +106,7 @@ def join_movielens(folder: Path, target: Path, drop_neutral: bool = False) -> Pa
     """
     pl = import_polars()
     ratings, users, items = _official_movielens(folder) if (folder / "u.item").exists() else _recbole(folder)
-    table: pl.DataFrame = ratings.join(users, on="user_id", how="left", maintain_order="left")
+    table = ratings.join(users, on="user_id", how="left", maintain_order="left")
     table = table.join(items, on="item_id", how="left", maintain_order="left")
     if drop_neutral:
         table = table.filter(pl.col("rating").cast(pl.Float64) != 3)

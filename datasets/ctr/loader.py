@@ -141,7 +141,7 @@ class CTRLoader:
 
     def _ordered_shards(self) -> Iterator[Shard]:
         """Shards in their order, their rows in theirs."""
-        order = range(len(self.shards))
+        order: Sequence[int] = range(len(self.shards))
         if self.shuffle:
             order = torch.randperm(len(self.shards), generator=generator(self.seed, self.epoch)).tolist()
         if len(self.shards) == 1:

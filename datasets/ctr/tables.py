@@ -237,7 +237,7 @@ def _next_line_end(file: io.BufferedReader, start: int, wanted: int, size: int) 
 
 
 def _widths(data: bytes, separator: str) -> np.ndarray:
-    """Number of columns of each line, by counting separators."""
+    """Count the columns of each line by their separators."""
     array = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(array == 10)
     if not data.endswith(b"\n"):
@@ -247,6 +247,6 @@ def _widths(data: bytes, separator: str) -> np.ndarray:
 
 
 def _quoted_widths(data: bytes, separator: str) -> np.ndarray:
-    """Number of columns of each line, where separators may stand between quotes."""
+    """Count the columns of each line, where separators may stand between quotes."""
     lines = data.decode("utf-8", errors="replace").splitlines()
     return np.array([len(next(csv.reader([line], delimiter=separator), [])) for line in lines])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-def import_polars() -> object:
+def import_polars() -> Any:
     """Return the polars module, or raise ImportError with the command that installs it."""
     try:
         import polars

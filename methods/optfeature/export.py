@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,11 @@ class PrunedIPNN(nn.Module):
         selection: its frozen selection.
     """
 
-    def __init__(self, network: IPNN, selection: Selection) -> None:
+    first: Tensor
+    second: Tensor
+    by_value: Tensor
+
+    def __init__(self, network: CTRNetwork, selection: Selection) -> None:
         super().__init__()
         if type(network) is not IPNN or network.pair_norm is not None:
             kind = "OPNN" if isinstance(network, OPNN) else type(network).__name__
@@ -41,10 +46,10 @@ class PrunedIPNN(nn.Module):
         self.register_buffer("first", first)
         self.register_buffer("second", second)
         self.register_buffer("by_value", torch.nonzero(by_value[kept]).squeeze(1))
-        self.embedding = network.embedding
+        self.embedding = cast(nn.Embedding, network.embedding)
         self.mlp = _fold(network, kept, torch.where(by_value, torch.ones_like(constant), constant))
-        self.value_factors: nn.Module | None = None
-        self.core: Tensor | None = None
+        self.value_factors: nn.Module = nn.Identity()
+        self.core = torch.ones(1)
         if isinstance(selection, ValueSelection) and len(self.by_value):
             self.value_factors = nn.Sequential(selection.value_table, selection.factors.linear)
             self.core = selection.factors.core.detach()
@@ -57,7 +62,7 @@ class PrunedIPNN(nn.Module):
         """
         embeddings = self.embedding(ids)
         products = (embeddings[:, self.first] * embeddings[:, self.second]).sum(-1)
-        if self.value_factors is not None:
+        if len(self.by_value):
             products = products * self._value_gates(ids, products)
         return self.mlp(torch.cat([embeddings.flatten(1), products], dim=1)).squeeze(1)
 
@@ -82,15 +87,16 @@ def _levels(selection: Selection) -> tuple[Tensor, Tensor]:
     return torch.ones(selection.pairs, device=by_value.device), by_value
 
 
-def _fold(network: IPNN, kept: Tensor, constant: Tensor) -> nn.Sequential:
+def _fold(network: CTRNetwork, kept: Tensor, constant: Tensor) -> nn.Sequential:
     """Perceptron whose first layer has the columns of the embeddings and of the kept pairs only."""
-    old = network.mlp[0]
+    layers = cast(nn.Sequential, network.mlp)
+    old = cast(nn.Linear, layers[0])
     width = network.fields * network.embedding_dim
     new = nn.Linear(width + len(kept), old.out_features, device=old.weight.device)
     with torch.no_grad():
         new.weight.copy_(torch.cat([old.weight[:, :width], old.weight[:, width:][:, kept] * constant[kept]], dim=1))
         new.bias.copy_(old.bias)
-    return nn.Sequential(new, *list(network.mlp)[1:])
+    return nn.Sequential(new, *list(layers)[1:])
 
 
 class _Gated(nn.Module):

@@ -44,6 +44,8 @@ class BilinearProducts(nn.Module):
         dim: length of an embedding.
     """
 
+    pair_fields: Tensor
+
     def __init__(self, fields: int, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(fields, dim, dim))

@@ -67,8 +67,8 @@ def calibration_curve(logits: Tensor, labels: Tensor, bins: int = 10) -> tuple[T
         Mean prediction, click rate and share of rows of each bin, (bins,) float64 each; bins without rows are left out.
     """
     order = logits.argsort()
-    parts = torch.tensor_split(torch.stack([logits.double().sigmoid(), labels.double()])[:, order], bins, dim=1)
-    parts = [part for part in parts if part.shape[1]]
+    rows = torch.stack([logits.double().sigmoid(), labels.double()])[:, order]
+    parts = [part for part in torch.tensor_split(rows, bins, dim=1) if part.shape[1]]
     means = torch.stack([part.mean(1) for part in parts], dim=1)
     share = torch.tensor([part.shape[1] for part in parts], dtype=torch.float64, device=logits.device) / len(logits)
     return means[0], means[1], share

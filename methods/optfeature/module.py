@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -146,6 +146,12 @@ class CTRModule(LightningModule):
         self._network_optimizers = len(optimizers)
         return optimizers if self.selection is None else optimizers + self.selection.optimizers()
 
+    @property
+    def searched(self) -> Selection:
+        """Selection of a method that has one."""
+        assert self.selection is not None, "this method has no selection"
+        return self.selection
+
     # ---- training ----
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -166,17 +172,17 @@ class CTRModule(LightningModule):
         """Start the clock, and let the selection adapt to the epoch."""
         self._started, self._validation = time.monotonic(), None
         if self.phase == "search":
-            if self.selection.rewind_epoch == self.phase_epoch:
+            if self.searched.rewind_epoch == self.phase_epoch:
                 self.rewound = self._network_state()
-            self.selection.begin_epoch(self.phase_epoch, self.search_epochs)
+            self.searched.begin_epoch(self.phase_epoch, self.search_epochs)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Make one step of all optimizers of the stage."""
         optimizers = self._raw_optimizers()
         predictor, search = optimizers[: self._network_optimizers], optimizers[self._network_optimizers :]
         if self.phase == "search":
-            self.selection.begin_step(self.phase_step)
-            if self.selection.alternating:
+            self.searched.begin_step(self.phase_step)
+            if self.searched.alternating:
                 self._step(self._next_validation(), search)
                 loss = self._step(batch, predictor)
             else:
@@ -190,7 +196,7 @@ class CTRModule(LightningModule):
     def _step(self, batch: Any, optimizers: list[Optimizer]) -> Tensor:
         """Make a step on the loss of a batch, and return it."""
         loss = binary_cross_entropy_with_logits(self(batch.ids), batch.labels)
-        total = loss + self.selection.penalty() if self.phase == "search" else loss
+        total = loss + self.searched.penalty() if self.phase == "search" else loss
         self.zero_grad(set_to_none=True)
         self.manual_backward(total)
         if self.gradient_clip is not None:
@@ -214,7 +220,7 @@ class CTRModule(LightningModule):
         improved = self.best.update(self._watched("search_"), self.state_dict())
         if not improved:
             self._decay_rate()
-        if self.phase_epoch >= self.search_epochs or (self.selection.early_stop and self.best.exhausted):
+        if self.phase_epoch >= self.search_epochs or (self.searched.early_stop and self.best.exhausted):
             self._freeze()
 
     def _end_training_epoch(self) -> None:
@@ -226,9 +232,9 @@ class CTRModule(LightningModule):
 
     def _freeze(self) -> None:
         """Fix the selection, and make everything ready for the retraining."""
-        if self.selection.early_stop:
+        if self.searched.early_stop:
             self.load_state_dict(self.best.state)
-        self.selection.freeze()
+        self.searched.freeze()
         self._check_not_closed()
         if self.init_mode != "best":
             self.network.load_state_dict(self.rewound)
@@ -242,17 +248,17 @@ class CTRModule(LightningModule):
         self.best.reset()
         self.phase, self.phase_epoch, self.phase_step = "retrain", 0, 0
         if self.trainer.is_global_zero:
-            self.selection.save(Path(self.trainer.default_root_dir) / "selection.pt", self.names, self.vocabulary)
+            self.searched.save(Path(self.trainer.default_root_dir) / "selection.pt", self.names, self.vocabulary)
         log.info("the search ended after epoch %d; the predictor is retrained", self.current_epoch + 1)
 
     def _check_not_closed(self) -> None:
         """Raise ValueError if the frozen selection closes every pair."""
-        level = self.selection.field_level()
-        epoch = -1 - (self.best.without_gain if self.selection.early_stop else 0)
+        level = self.searched.field_level()
+        epoch = -1 - (self.best.without_gain if self.searched.early_stop else 0)
         ratio = self.curve[epoch].get("val/kept_ratio") if level is None else float((level != 0).double().mean())
         if ratio == 0:
             raise ValueError(
-                f"{type(self.selection).__name__} closed all pairs in the search, so that nothing is left to retrain: "
+                f"{type(self.searched).__name__} closed all pairs in the search, so that nothing is left to retrain: "
                 "lower the learning rate or the penalty under method.selection, or search for fewer epochs"
             )
 
@@ -275,7 +281,7 @@ class CTRModule(LightningModule):
         """Return the next batch of the validation part, which starts anew at its end and in each epoch."""
         batch = None if self._validation is None else next(self._validation, None)
         if batch is None:
-            self._validation = iter(self.trainer.datamodule.val_dataloader())
+            self._validation = iter(cast(Any, self.trainer).datamodule.val_dataloader())
             batch = next(self._validation)
         return self.transfer_batch_to_device(batch, self.device, 0)
 

@@ -25,6 +25,7 @@ class CTRNetwork(nn.Module):
 
     tasks = ("ctr",)
     pair_gates = False
+    flat_pairs: Tensor
 
     def __init__(self, field_sizes: Sequence[int], embedding_dim: int = 16, sparse: bool = False) -> None:
         super().__init__()

@@ -71,6 +71,8 @@ class OPNN(IPNN):
         sparse: whether tables have sparse gradients.
     """
 
+    pair_fields: Tensor
+
     def __init__(
         self,
         field_sizes: Sequence[int],

@@ -62,7 +62,8 @@ def kept_share(selection: Selection) -> Tensor | None:
     if level is not None:
         return (level != 0).float()
     grids = [gate_grid(selection, first, second) for first, second in pair_indices(selection.fields).T.tolist()]
-    return None if grids[0] is None else torch.stack([grid.float().mean() for grid in grids])
+    shares = [grid.float().mean() for grid in grids if grid is not None]
+    return torch.stack(shares) if shares else None
 
 
 def gate_grid(selection: Selection, first: int, second: int) -> Tensor | None:

@@ -45,8 +45,7 @@ class AutoFIS(Selection):
 
     def gates(self, ids: Tensor) -> Gates:
         """Return the gates, (1, P)."""
-        gate = self.retrained_gate * (self.gate != 0) if self.is_frozen else self.gate
-        return Gates(pair=gate.unsqueeze(0))
+        return Gates(pair=(self._kept_gate() if self.is_frozen else self.gate).unsqueeze(0))
 
     def optimizers(self) -> list[Optimizer]:
         """Return GRDA on the gates."""
@@ -57,5 +56,8 @@ class AutoFIS(Selection):
         return [self.retrained_gate]
 
     def field_level(self) -> Tensor:
-        """Return the gate of each pair, (P,)."""
-        return self.gates(torch.empty(0)).pair[0].detach()
+        """Return the gate of each pair in the retraining, (P,)."""
+        return self._kept_gate().detach()
+
+    def _kept_gate(self) -> Tensor:
+        return self.retrained_gate * (self.gate != 0)

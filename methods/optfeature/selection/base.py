@@ -40,6 +40,8 @@ class Selection(nn.Module):
     alternating = False
     early_stop = True
     rewind_epoch: int | None = None
+    flat_pairs: Tensor
+    frozen: Tensor
 
     def __init__(self, field_sizes: Sequence[int], path: str | None = None) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ class _FixedPairs(Selection):
     """
 
     searched = False
+    mask: Tensor
 
     def __init__(self, field_sizes: Sequence[int], kept_ratio: float = 0.5, path: str | None = None) -> None:
         super().__init__(field_sizes, path)

@@ -34,6 +34,8 @@ class OptInterNetwork(CTRNetwork):
         batch_norm: normalise before each ReLU.
     """
 
+    pair_fields: Tensor
+
     def __init__(
         self,
         field_sizes: Sequence[int],

@@ -53,10 +53,7 @@ class PROFIT(Selection):
 
     def gates(self, ids: Tensor) -> Gates:
         """Return the weights of the pairs, after `freeze` those of kept pairs only, (1, P)."""
-        weights = self.weights()
-        if self.is_frozen:
-            weights = torch.where(weights >= weights.topk(self.k).values[-1], weights, 0.0)
-        return Gates(pair=weights.unsqueeze(0))
+        return Gates(pair=(self.field_level() if self.is_frozen else self.weights()).unsqueeze(0))
 
     def optimizers(self) -> list[Optimizer]:
         """Return Adam on the factors, with the betas of DARTS."""
@@ -64,5 +61,6 @@ class PROFIT(Selection):
         return [Adam(parameters, lr=self.lr, betas=(0.5, 0.999), weight_decay=self.weight_decay)]
 
     def field_level(self) -> Tensor:
-        """Return the gate of each pair, (P,)."""
-        return self.gates(torch.empty(0)).pair[0].detach()
+        """Return the weight of each of the k best pairs, 0 for the others, (P,)."""
+        weights = self.weights().detach()
+        return torch.where(weights >= weights.topk(self.k).values[-1], weights, 0.0)
