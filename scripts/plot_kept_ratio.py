@@ -17,6 +17,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from methods.optfeature.figures import plot_auc_against_kept_ratio
 
 NAMES = {
@@ -37,8 +39,8 @@ def read_points(outputs: Path) -> tuple[dict[str, list[tuple[float, float]]], fl
     """
     runs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for path in sorted(outputs.glob("optfeature/*/*/result.json")):
-        result = json.loads(path.read_text())
-        metrics, alias = result["metrics"], result["config"].get("alias")
+        metrics = json.loads(path.read_text())["metrics"]
+        alias = yaml.safe_load((path.parent / "config.yaml").read_text()).get("alias")
         if alias and "test/auc" in metrics:
             runs[alias].append((metrics.get("test/kept_ratio", 1.0), metrics["test/auc"]))
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)

@@ -51,7 +51,8 @@ def test_figure_of_kept_ratios(tmp_path, capsys):
         folder = tmp_path / "optfeature" / "x" / str(number)
         folder.mkdir(parents=True)
         metrics = {"test/auc": area} | ({} if kept is None else {"test/kept_ratio": kept})
-        (folder / "result.json").write_text(json.dumps({"metrics": metrics, "config": {"alias": alias}}))
+        (folder / "result.json").write_text(json.dumps({"metrics": metrics}))
+        (folder / "config.yaml").write_text(f"alias: {alias!r}")
     assert plot_kept_ratio.read_points(tmp_path) == ({"random pairs": [(0.1, 0.8)], "OptFeature-f": [(0.5, 0.9)]}, 0.9)
     plot_kept_ratio.main([str(tmp_path), "--figure", str(tmp_path / "curve.png")])
     assert (tmp_path / "curve.png").stat().st_size > 1000
