@@ -1,7 +1,7 @@
 """Prepare click logs ahead of the runs that use them, check what was prepared, or write a file of Criteo's shape.
 
-    python -m scripts.prepare_ctr prepare criteo [--root DIR] [--workers 2] [key=value ...]
-    python -m scripts.prepare_ctr verify criteo [--root DIR] [key=value ...]
+    python -m scripts.prepare_ctr prepare criteo [key=value ...] [--root DIR] [--workers 2]
+    python -m scripts.prepare_ctr verify criteo [key=value ...] [--root DIR]
     python -m scripts.prepare_ctr generate FILE --rows 20000000
 
 A run prepares its data itself where that is missing; this does it without a run. Keys are those of the config file

@@ -106,17 +106,21 @@ class CTRDataModule(LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def _loader(self, part: str, batch_size: int, shuffle: bool = False) -> CTRLoader:
+        self._move(part)
         return CTRLoader(self.shards[part], batch_size, shuffle=shuffle, seed=self.seed, **ranks(self.trainer))
 
     def _placed(self, shards: list[Shard]) -> list[Shard]:
         size = sum(shard.ids.numel() * 4 + len(shard.labels) for shard in shards)
         if self.in_memory or (self.in_memory is None and size <= self.memory_limit):
-            return [join_shards(shards, self._device())]
+            return [join_shards(shards)]
         return shards
 
-    def _device(self) -> torch.device | str:
-        """Device of the copies: the GPU of a single process that trains on one, else the CPU."""
-        return self.trainer.strategy.root_device if self.trainer and self.trainer.world_size == 1 else "cpu"
+    def _move(self, part: str) -> None:
+        """Move a part that lies in memory to the GPU of a single process, once."""
+        if self.trainer is None or self.trainer.world_size > 1 or len(self.shards[part]) > 1:
+            return
+        device = self.trainer.strategy.root_device
+        self.shards[part] = [Shard(shard.ids.to(device), shard.labels.to(device)) for shard in self.shards[part]]
 
 
 class SyntheticLogs(CTRDataModule):

@@ -147,6 +147,11 @@ class CTRModule(LightningModule):
         return optimizers if self.selection is None else optimizers + self.selection.optimizers()
 
     @property
+    def distributed(self) -> bool:
+        """Whether several processes may share the training: not that of a selection, whose parameters are frozen."""
+        return self.selection is None
+
+    @property
     def searched(self) -> Selection:
         """Selection of a method that has one."""
         assert self.selection is not None, "this method has no selection"

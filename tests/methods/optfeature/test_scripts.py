@@ -31,13 +31,13 @@ def test_generated_file_is_prepared_checked_and_read(tmp_path, capsys):
     folder = tmp_path / "criteo"
     folder.mkdir()
     prepare_ctr.main(["generate", str(folder / "train.txt"), "--rows", "500"])
-    prepare_ctr.main(["prepare", "criteo", "--root", str(tmp_path), "min_count=3", "split.kind=autoint"])
+    prepare_ctr.main(["prepare", "criteo", "min_count=3", "split.kind=autoint", "--root", str(tmp_path)])
     assert "39 fields" in capsys.readouterr().out
-    prepare_ctr.main(["verify", "criteo", "--root", str(tmp_path), "min_count=3", "split.kind=autoint"])
+    prepare_ctr.main(["verify", "criteo", "min_count=3", "split.kind=autoint", "--root", str(tmp_path)])
     shard = next(tmp_path.glob("ctr_prepared/*/val/*.labels.npy"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"\7")
     with pytest.raises(SystemExit) as error:
-        prepare_ctr.main(["verify", "criteo", "--root", str(tmp_path), "min_count=3", "split.kind=autoint"])
+        prepare_ctr.main(["verify", "criteo", "min_count=3", "split.kind=autoint", "--root", str(tmp_path)])
     assert error.value.code == 2
     assert "missing or changed" in capsys.readouterr().err
     bench_ctr.main(["data", str(folder / "train.txt"), "--train"])
