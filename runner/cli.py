@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.config.address import Run
-from runner.config.compose import CONF, VERSION_BASE, strip
+from runner.config.compose import CONF, VERSION_BASE, group_errors, strip
+from runner.config.help import help_text
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import exit_interrupted, is_keyboard_interrupt
@@ -22,8 +23,13 @@ DEFAULT = "experiment=default"  # for a command line without any override
 @exit_on_broken_pipe()
 def main() -> None:
     """Run `python -m runner`. Exit codes: 0; 2 for a mistake of the user; 130 after Ctrl-C; 1 for other failures."""
-    if not any("=" in argument for argument in sys.argv[1:]):  # also for --help and --info
-        sys.argv.insert(1, DEFAULT)
+    if {"--version", "--help", "-h"} & set(sys.argv[1:]):
+        with cli_errors():
+            subjects = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+            print(version() if "--version" in sys.argv else help_text(subjects))
+        return
+    if not any("=" in argument for argument in sys.argv[1:]) and "--hydra-help" not in sys.argv:
+        sys.argv.insert(1, DEFAULT)  # also for --info
     full_error = os.environ.get("HYDRA_FULL_ERROR", "")
     try:
         with cli_errors():
@@ -42,13 +48,22 @@ def main() -> None:
         raise
 
 
+def version() -> str:
+    """Return the project's name and version, from pyproject.toml: the project is not installed."""
+    import tomllib
+
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    return f"{project['name']} {project['version']}"
+
+
 def _run_or_sweep() -> None:
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         from runner.sweeps.sweep import sweep
 
         sys.exit(sweep(sys.argv[1:]))
     errors: list[BaseException] = []
-    _single_run(errors)
+    with group_errors():
+        _single_run(errors)
     if errors:
         raise errors[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -49,3 +50,9 @@ def disk_is_full(error: BaseException, folder: Path) -> bool:
     """Return whether a full disk is why a file could not be written; PyTorch's own error does not say so."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return (isinstance(error, OSError) and error.errno in numbers) or shutil.disk_usage(folder).free < 2**20
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,11 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from runner.config import checks
 from runner.config.address import Run
+from runner.config.instantiate import instantiate
 from runner.config.messages import as_user_error
 from runner.errors import Preempted, UserError, is_keyboard_interrupt
 from runner.execution import provenance, record, slurm
+from runner.execution.lightning_import import import_lightning
 from runner.execution.run_lock import run_lock
+from runner.execution.weights import load_weights
 from runner.files import disk_is_full, write_json
 
 log = logging.getLogger(__name__)
@@ -70,23 +76,48 @@ def checkpoint_of(run: Run) -> Path:
     """Return the checkpoint of a run that another one needs. Run it if the checkpoint is missing."""
     from runner.execution.checkpoints import checkpoint_for_others
 
-    checkpoint = checkpoint_for_others(run)
+    checkpoint = checkpoint_for_others(run.folder)
     if record.read_result(run.folder) is None or checkpoint is None:
         log.info("first, a run that this one needs: %s", run.folder)
         with run_lock(run.folder, wait=True):
-            checkpoint = checkpoint_for_others(run)
+            checkpoint = checkpoint_for_others(run.folder)
             if checkpoint is None and record.read_result(run.folder):
                 record.clear(run.folder)  # finished, but its checkpoint was not kept or is damaged
             if record.read_result(run.folder) is None:
                 run_and_record(run)
-                checkpoint = checkpoint_for_others(run)
+                checkpoint = checkpoint_for_others(run.folder)
     if checkpoint is None:
         raise UserError(f"{run.folder} left no checkpoint for the run that needs it: does it have a fit stage?")
     return checkpoint
 
 
+def make_data(cfg: DictConfig) -> Any:
+    """Instantiate the DataModule of a run, download or read its data and set it up."""
+    data = instantiate(cfg, "dataset", root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def make_module(cfg: DictConfig, data: Any, checkpoints: dict[str, Path]) -> Any:
+    """Instantiate the network and the LightningModule of a run.
+
+    Args:
+        cfg: config of the run.
+        data: DataModule, set up; it gives the network its sizes.
+        checkpoints: checkpoints of the needed runs, by the method's argument.
+    """
+    network = instantiate(cfg, "model", **data.dims)
+    if cfg.compile:
+        network.compile()
+    module = instantiate(cfg, "method", network=network, **checkpoints)
+    if cfg.init_from:
+        load_weights(module, Path(cfg.init_from))
+    return module
+
+
 def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
-    """Instantiate DataModule, network, LightningModule and Trainer, run the stages and record the result.
+    """Instantiate data, module and Trainer, run the stages and record the result.
 
     Args:
         run: run to execute.
@@ -95,11 +126,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     Returns:
         Content of result.json.
     """
-    from runner.execution.lightning_import import import_lightning
-
     pl = import_lightning()  # slow, and needed only from here on
-    from runner.config import checks
-    from runner.config.instantiate import instantiate
     from runner.execution import checkpoints as files
     from runner.execution import trainer as runner_trainer
     from runner.execution.figures import save_figures
@@ -112,13 +139,8 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             record.write_config(run)
             runner_trainer.set_threads(cfg.threads)
             pl.seed_everything(cfg.seed, verbose=False)
-            data = instantiate(cfg, "dataset", root=cfg.paths.data, seed=cfg.seed, workers=cfg.loader.workers)
-            data.prepare_data()
-            data.setup()
-            network = instantiate(cfg, "model", **data.dims)
-            if cfg.compile:
-                network.compile()
-            module = instantiate(cfg, "method", network=network, **checkpoints)
+            data = make_data(cfg)
+            module = make_module(cfg, data, checkpoints)
             checks.check_optimization(module, cfg)
             if hasattr(module, "prepare"):  # a method may refuse the data before hours are spent
                 module.prepare(data)
@@ -144,7 +166,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         if trainer.is_global_zero:
             figures = save_figures(module, folder)
             write_json(folder / "result.json", result)  # before the tracker, which may hang
-            finish_logger(logger, folder, metrics, figures)
+            finish_logger(logger, folder, metrics | result["costs"], figures)
             if not cfg.checkpoint.keep:
                 files.remove_checkpoints(folder)
         trainer.strategy.barrier()

@@ -1,8 +1,8 @@
-"""Writes a model of a real LLaMA's shapes with random weights: to try pruning at full size without the real weights.
+"""Write a model of a real LLaMA's shapes with random weights, to try pruning at full size without the real weights.
 
     python -m scripts.random_llama 7b FOLDER [--dtype bfloat16] [--layers N]
 
-The tokenizer knows single bytes only. Shards are written block by block, so that memory stays small.
+The tokenizer has single bytes only. Shards are written block by block, so that memory stays small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ VOCABULARY = 32000
 
 
 def write(size: str, folder: Path, dtype: torch.dtype, layers: int | None) -> None:
-    """config.json, tokenizer, shards (one a block) and their index."""
+    """Write config.json, tokenizer, shards (one for each block) and their index.
+
+    Args:
+        size: key of `SHAPES`.
+        folder: new folder.
+        dtype: dtype of the weights.
+        layers: number of blocks; None: as many as the real model has.
+    """
     hidden, inner, depth, heads = SHAPES[size]
     depth = layers or depth
     folder.mkdir(parents=True)
@@ -51,7 +58,7 @@ def write(size: str, folder: Path, dtype: torch.dtype, layers: int | None) -> No
     linears = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"}
     linears |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
     norms = ("input_layernorm", "post_attention_layernorm")
-    where: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for i in range(depth + 1):
         if i < depth:
             tensors = {f"model.layers.{i}.{name}.weight": weight(*shape) for name, shape in linears.items()}
@@ -61,15 +68,16 @@ def write(size: str, folder: Path, dtype: torch.dtype, layers: int | None) -> No
             tensors["model.norm.weight"] = torch.ones(hidden, dtype=dtype)
         file = f"model-{i + 1:05d}-of-{depth + 1:05d}.safetensors"
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(tensors, file)
+        weight_map |= dict.fromkeys(tensors, file)
         print(f"\r{i + 1}/{depth + 1} shards", end="", flush=True)
-    size_on_disk = sum((folder / file).stat().st_size for file in set(where.values()))
-    index = {"metadata": {"total_size": size_on_disk}, "weight_map": where}
+    size_on_disk = sum((folder / file).stat().st_size for file in set(weight_map.values()))
+    index = {"metadata": {"total_size": size_on_disk}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     print(f"\n{folder}: {size_on_disk / 2**30:.1f} GiB")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose tokens are single bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     numbers = {"<s>": 0, "</s>": 1} | {character: i + 2 for i, character in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=numbers, merges=[]))
@@ -78,15 +86,24 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
-def main() -> None:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=SHAPES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--layers", type=int, help="fewer blocks than the real model has")
-    arguments = parser.parse_args()
-    if arguments.folder.exists():
-        parser.error(f"{arguments.folder} is there already")
+    parsed = parser.parse_args(arguments)
+    if parsed.folder.exists():
+        parser.error(f"{parsed.folder} exists already")
+    if parsed.layers is not None and parsed.layers < 1:
+        parser.error("--layers must be positive")
+    return parsed
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = parse_arguments()
     write(arguments.size, arguments.folder, getattr(torch, arguments.dtype), arguments.layers)
 
 

@@ -1,1 +1,1 @@
-"""Text for language models."""
+"""Texts and zero-shot tasks for language models."""

@@ -1,4 +1,4 @@
-"""Numbers of tokens, for methods that time what a model computes on so many, whatever they say."""
+"""Numbers of tokens, for methods that time matrix products."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from torch.utils.data import DataLoader
 
 
 class TokenCounts(LightningDataModule):
-    """The test loader yields one number of tokens (int) at a time.
+    """Numbers of tokens. The test loader yields one number (int) at a time.
 
-    Args: tokens: the numbers. root, seed, workers: unused.
+    Args:
+        tokens: numbers of tokens.
+        root: unused.
+        seed: unused.
+        workers: unused.
+
+    Raises:
+        ValueError: if there are no numbers, or one is not positive.
     """
 
     task = "matrix-products"
@@ -26,10 +33,17 @@ class TokenCounts(LightningDataModule):
 
     @property
     def dims(self) -> dict[str, Any]:
+        """Nothing: the model does not depend on the data."""
         return {}
 
     def setup(self, stage: str | None = None) -> None:
-        """There is nothing to read."""
+        """Do nothing: there is nothing to read."""
 
-    def test_dataloader(self) -> DataLoader:
-        return DataLoader(self.tokens, batch_size=None, collate_fn=int)
+    def test_dataloader(self) -> DataLoader[int]:
+        """Return a loader of one number at a time."""
+        tokens: Any = self.tokens  # a list is a map-style data set
+        return DataLoader(tokens, batch_size=None, collate_fn=_as_int)
+
+
+def _as_int(count: Any) -> int:
+    return int(count)

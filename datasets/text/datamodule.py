@@ -1,34 +1,41 @@
-"""DataModule of texts for language models: windows to calibrate with, windows and questions to evaluate on."""
+"""DataModule of texts for language models: calibration windows, evaluation windows and zero-shot questions."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datasets.checks import check_choice, check_positive
 from datasets.text import sources
 from datasets.text.windows import Encode, consecutive_windows, document_windows, text_windows
 
+SAMPLINGS = {"documents": document_windows, "text": text_windows}
+
 
 class TextData(LightningDataModule):
-    """Text to calibrate with and to evaluate on; tokens once it is told how text is encoded.
+    """Texts for calibration and evaluation. `tokenize` makes the windows.
 
-    After `tokenize`: `calibration` (samples, length) int64; `test` (windows, window) int64.
-    The test loader yields one evaluation at a time: {"name": str, "tokens": (windows, window) int64}, then for each
-    zero-shot task {"name": str, "examples": list of `zeroshot.Example`}.
+    After `tokenize`, `calibration` is (samples, length) int64 and `test` is (windows, window) int64. The test loader
+    yields one evaluation at a time: {"name": str, "tokens": (windows, window) int64}, then for each zero-shot task
+    {"name": str, "examples": list of `zeroshot.Example`}.
 
     Args:
-        evaluate: the text that perplexity is measured on (see `sources.read`).
-        window: its window in tokens; None: the longest that the model was made for. limit: windows at most; None: all.
-        calibration: source, samples, length (tokens), seed; sampling: `documents` (the papers') or `text` (random
-            windows of the documents in one). Where source and evaluate are the same, each gets half of the documents.
-        zeroshot: tasks, of `zeroshot.TASKS`. questions: of each, at most; None: all.
-        root: the data folder. seed, workers: unused.
+        evaluate: text for perplexity, see `sources.read`.
+        calibration: arguments of `CalibrationPlan`. If its source is `evaluate`, each gets half of the documents.
+        window: tokens of an evaluation window; None: as many as the model was made for.
+        limit: largest number of evaluation windows; None: all.
+        zeroshot: names of tasks, see `zeroshot.TASKS`.
+        questions: largest number of questions of each task; None: all.
+        root: data folder.
+        seed: unused; the calibration has its own.
+        workers: unused.
 
-    Raises MissingData, CorruptData (setup), ValueError (bad arguments; tokenize: text shorter than a window).
+    Raises:
+        ValueError: if an argument is outside its range.
     """
 
     task = "language-modelling"
@@ -46,9 +53,7 @@ class TextData(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {"window": window, "limit": limit, "questions": questions}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"dataset.{name} must be positive, got {value}")
+        check_positive("dataset", window=window, limit=limit, questions=questions)
         if window == 1:
             raise ValueError("dataset.window must be at least 2: the first token of a window is not predicted")
         self.evaluate, self.window, self.limit = evaluate, window, limit
@@ -60,10 +65,17 @@ class TextData(LightningDataModule):
 
     @property
     def dims(self) -> dict[str, Any]:
-        """What the model is told: where weights may lie."""
+        """Arguments of the model that depend on the data: the folder where weights may lie."""
         return {"root": self.root}
 
     def setup(self, stage: str | None = None) -> None:
+        """Read all texts, once.
+
+        Raises:
+            MissingData: if a text is not found.
+            CorruptData: if a file does not hold what it should.
+            ValueError: if a text or task is unknown.
+        """
         if hasattr(self, "documents"):
             return
         self.documents = sources.read(self.evaluate, self.root)
@@ -71,14 +83,22 @@ class TextData(LightningDataModule):
             self.calibration_documents, self.documents = sources.halves(self.documents)
         else:
             self.calibration_documents = sources.read(self.plan.source, self.root)
-        self.examples = {}
+        self.examples: dict[str, list[Any]] = {}
         if self.tasks:
             from datasets.text import zeroshot
 
             self.examples = {name: zeroshot.read(name, self.root)[: self.questions] for name in self.tasks}
 
     def tokenize(self, encode: Encode, longest: int) -> None:
-        """Makes the windows. encode: text -> token numbers; longest: tokens that the model was made for."""
+        """Make the windows.
+
+        Args:
+            encode: returns the tokens of a text.
+            longest: number of tokens that the model was made for.
+
+        Raises:
+            ValueError: if a window is longer than the model takes or than the text.
+        """
         window = self.window or longest
         for name, length in {"window": window, "calibration.length": self.plan.length}.items():
             if length > longest:
@@ -86,19 +106,33 @@ class TextData(LightningDataModule):
         self.test = consecutive_windows(self.documents, encode, window, self.limit)
         self.calibration = self.plan.windows(self.calibration_documents, encode)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return a loader of one evaluation at a time. Raise RuntimeError before `tokenize`."""
         if self.test is None:
             raise RuntimeError("tokenize has not been called")
         text = {"name": self.evaluate, "tokens": self.test}
         tasks = [{"name": name, "examples": examples} for name, examples in self.examples.items()]
-        return DataLoader([text, *tasks], batch_size=None)
+        evaluations: Any = [text, *tasks]  # a list is a map-style data set
+        return DataLoader(evaluations, batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        return batch  # a method moves the windows of an evaluation itself, a batch at a time
+        """Leave the evaluation on the CPU: methods move its windows themselves, a batch at a time."""
+        return batch
 
 
 class CalibrationPlan:
-    """Which windows to calibrate with. Arguments as `TextData` has them."""
+    """Plan of the calibration windows.
+
+    Args:
+        source: text, see `sources.read`.
+        samples: number of windows.
+        length: tokens of a window.
+        seed: seed of the draw.
+        sampling: "documents": windows of single documents, as in the papers; "text": of all documents joined.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
 
     def __init__(
         self,
@@ -106,16 +140,13 @@ class CalibrationPlan:
         samples: int = 128,
         length: int = 2048,
         seed: int = 0,
-        sampling: Literal["documents", "text"] = "documents",
+        sampling: str = "documents",
     ) -> None:
-        if sampling not in ("documents", "text"):
-            raise ValueError(f"dataset.calibration.sampling must be documents or text, got {sampling}")
-        for name, value in {"samples": samples, "length": length}.items():
-            if value < 1:
-                raise ValueError(f"dataset.calibration.{name} must be positive, got {value}")
+        check_choice("dataset.calibration.sampling", sampling, tuple(SAMPLINGS))
+        check_positive("dataset.calibration", samples=samples, length=length)
         self.source, self.samples, self.length = source, samples, length
-        self.seed, self.sampling = seed, sampling
+        self.seed, self.draw = seed, SAMPLINGS[sampling]
 
     def windows(self, documents: list[str], encode: Encode) -> Tensor:
-        draw = document_windows if self.sampling == "documents" else text_windows
-        return draw(documents, encode, self.samples, self.length, self.seed)
+        """Draw the windows (samples, length) int64. Raise ValueError if the documents are too short."""
+        return self.draw(documents, encode, self.samples, self.length, self.seed)

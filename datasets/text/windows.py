@@ -1,4 +1,4 @@
-"""Windows of tokens: random ones to calibrate with, consecutive ones to measure perplexity on."""
+"""Windows of tokens: random ones for calibration, consecutive ones for perplexity."""
 
 from __future__ import annotations
 
@@ -12,16 +12,29 @@ Encode = Callable[[str], Sequence[int]]
 
 
 def document_windows(documents: Sequence[str], encode: Encode, samples: int, length: int, seed: int) -> Tensor:
-    """(samples, length) int64, as Wanda and SparseGPT draw them: documents uniformly until one is longer than `length`
-    tokens, of that one a random window.
+    """Draw calibration windows as in Wanda's and SparseGPT's code.
 
-    Python's own random numbers, seeded with `seed`: with C4's first shard these are the papers' samples.
-    Raises ValueError where no document is long enough.
+    Documents are drawn uniformly until one is longer than `length` tokens; of this one a random window is taken. The
+    random numbers are Python's own: with C4's first shard and seed 0 these are the papers' samples.
+
+    Args:
+        documents: texts.
+        encode: returns the tokens of a text.
+        samples: number of windows.
+        length: tokens of a window.
+        seed: seed of the random numbers.
+
+    Returns:
+        (samples, length) int64.
+
+    Raises:
+        ValueError: if no document is long enough.
     """
     if not documents:
         raise ValueError("there is no calibration document")
     draw = random.Random(seed)
-    windows, short = [], set()
+    windows: list[Sequence[int]] = []
+    short: set[int] = set()
     while len(windows) < samples:
         i = draw.randint(0, len(documents) - 1)
         tokens = [] if i in short else encode(documents[i])
@@ -30,7 +43,7 @@ def document_windows(documents: Sequence[str], encode: Encode, samples: int, len
             if len(short) == len(documents):
                 raise ValueError(
                     f"no calibration document has more than {length} tokens: "
-                    "make dataset.calibration.length smaller, or set dataset.calibration.sampling=text"
+                    "lower dataset.calibration.length, or set dataset.calibration.sampling=text"
                 )
             continue
         start = draw.randint(0, len(tokens) - length - 1)
@@ -39,15 +52,26 @@ def document_windows(documents: Sequence[str], encode: Encode, samples: int, len
 
 
 def text_windows(documents: Sequence[str], encode: Encode, samples: int, length: int, seed: int) -> Tensor:
-    """(samples, length) int64: random windows of all documents in one, for texts with few long documents.
+    """Draw random windows of all documents joined by empty lines, for texts with few long documents.
 
-    Raises ValueError where the text is shorter than a window.
+    Args:
+        documents: texts.
+        encode: returns the tokens of a text.
+        samples: number of windows.
+        length: tokens of a window.
+        seed: seed of the random numbers.
+
+    Returns:
+        (samples, length) int64.
+
+    Raises:
+        ValueError: if the text is shorter than a window.
     """
     tokens = torch.tensor(encode("\n\n".join(documents)), dtype=torch.long)
     if tokens.numel() <= length:
         raise ValueError(
             f"the calibration text has {tokens.numel()} tokens, a window has {length}: "
-            "make dataset.calibration.length smaller, or take a longer text"
+            "lower dataset.calibration.length, or take a longer text"
         )
     draw = random.Random(seed)
     starts = torch.tensor([draw.randint(0, tokens.numel() - length - 1) for _ in range(samples)])
@@ -55,9 +79,19 @@ def text_windows(documents: Sequence[str], encode: Encode, samples: int, length:
 
 
 def consecutive_windows(documents: Sequence[str], encode: Encode, length: int, limit: int | None = None) -> Tensor:
-    """(n, length) int64: the documents, joined by empty lines and encoded in one call, cut in windows without overlap.
+    """Cut the documents, joined by empty lines and encoded in one call, into windows without overlap.
 
-    The tail is dropped; at most `limit` windows are kept. Raises ValueError where there is not one window.
+    Args:
+        documents: texts.
+        encode: returns the tokens of a text.
+        length: tokens of a window; tokens that fill none are dropped.
+        limit: largest number of windows; None: all.
+
+    Returns:
+        (windows, length) int64.
+
+    Raises:
+        ValueError: if the text is shorter than a window.
     """
     tokens = torch.tensor(encode("\n\n".join(documents)), dtype=torch.long)
     count = tokens.numel() // length

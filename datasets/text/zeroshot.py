@@ -13,18 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from datasets.download import UNREADABLE_ZIP, CorruptData, fetch, first_existing, missing
-from datasets.text.sources import from_hub, lines_of, parquet_column
+from datasets.text.sources import from_hub, parquet_column, read_lines
 
 PIQA_URL = "https://storage.googleapis.com/ai2-mosaic/public/physicaliqa/physicaliqa-train-dev.zip"
 PIQA_SHA256 = "54d32a04f59a7e354396f321723c8d7ec35cc6b08506563d8d1ffcc15ce98ddd"
 
 
+FRAGMENT = re.compile(r"""(.*[.!?]["')]* +)([a-z][^.!?]*)""", re.DOTALL)  # finished sentences, unfinished one
+
+
 @dataclass(frozen=True)
 class Example:
-    """A question: which of the choices goes on best from its context?
+    """Multiple-choice question.
 
-    contexts: one for each choice, the same text but in WinoGrande. choices: what follows, with its leading space.
-    gold: the rank of the right choice. Raises ValueError where these do not fit together.
+    Args:
+        contexts: text before each choice; the same for all choices except in WinoGrande.
+        choices: continuations of the contexts, with their leading space.
+        gold: index of the right choice.
+
+    Raises:
+        ValueError: if these do not fit together.
     """
 
     contexts: tuple[str, ...]
@@ -33,15 +41,15 @@ class Example:
 
     def __post_init__(self) -> None:
         if len(self.contexts) != len(self.choices) or not 0 <= self.gold < len(self.choices):
-            raise ValueError(f"{len(self.contexts)} contexts, {len(self.choices)} choices, the right one {self.gold}")
+            raise ValueError(f"{len(self.contexts)} contexts, {len(self.choices)} choices, right choice {self.gold}")
         if not all(choice.strip() for choice in self.choices):
             raise ValueError(f"a choice is empty: {self.choices}")
 
 
 def boolq(root: Path) -> list[Example]:
-    """BoolQ (Clark et al. 2019), validation, 3,270 questions: yes or no?
+    """Read BoolQ (Clark et al. 2019), validation, 3,270 yes/no questions.
 
-    Reads google/boolq's or SuperGLUE's parquet file, or llm-foundry's boolq.jsonl.
+    The file is google/boolq's or SuperGLUE's parquet file, or llm-foundry's boolq.jsonl.
     """
     path = _find(
         "BoolQ",
@@ -65,9 +73,9 @@ def boolq(root: Path) -> list[Example]:
 
 
 def rte(root: Path) -> list[Example]:
-    """Recognising Textual Entailment as GLUE has it, validation, 277 pairs: does the second sentence follow?
+    """Read Recognising Textual Entailment from GLUE, validation, 277 pairs of sentences.
 
-    Reads GLUE's parquet file of the hub.
+    The file is the hub's parquet file of GLUE.
     """
     path = _find("RTE", root, "nyu-mll/glue", "rte/validation-00000-of-00001.parquet", "rte_validation.parquet")
     with _reading(path):
@@ -78,10 +86,10 @@ def rte(root: Path) -> list[Example]:
 
 
 def hellaswag(root: Path) -> list[Example]:
-    """HellaSwag (Zellers et al. 2019), validation, 10,042 contexts: how does it go on?
+    """Read HellaSwag (Zellers et al. 2019), validation, 10,042 contexts with four endings.
 
-    Reads the hub's parquet file, or hellaswag_val_full.txt.bz2: for each context six lines, the context, the rank of
-    the right ending, four endings. In the latter the last sentence of a context begins in lower case.
+    The file is the hub's parquet file, or hellaswag_val_full.txt.bz2 with six lines for each context: the context, the
+    index of the right ending, four endings.
     """
     path = _find(
         "HellaSwag",
@@ -94,10 +102,10 @@ def hellaswag(root: Path) -> list[Example]:
         if path.suffix == ".bz2":
             lines = bz2.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
             if len(lines) % 6:
-                raise ValueError(f"{len(lines)} lines, which is not six for each context")
+                raise ValueError(f"{len(lines)} lines are not six for each context")
             records = [lines[i : i + 6] for i in range(0, len(lines), 6)]
             return [
-                _example(_clean(context), [_clean(ending) for ending in endings], int(gold))
+                _example(_clean(_capitalise_fragment(context)), [_clean(ending) for ending in endings], int(gold))
                 for context, gold, *endings in records
             ]
         rows = _columns(path, "activity_label", "ctx_a", "ctx_b", "endings", "label")
@@ -108,9 +116,9 @@ def hellaswag(root: Path) -> list[Example]:
 
 
 def winogrande(root: Path) -> list[Example]:
-    """WinoGrande XL (Sakaguchi et al. 2019), validation, 1,267 sentences: which of two names makes the rest likelier?
+    """Read WinoGrande XL (Sakaguchi et al. 2019), validation, 1,267 sentences with two names to choose from.
 
-    Reads the hub's parquet file, or llm-foundry's winogrande.jsonl.
+    The file is the hub's parquet file, or llm-foundry's winogrande.jsonl.
     """
     name = "winogrande_xl/validation-00000-of-00001.parquet"
     path = _find("WinoGrande", root, "allenai/winogrande", name, "winogrande.jsonl")
@@ -131,17 +139,17 @@ def winogrande(root: Path) -> list[Example]:
 
 
 def arc_easy(root: Path) -> list[Example]:
-    """ARC (Clark et al. 2018), the easy part, test, 2,376 questions of school science."""
+    """Read the easy part of ARC (Clark et al. 2018), test, 2,376 questions of school science."""
     return _arc(root, "ARC-Easy", "arc_easy.jsonl")
 
 
 def arc_challenge(root: Path) -> list[Example]:
-    """ARC (Clark et al. 2018), the hard part, test, 1,172 questions of school science."""
+    """Read the challenge part of ARC (Clark et al. 2018), test, 1,172 questions of school science."""
     return _arc(root, "ARC-Challenge", "arc_challenge.jsonl")
 
 
 def _arc(root: Path, part: str, local: str) -> list[Example]:
-    """Reads the hub's parquet file, or llm-foundry's, which fills up questions of three choices with a repeated one."""
+    """Read the hub's parquet file, or llm-foundry's, in which questions of three choices repeat one of them."""
     path = _find(part, root, "allenai/ai2_arc", f"{part}/test-00000-of-00001.parquet", local)
     with _reading(path):
         if path.suffix == ".jsonl":
@@ -158,9 +166,9 @@ def _arc(root: Path, part: str, local: str) -> list[Example]:
 
 
 def openbookqa(root: Path) -> list[Example]:
-    """OpenBookQA (Mihaylov et al. 2018), test, 500 questions, asked without the book.
+    """Read OpenBookQA (Mihaylov et al. 2018), test, 500 questions, without the book.
 
-    Reads the hub's parquet file, or llm-foundry's openbook_qa.jsonl.
+    The file is the hub's parquet file, or llm-foundry's openbook_qa.jsonl.
     """
     name = "main/test-00000-of-00001.parquet"
     path = _find("OpenBookQA", root, "allenai/openbookqa", name, "openbook_qa.jsonl")
@@ -174,9 +182,9 @@ def openbookqa(root: Path) -> list[Example]:
 
 
 def piqa(root: Path) -> list[Example]:
-    """PIQA (Bisk et al. 2020), validation, 1,838 goals: which of two ways leads there?
+    """Read PIQA (Bisk et al. 2020), validation, 1,838 goals with two solutions each.
 
-    Reads the authors' physicaliqa-train-dev.zip, or llm-foundry's piqa.jsonl.
+    The file is the authors' physicaliqa-train-dev.zip, or llm-foundry's piqa.jsonl.
     """
     archive = root / "piqa" / "physicaliqa-train-dev.zip"
     wanted = [archive, root / "text" / "zeroshot" / "piqa.jsonl"]
@@ -206,40 +214,49 @@ TASKS: dict[str, Callable[[Path], list[Example]]] = {
 
 
 def read(name: str, root: str | Path) -> list[Example]:
-    """The questions of one of `TASKS`, in the order of their file.
+    """Read the questions of one of `TASKS`, in the order of their file.
 
-    Where several of a task's files lie under `root`, the published one goes before a copy in root/text/zeroshot.
-    Raises ValueError (unknown name), MissingData, CorruptData, ImportError (a parquet file, and no pyarrow).
+    The published file is preferred to a converted one in root/text/zeroshot.
+
+    Args:
+        name: name of the task.
+        root: data folder.
+
+    Raises:
+        ValueError: if the name is unknown.
+        MissingData: if the file is not found.
+        CorruptData: if the file does not hold what it should.
+        ImportError: if pyarrow is needed and not installed.
     """
     if name not in TASKS:
-        raise ValueError(f"no zero-shot task is called {name}; known: {', '.join(TASKS)}")
+        raise ValueError(f"dataset.zeroshot has the unknown task {name}; choose from {', '.join(TASKS)}")
     return TASKS[name](Path(root))
 
 
-def _find(what: str, root: Path, repository: str, name: str, local: str, *others: Path) -> Path:
-    """The file of a hub data set under root, a converted one in root/text/zeroshot, or the hub's, downloaded."""
+def _find(title: str, root: Path, repository: str, name: str, local: str, *others: Path) -> Path:
+    """Return the file of a hub data set under root, a converted one in root/text/zeroshot, or the downloaded one."""
     published = [root / repository / name, root / repository.partition("/")[2] / name]
-    return from_hub(what, repository, name, root, [*published, *others, root / "text" / "zeroshot" / local])
+    return from_hub(title, repository, name, root, [*published, *others, root / "text" / "zeroshot" / local])
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What a file of another form raises becomes CorruptData, which names the file."""
+    """Turn errors from a file of another format into CorruptData, which names the file."""
     try:
         yield
     except CorruptData:
         raise
     except (*UNREADABLE_ZIP, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise CorruptData(f"{path} does not hold the questions that it should ({problem})") from error
+        raise CorruptData(f"{path} does not hold questions in the expected format ({problem})") from error
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines_of(path)]
+    return [json.loads(line) for line in read_lines(path)]
 
 
-def _columns(path: Path, *names: str) -> Iterator[tuple]:
-    """The rows of a parquet file, of each the values of these columns."""
+def _columns(path: Path, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Return the values of these columns of a parquet file, row by row."""
     return zip(*(parquet_column(path, name) for name in names), strict=True)
 
 
@@ -248,6 +265,17 @@ def _example(context: str, choices: Sequence[str], gold: int) -> Example:
 
 
 def _clean(text: str) -> str:
-    """Without the traces of WikiHow's layout that HellaSwag has."""
+    """Remove the traces of WikiHow's layout from HellaSwag's text, as lm-evaluation-harness does."""
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def _capitalise_fragment(context: str) -> str:
+    """Capitalise the unfinished sentence at the end of a HellaSwag context, as lm-evaluation-harness does.
+
+    The harness joins ctx_a and the capitalised ctx_b. The text archive has them joined already, ctx_b in lower case:
+    it is what follows the last full stop and has none itself.
+    """
+    if not (match := FRAGMENT.fullmatch(context)):
+        return context
+    return match[1] + match[2].capitalize()

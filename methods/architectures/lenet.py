@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
-from methods.architectures.classifier import Classifier
+from methods.architectures.classifier import Classifier, ClassifierArgs
 
 
 class LeNet5(Classifier):
@@ -18,31 +18,25 @@ class LeNet5(Classifier):
 
     Args:
         padding: zeros around the second convolution's input: 0, or 2 as in Mira's code (107,786 parameters).
-        The others: as in `Classifier`.
-    Raises ValueError for images that are not 28 or 32 pixels wide.
+        **dims: arguments of `Classifier`.
+
+    Raises:
+        ValueError: if images are not 28 or 32 pixels wide.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        padding: int = 0,
-        normalize: bool = True,
-    ) -> None:
-        super().__init__(mean, std, normalize)
-        if image_size not in (28, 32):
-            raise ValueError(f"LeNet-5 takes images of 28 or 32 pixels, got {image_size}")
+    def __init__(self, *, padding: int = 0, **dims: Unpack[ClassifierArgs]) -> None:
+        super().__init__(**dims)
+        if self.image_size not in (28, 32):
+            raise ValueError(f"LeNet-5 takes images of 28 or 32 pixels, got {self.image_size}")
         side = (14 + 2 * padding - 4) // 2
-        self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=(32 - image_size) // 2)
+        self.conv1 = nn.Conv2d(self.in_channels, 6, 5, padding=(32 - self.image_size) // 2)
         self.conv2 = nn.Conv2d(6, 16, 5, padding=padding)
         self.fc1 = nn.Linear(16 * side * side, 120)
         self.fc2 = nn.Linear(120, 84)
-        self.head = nn.Linear(84, num_classes)
+        self.head = nn.Linear(84, self.num_classes)
 
     def extract(self, x: Tensor) -> Tensor:
+        """Return the features of normalised images; see `Classifier`."""
         x = max_pool2d(relu(self.conv1(x)), 2)
         x = max_pool2d(relu(self.conv2(x)), 2)
         return relu(self.fc2(relu(self.fc1(x.flatten(1)))))

@@ -1,4 +1,4 @@
-"""Models in the format of llama2.c: one file of float32 weights, and its own byte-pair tokenizer."""
+"""Models in the format of llama2.c: one file of float32 weights and a byte-pair tokenizer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ HEADER = 28  # bytes, seven int32
 
 
 class Llama2cModel(LanguageModel):
-    """A llama2.c checkpoint (version 0) as a transformers LLaMA.
+    """llama2.c checkpoint (version 0) as a transformers LLaMA.
 
-    Args: path, a folder (looked up below the data folder's `text` too) with the weights `file` and the `vocabulary`.
-    Raises FileNotFoundError, ValueError where the file's size does not fit its header.
+    Args:
+        path: folder of the two files; looked up under the data folder and its subfolder `text` too.
+        file: name of the weights file.
+        vocabulary: name of the tokenizer file.
+        **model: other arguments of `LanguageModel`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the size of a file does not fit the header.
     """
 
     def __init__(self, path: str, file: str, vocabulary: str, **model: Any) -> None:
@@ -30,20 +37,23 @@ class Llama2cModel(LanguageModel):
 
     @property
     def folder(self) -> None:
+        """None: the format has no shards."""
         return None
 
     def find(self, root: Path) -> str:
+        """Return the folder of both files. Raise FileNotFoundError if there is none."""
         folders = [Path(self.path), root / "text" / self.path, root / self.path]
         for folder in folders:
             if (folder / self.file).is_file() and (folder / self.vocabulary).is_file():
                 return str(folder)
         places = "\n".join(f"  {folder.absolute()}" for folder in folders)
         raise FileNotFoundError(
-            f"{self.file} and {self.vocabulary} (llama2.c) are not here. Put both in one of\n{places}\n"
+            f"{self.file} and {self.vocabulary} (llama2.c) were not found. Put both in one of\n{places}\n"
             "or name another data folder: RUNNER_DATA=<folder>, or paths.data=<folder>"
         )
 
     def read_config(self) -> Any:
+        """Build the transformers config from the header of the weights file."""
         from transformers import LlamaConfig
 
         path = Path(self.place) / self.file
@@ -51,6 +61,7 @@ class Llama2cModel(LanguageModel):
             raise ValueError(f"{path} is shorter than the header of a llama2.c model")
         dim, hidden, layers, heads, kv_heads, vocab, longest = np.fromfile(path, dtype="<i4", count=7).tolist()
         self.tied = vocab > 0
+        settings: dict[str, Any] = {"rope_theta": 10000.0}  # absent from the declared type
         config = LlamaConfig(
             vocab_size=abs(vocab),
             hidden_size=dim,
@@ -60,7 +71,7 @@ class Llama2cModel(LanguageModel):
             num_key_value_heads=kv_heads,
             max_position_embeddings=longest,
             rms_norm_eps=1e-5,
-            rope_theta=10000.0,
+            **settings,
             tie_word_embeddings=self.tied,
             bos_token_id=BOS,
             eos_token_id=2,
@@ -69,61 +80,80 @@ class Llama2cModel(LanguageModel):
         return config
 
     def read_tokenizer(self) -> Llama2cTokenizer:
+        """Read the tokenizer file."""
         return Llama2cTokenizer(Path(self.place) / self.vocabulary, self.config.vocab_size)
 
     def read_weights(self) -> nn.Module:
+        """Read the weights into a transformers model."""
         from transformers import LlamaForCausalLM
 
         model = LlamaForCausalLM(self.config)
-        model.load_state_dict(self._state())
-        return model.to(self.dtype)
+        model.load_state_dict(self._state_dict())
+        return nn.Module.to(model, self.dtype)
 
-    def _state(self) -> dict[str, Tensor]:
+    def _state_dict(self) -> dict[str, Tensor]:
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        tensors = self._tensors()
+        state = {"model.embed_tokens.weight": tensors["embed_tokens"], "model.norm.weight": tensors["norm"]}
+        state["lm_head.weight"] = tensors["embed_tokens" if self.tied else "lm_head"]
+        for name, layers in tensors.items():
+            if name in ("embed_tokens", "norm", "rope", "lm_head"):
+                continue
+            for i, weight in enumerate(layers):
+                if name in ("self_attn.q_proj", "self_attn.k_proj"):
+                    weight = halves_from_pairs(weight, head_dim)
+                state[f"model.layers.{i}.{name}.weight"] = weight
+        return state
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the weights file by name; those of the layers have the layer as first dimension."""
         c = self.config
-        path = Path(self.place) / self.file
-        numbers = torch.from_numpy(np.fromfile(path, dtype="<f4", offset=HEADER))
-        dim, layers, hidden, kv = c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.num_key_value_heads
-        head = dim // c.num_attention_heads
-        rope = c.max_position_embeddings * (head // 2)
+        dim, layers, hidden = c.hidden_size, c.num_hidden_layers, c.intermediate_size
+        head_dim = dim // c.num_attention_heads
+        kv_dim = c.num_key_value_heads * head_dim
         shapes = {
             "embed_tokens": (c.vocab_size, dim),
             "input_layernorm": (layers, dim),
             "self_attn.q_proj": (layers, dim, dim),
-            "self_attn.k_proj": (layers, kv * head, dim),
-            "self_attn.v_proj": (layers, kv * head, dim),
+            "self_attn.k_proj": (layers, kv_dim, dim),
+            "self_attn.v_proj": (layers, kv_dim, dim),
             "self_attn.o_proj": (layers, dim, dim),
             "post_attention_layernorm": (layers, dim),
             "mlp.gate_proj": (layers, hidden, dim),
             "mlp.down_proj": (layers, dim, hidden),
             "mlp.up_proj": (layers, hidden, dim),
             "norm": (dim,),
-            "rope": (2, rope),
+            "rope": (2, c.max_position_embeddings * (head_dim // 2)),
         } | ({} if self.tied else {"lm_head": (c.vocab_size, dim)})
         sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+        path = Path(self.place) / self.file
+        numbers = torch.from_numpy(np.fromfile(path, dtype="<f4", offset=HEADER))
         if numbers.numel() != sum(sizes.values()):
             raise ValueError(f"{path} holds {numbers.numel()} weights; its header asks for {sum(sizes.values())}")
-        parts = dict(zip(shapes, numbers.split(list(sizes.values())), strict=True))
-        parts = {name: part.view(shapes[name]) for name, part in parts.items()}
-        state = {"model.embed_tokens.weight": parts["embed_tokens"], "model.norm.weight": parts["norm"]}
-        state["lm_head.weight"] = parts["embed_tokens" if self.tied else "lm_head"]
-        for name, part in parts.items():
-            if name in ("embed_tokens", "norm", "rope", "lm_head"):
-                continue
-            for i, weight in enumerate(part):
-                if name in ("self_attn.q_proj", "self_attn.k_proj"):
-                    weight = halves_from_pairs(weight, head)
-                state[f"model.layers.{i}.{name}.weight"] = weight
-        return state
+        parts = zip(shapes, numbers.split(list(sizes.values())), strict=True)
+        return {name: part.view(shapes[name]) for name, part in parts}
 
 
-def halves_from_pairs(weight: Tensor, head: int) -> Tensor:
-    """Rows of each head from interleaved rotary pairs (0, 1), (2, 3), ... to transformers' halves."""
+def halves_from_pairs(weight: Tensor, head_dim: int) -> Tensor:
+    """Reorder the rows of each head from interleaved rotary pairs (0, 1), (2, 3), ... to transformers' halves.
+
+    Shapes:
+        weight: (heads * head_dim, C). Result: the same shape.
+    """
     rows, columns = weight.shape
-    return weight.view(rows // head, head // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+    return weight.view(rows // head_dim, head_dim // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
 class Llama2cTokenizer:
-    """llama2.c's byte-pair encoding by scores. `file`: int32 longest, then (float32 score, int32 n, n bytes)."""
+    """Byte-pair encoding of llama2.c, which merges the pair of highest score first.
+
+    Args:
+        file: tokenizer file: int32 length of the longest token, then float32 score, int32 n and n bytes for each token.
+        size: number of tokens to read.
+
+    Raises:
+        ValueError: if the file holds fewer tokens.
+    """
 
     bos_token_id = BOS
 
@@ -134,7 +164,7 @@ class Llama2cTokenizer:
         at = 4
         while len(self.pieces) < size:
             count = int(np.frombuffer(data, "<i4", 1, at + 4)[0]) if at + 8 <= len(data) else 0
-            if at + 8 + count > len(data):
+            if count < 0 or at + 8 + count > len(data):
                 raise ValueError(f"{file} holds {len(self.pieces)} tokens, the model has {size}")
             self.scores.append(float(np.frombuffer(data, "<f4", 1, at)[0]))
             self.pieces.append(data[at + 8 : at + 8 + count])
@@ -145,12 +175,16 @@ class Llama2cTokenizer:
         self.merged: dict[str, list[int]] = {}
 
     def __call__(self, text: str, verbose: bool = False) -> Any:
+        """Return an encoding with `input_ids`, as tokenizers of transformers do."""
         from transformers import BatchEncoding
 
         return BatchEncoding({"input_ids": self.encode(text)})
 
+    def __len__(self) -> int:
+        return len(self.pieces)
+
     def encode(self, text: str) -> list[int]:
-        """Token numbers, BOS first."""
+        """Return the token ids of a text, BOS first."""
         tokens = [BOS]
         for word in self.split.split(" " + text) if text else ():
             if word not in self.merged:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 
-from methods.architectures.classifier import Classifier, check_image_size, global_average
+from methods.architectures.classifier import Classifier, ClassifierArgs, check_image_size, global_average
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -18,32 +19,29 @@ class VGG(Classifier):
     BN after each convolution, which keeps its bias, and one linear layer of 512 inputs instead of three; 14,728,266
     parameters at 3 channels and 10 classes, torch's own initialisation (as in kuangliu/pytorch-cifar).
 
-    Args: widths: output channels of the convolutions, group by group. The others: as in `Classifier`.
-    Raises ValueError where a pool would leave a rest of the images, or a group is empty.
+    Args:
+        widths: output channels of the convolutions, group by group.
+        **dims: arguments of `Classifier`.
+
+    Raises:
+        ValueError: if a pool would leave a remainder of the images, or a group is empty.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        widths: Sequence[Sequence[int]] = VGG16,
-        normalize: bool = True,
-    ) -> None:
-        super().__init__(mean, std, normalize)
+    def __init__(self, *, widths: Sequence[Sequence[int]] = VGG16, **dims: Unpack[ClassifierArgs]) -> None:
+        super().__init__(**dims)
         if not widths or not all(widths):
             raise ValueError("model.widths must be groups of at least one width each")
-        check_image_size("VGG", image_size, len(widths), exact=True)
+        check_image_size("VGG", self.image_size, len(widths), exact=True)
         layers: list[nn.Module] = []
+        channels = self.in_channels
         for group in widths:
             for width in group:
-                layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-                in_channels = width
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
             layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(in_channels, num_classes)
+        self.head = nn.Linear(channels, self.num_classes)
 
     def extract(self, x: Tensor) -> Tensor:
+        """Return the features of normalised images; see `Classifier`."""
         return global_average(self.layers(x))

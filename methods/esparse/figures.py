@@ -1,4 +1,4 @@
-"""Figures of a pruning run: what each block keeps, and how channels' entropy and norm are spread."""
+"""Figures of a pruning run: retained score of each block, entropy and norm of the channels."""
 
 from __future__ import annotations
 
@@ -6,52 +6,59 @@ from typing import Any
 
 from torch import Tensor
 
-from methods.esparse.engine import Report, SetReport
+from methods.esparse.pruning import Report, SetReport
 
-WIDTH = 5.5  # inches, of a text column
-GROUP = 4
+WIDTH = 5.5  # inches, width of a text column
+GROUP_SIZE = 4
 
 
-def figures_of(report: Report) -> dict[str, Any]:
-    """`retained`: kept share of the score by block; where entropies were gathered, `entropy_norm` for three blocks, and
-    `groups` where channels were shuffled."""
+def draw_figures(report: Report) -> dict[str, Any]:
+    """Draw the figures of a pruning run.
+
+    Args:
+        report: report of the run.
+
+    Returns:
+        Figures by name: `retained`, for N:M; `entropy_norm` for three blocks, where entropies were gathered; `groups`,
+        where channels were permuted too.
+    """
     figures = {}
-    if any(entry.kept < 1 for entry in report.sets):
-        figures["retained"] = retained(report)
+    if any(entry.retained_natural < 1 for entry in report.sets):
+        figures["retained"] = plot_retained(report)
     known = [entry for entry in report.sets if entry.entropy is not None]
     if known:
         blocks = sorted({entry.block for entry in known})
         chosen = sorted({blocks[0], blocks[len(blocks) // 2], blocks[-1]})
         names = list(dict.fromkeys(entry.name for entry in known))
         grid = [[next(e for e in known if (e.block, e.name) == (b, n)) for n in names] for b in chosen]
-        figures["entropy_norm"] = entropy_norm(grid)
+        figures["entropy_norm"] = plot_entropy_norm(grid)
         if known[0].permutation is not None:
-            figures["groups"] = groups(grid)
+            figures["groups"] = plot_groups(grid)
     return figures
 
 
-def retained(report: Report) -> Any:
-    """Kept share of the score against the block, one line a set; dashed without the shuffle."""
+def plot_retained(report: Report) -> Any:
+    """Plot the retained share of the score against the block, a line for each set; dotted without permutation."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(WIDTH, 2.6), layout="constrained")
     for i, name in enumerate(dict.fromkeys(entry.name for entry in report.sets)):
         entries = [entry for entry in report.sets if entry.name == name]
         blocks = [entry.block for entry in entries]
-        axes.plot(blocks, [e.kept_shuffled for e in entries], color=f"C{i}", label=name.replace("_", " "))
+        axes.plot(blocks, [e.retained for e in entries], color=f"C{i}", label=name.replace("_", " "))
         if entries[0].permutation is not None:
-            axes.plot(blocks, [e.kept for e in entries], color=f"C{i}", linestyle=":", linewidth=1)
-    axes.set(xlabel="block", ylabel="kept share of the score")
+            axes.plot(blocks, [e.retained_natural for e in entries], color=f"C{i}", linestyle=":", linewidth=1)
+    axes.set(xlabel="block", ylabel="retained share of the score")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if report.sets[0].permutation is not None:
-        axes.plot([], [], color="grey", linestyle=":", label="without shuffle")
+        axes.plot([], [], color="grey", linestyle=":", label="without permutation")
     axes.grid(alpha=0.3)
     figure.legend(fontsize=7, ncols=5, loc="outside upper center")
     return figure
 
 
-def entropy_norm(grid: list[list[SetReport]]) -> Any:
-    """Entropy of each channel against its root mean square; rows are blocks, columns sets of layers."""
+def plot_entropy_norm(grid: list[list[SetReport]]) -> Any:
+    """Plot the entropy of each channel against its root mean square; rows are blocks, columns sets of layers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, axes = _panels(grid)
@@ -67,22 +74,24 @@ def entropy_norm(grid: list[list[SetReport]]) -> Any:
     return figure
 
 
-def groups(grid: list[list[SetReport]]) -> Any:
-    """Sum of the entropies in each group of four neighbours, from rich to poor: in the model's order, and shuffled."""
+def plot_groups(grid: list[list[SetReport]]) -> Any:
+    """Plot the summed entropy of each group of four neighbours in falling order, before and after the permutation."""
     figure, axes = _panels(grid)
     for row, entries in zip(axes, grid, strict=True):
         for ax, entry in zip(row, entries, strict=True):
-            ax.plot(_group_sums(entry.entropy), label="as it was", linewidth=1)
-            ax.plot(_group_sums(entry.entropy[entry.permutation]), label="shuffled", linewidth=1)
+            if entry.entropy is None:  # `draw_figures` passes sets with entropies only
+                continue
+            ax.plot(_group_sums(entry.entropy), label="original order", linewidth=1)
+            ax.plot(_group_sums(entry.entropy[entry.permutation]), label="permuted", linewidth=1)
             ax.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7)
-    _label(axes, grid, "group, by rank", "sum of entropies")
+    _label(axes, grid, "group, by rank", "sum of entropies (nats)")
     return figure
 
 
 def _group_sums(values: Tensor) -> Tensor:
-    whole = values[: len(values) // GROUP * GROUP]
-    return whole.view(-1, GROUP).sum(1).sort(descending=True).values
+    whole = values[: len(values) // GROUP_SIZE * GROUP_SIZE]
+    return whole.view(-1, GROUP_SIZE).sum(1).sort(descending=True).values
 
 
 def _panels(grid: list[list[SetReport]]) -> tuple[Any, Any]:

@@ -1,11 +1,9 @@
-"""One-shot pruning of a language model, then its evaluation: the whole run is the test stage."""
+"""One-shot pruning of a language model and its evaluation. The whole run is the test stage."""
 
 from __future__ import annotations
 
 import logging
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,49 +13,55 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from datasets.checks import check_choice
 from datasets.progress import track
 from methods.architectures.language import LanguageModel
-from methods.esparse import engine
-from methods.esparse.decoder import Decoder, architecture_of, columns_of
-from methods.esparse.export import check_free, save_compressed, save_model
-from methods.esparse.fold import fold
-from methods.esparse.patterns import NM, make_pattern
+from methods.esparse.decoder import Decoder, check_finite, find_architecture, input_channels
+from methods.esparse.export import check_free, partial_folder, save_compressed, save_model, whole_folder
+from methods.esparse.patterns import NM, Permutation, make_pattern
+from methods.esparse.permutation_folding import fold_permutations
 from methods.esparse.perplexity import perplexity
-from methods.esparse.shuffle import Permuter
-from methods.esparse.sparsegpt import OBS
-from methods.esparse.stream import NOTES, Shards, StreamedDecoder
+from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
+from methods.esparse.scores import Score
+from methods.esparse.sparsegpt import MaskOnly, OBSUpdate
+from methods.esparse.streaming import UNFINISHED, StreamedDecoder, check_checkpoint
 
 log = logging.getLogger(__name__)
 
+SPARSE_BACKENDS = ("cutlass", "cusparselt")
+
 
 class OneShotPruning(LightningModule):
-    """Prunes every linear layer of the decoder's blocks, without training, and measures what is left.
+    """One-shot pruning of every linear layer of a decoder's blocks, without training.
 
     Metrics: `test/ppl` (perplexity of the pruned model), `test/dense_ppl`; `test/<task>_acc`, `test/<task>_acc_norm`
-    and `test/zeroshot_acc` (their unweighted mean), fractions, and the same with `dense_`; `test/sparsity` (share of
+    and `test/zeroshot_acc` (their unweighted mean), as fractions, and the same with `dense_`; `test/sparsity` (share of
     zeros in the pruned matrices); `test/retained` (mean share of the score that is kept; N:M only);
     `test/prune_seconds` and `test/<work>_seconds` (its parts); `test/eval_seconds` (of the pruned model);
-    `test/model_gib` (all weights as they are held), `test/peak_gib` (of the process).
+    `test/model_gib` (all weights as they are held); `test/compressed_gib` (2:4 with `export`).
 
     Args:
-        network: where the model comes from.
-        remove, of: of every `of` columns `remove` are pruned; ratio: unstructured instead, within a `group` (row,
-            matrix, variant). tail: columns that fill no group may stay dense.
-        score: of the weights; None: as `update` chooses. shuffle: of the input channels (N:M only). update: of the
-            weights that stay.
-        dense: measure the dense model too.
-        stream: read blocks from the model's shards one at a time, and write them pruned; zero-shot tasks need the whole
+        network: source of the model.
+        pattern: N:M, such as "2:4": N of every M consecutive weights of a row are kept.
+        ratio: share of the weights to prune without a pattern; replaces `pattern`.
+        group: weights that are compared with `ratio`: "row", "matrix", or "variant" (Wanda's variant).
+        allow_remainder: let columns that fill no group of M stay dense.
+        score: score of each weight; None: the weight update chooses the mask (SparseGPT).
+        permutation: permutation of the input channels; N:M only.
+        weight_update: update of the weights that are kept; None: they stay as they are.
+        eval_dense: evaluate the dense model too.
+        stream: read blocks from the model's shards one at a time and write them pruned. Zero-shot tasks need the whole
             model and are refused.
-        export: a new folder for the pruned model in the transformers layout, for 2:4 with the compressed form beside it
-            (`<export>/compressed_2to4.safetensors`); with `stream` the default is `model` in the run's folder.
-        fold: permute the matrices themselves, with gathers where rows cannot be permuted, instead of leaving the zeros
-            in the model's own order.
-        sparse: `cutlass` or `cusparselt`: evaluate with the GPU's 2:4 kernels.
-        keep_gib: inputs of a block up to this size are held in memory for their histograms.
-        tokens_at_once: in a batch of the forward passes.
+        export: new folder for the pruned model in the transformers layout, for 2:4 with the compressed form beside it
+            (`<export>/compressed_2to4.safetensors`). With `stream` the default is `model` in the run's folder.
+        fold_permutation: permute the matrices themselves, with gathers where rows cannot be permuted; otherwise the
+            weights stay in the model's own order.
+        sparse_backend: "cutlass" or "cusparselt": evaluate with the GPU's 2:4 kernels.
+        input_cache_gib: inputs of a block up to this size are kept in memory for their histograms.
+        tokens_per_batch: tokens of a batch of the forward passes.
 
-    `prepare` raises ValueError where sizes, architecture or texts do not fit, FileNotFoundError where weights are
-    missing or damaged: before the run starts.
+    Raises:
+        ValueError: if arguments do not fit together.
     """
 
     tasks = ("language-modelling",)
@@ -66,175 +70,234 @@ class OneShotPruning(LightningModule):
     def __init__(
         self,
         network: LanguageModel,
-        remove: int | None = 2,
-        of: int | None = 4,
+        pattern: str | None = "2:4",
         ratio: float | None = None,
         group: str = "row",
-        tail: bool = False,
-        score: engine.Score | None = None,
-        shuffle: Permuter | None = None,
-        update: OBS | None = None,
-        dense: bool = True,
+        allow_remainder: bool = False,
+        score: Score | None = None,
+        permutation: Permutation | None = None,
+        weight_update: OBSUpdate | None = None,
+        eval_dense: bool = True,
         stream: bool = False,
         export: str | None = None,
-        fold: bool = False,
-        sparse: str | None = None,
-        keep_gib: float = 4.0,
-        tokens_at_once: int = 2048,
+        fold_permutation: bool = False,
+        sparse_backend: str | None = None,
+        input_cache_gib: float = 4.0,
+        tokens_per_batch: int = 2048,
     ) -> None:
         super().__init__()
-        pattern = make_pattern(remove, of, ratio, group, tail)
-        self.recipe = engine.Recipe(pattern, score, shuffle, update, int(keep_gib * 2**30))
-        if sparse not in (None, "cutlass", "cusparselt"):
-            raise ValueError(f"method.sparse must be null, cutlass or cusparselt, got {sparse}")
-        if sparse and (remove, of, ratio) != (2, 4, None):
-            raise ValueError("method.sparse goes with method.remove=2 method.of=4: GPUs compute no other pattern")
-        if stream and (fold or sparse):
-            raise ValueError("method.stream writes the model to a folder: fold or compute sparsely with that model")
-        if fold and (sparse or export):
-            raise ValueError("method.fold stands alone: method.sparse and method.export permute by themselves")
-        self.source, self.dense, self.tokens_at_once = network, dense, tokens_at_once
-        self.stream, self.fold, self.sparse = stream, fold, sparse
+        self.pattern = make_pattern(pattern, ratio, group, allow_remainder)
+        self.recipe = Recipe(
+            self.pattern, score, permutation, weight_update or MaskOnly(), int(input_cache_gib * 2**30)
+        )
+        self.source, self.eval_dense, self.tokens_per_batch = network, eval_dense, tokens_per_batch
+        self.stream, self.fold_permutation, self.sparse_backend = stream, fold_permutation, sparse_backend
         self.export = Path(export) if export else None
-        self.report: engine.Report | None = None
+        self._check_options()
+        self.report: Report | None = None
         self.measured: dict[str, float] = {}
         self.accuracies: dict[tuple[str, str], float] = {}
-        self.decoder: list[Decoder] = []  # in a list: Lightning need not know its parameters
+        self.decoder: list[Decoder] = []  # in a list, so that Lightning does not register its parameters
+
+    def _check_options(self) -> None:
+        if self.sparse_backend is not None:
+            check_choice("method.sparse_backend", self.sparse_backend, SPARSE_BACKENDS)
+        if self.sparse_backend and not self._is_2to4():
+            raise ValueError('method.sparse_backend needs method.pattern="2:4": GPUs compute no other pattern')
+        if self.stream and (self.fold_permutation or self.sparse_backend):
+            raise ValueError(
+                "method.stream excludes method.fold_permutation and method.sparse_backend: prune with method.stream, "
+                "then run again with model.path=<the folder that it wrote>"
+            )
+        if self.fold_permutation and (self.sparse_backend or self.export):
+            raise ValueError(
+                "method.fold_permutation excludes method.sparse_backend and method.export, which permute by themselves"
+            )
+
+    def _is_2to4(self) -> bool:
+        return isinstance(self.pattern, NM) and (self.pattern.n, self.pattern.m) == (2, 4)
 
     def prepare(self, data: Any) -> None:
-        """Looks whether everything fits, makes the data's windows, reads the model unless it is streamed."""
-        architecture_of(self.source.config)
-        for name, columns in columns_of(self.source.config).items():
-            self.recipe.pattern.check(f"the input of {name} of {self.source.path}", columns)
+        """Check that everything fits, tokenize the data, and load the model unless it is streamed.
+
+        Args:
+            data: DataModule of texts.
+
+        Raises:
+            ValueError: if sizes, architecture, weights or texts do not fit.
+            FileNotFoundError: if weights are missing or damaged.
+        """
+        find_architecture(self.source.config)
+        self.source.check_not_quantised()
+        self._check_columns()
         if self.export:
             check_free(self.export)
         if self.stream:
-            if self.source.folder is None:
-                raise ValueError(
-                    f"method.stream reads safetensors from a folder, and {self.source.path} is none: "
-                    "give the folder with model.path=<folder>"
-                )
-            if data.tasks:
-                raise ValueError("method.stream never holds the whole model, which zero-shot tasks need")
-            Shards(self.source.folder)
+            self._check_stream(data)
         data.tokenize(self.source.encode, self.source.longest)
-        engine.check_memory(self.recipe, self.source.config, data.calibration.numel() * self.source.dtype.itemsize)
+        if self.source.tokenizer_exceeds_embeddings:
+            _encode_examples(self.source, data)
+        check_input_cache(self.recipe, self.source.config, data.calibration.numel() * self.source.dtype.itemsize)
         if not self.stream:
             self.decoder = [Decoder(self.source.load())]
+            check_finite(self.decoder[0].model.named_parameters())
+
+    def _check_columns(self) -> None:
+        """Raise ValueError if the columns of a matrix do not fit the pattern or the GPU's 2:4 kernels."""
+        for name, columns in input_channels(self.source.config).items():
+            described = f"the input of {name} of {self.source.path}"
+            self.pattern.check(described, columns)
+            if self.sparse_backend and columns % 4:
+                raise ValueError(
+                    f"{described} has {columns} columns, which is no multiple of 4: method.sparse_backend cannot "
+                    "compute with a remainder; set method.sparse_backend=null"
+                )
+
+    def _check_stream(self, data: Any) -> None:
+        """Raise ValueError or FileNotFoundError if the model cannot be streamed."""
+        if self.source.folder is None:
+            raise ValueError(
+                f"method.stream reads safetensors from a folder, and {self.source.path} is none: "
+                "give the folder with model.path=<folder>"
+            )
+        if data.tasks:
+            raise ValueError(
+                "method.stream never holds the whole model, which zero-shot tasks need: set dataset.zeroshot=[]"
+            )
+        check_checkpoint(self.source.folder, self.source.config, self.source.dtype)
 
     def on_test_start(self) -> None:
-        data, device = self.trainer.datamodule, self.trainer.strategy.root_device
+        """Evaluate the dense model, prune, and store the pruned model."""
+        trainer: Any = self.trainer
+        data, device = trainer.datamodule, trainer.strategy.root_device
         if self.stream:
-            self.decoder = [self.stream_to_folder(device)]
+            self.decoder = [self._open_stream(device)]
         else:
             self.decoder[0].model.to(device)
         decoder = self.decoder[0]
-        if self.dense:
+        if self.eval_dense:
             for evaluation in data.test_dataloader():
-                self.evaluate(decoder, evaluation, "dense_")
+                self._evaluate(decoder, evaluation, "dense_")
         started = time.perf_counter()
-        self.report = engine.prune(decoder, data.calibration, self.recipe, track, self.tokens_at_once)
+        self.report = report = prune(decoder, data.calibration, self.recipe, track, self.tokens_per_batch)
         seconds = time.perf_counter() - started
-        log.info("pruned in %.0f s: %s", seconds, split_of(self.report.seconds))
-        parts = {f"test/{name}_seconds": value for name, value in self.report.seconds.items()}
-        self.measured |= parts | {
+        log.info("pruned in %.0f s: %s", seconds, time_shares(report.seconds))
+        self.measured |= {f"test/{name}_seconds": value for name, value in report.seconds.items()} | {
             "test/prune_seconds": seconds,
-            "test/sparsity": self.report.sparsity,
+            "test/sparsity": report.sparsity,
             "test/model_gib": sum(p.numel() * p.element_size() for p in decoder.model.parameters()) / 2**30,
         }
-        if isinstance(self.recipe.pattern, NM):
-            self.measured["test/retained"] = self.report.kept
-        self.finish(decoder)
+        if isinstance(self.pattern, NM):
+            self.measured["test/retained"] = report.retained
+        self._store(decoder, report)
 
-    def stream_to_folder(self, device: torch.device) -> Decoder:
+    def _open_stream(self, device: torch.device) -> StreamedDecoder:
+        """Open the model for streaming. Blocks that this run has written before an interruption are kept."""
         run = Path(self.trainer.default_root_dir)
-        self.export = self.export or run / "model"
-        part = part_of(self.export)
-        owner = part / NOTES / "run.txt"
-        if not (owner.exists() and owner.read_text() == str(run)):  # blocks of this run are gone on with
+        part = partial_folder(self._export_folder())
+        owner = part / UNFINISHED / "run.txt"
+        if not (owner.exists() and owner.read_text() == str(run)):
             shutil.rmtree(part, ignore_errors=True)
             owner.parent.mkdir(parents=True)
             owner.write_text(str(run))
-        return StreamedDecoder(self.source.folder, self.source.config, self.source.dtype, device, part)
+        return StreamedDecoder(Path(self.source.place), self.source.config, self.source.dtype, device, part)
 
-    def finish(self, decoder: Decoder) -> None:
-        """Folds, writes and converts what was asked for."""
-        if self.fold:
-            fold(decoder.model, self.report)
+    def _export_folder(self) -> Path:
+        return self.export or Path(self.trainer.default_root_dir) / "model"
+
+    def _store(self, decoder: Decoder, report: Report) -> None:
+        """Fold permutations, write the model, and convert it to sparse kernels, as far as configured."""
+        if self.fold_permutation:
+            fold_permutations(decoder.model, report)
         if isinstance(decoder, StreamedDecoder):
-            decoder.finish()
-            part_of(self.export).rename(self.export)
-            self.decoder = [
-                StreamedDecoder(self.export, self.source.config, self.source.dtype, self.trainer.strategy.root_device)
-            ]
-            log.info("the pruned model lies in %s", self.export)
+            self._close_stream(decoder)
         elif self.export:
-            part = part_of(self.export)
-            shutil.rmtree(part, ignore_errors=True)
+            self._export(decoder, report, self.export)
+        if self.sparse_backend:
+            self._convert(decoder, report, self.sparse_backend)
+
+    def _close_stream(self, decoder: StreamedDecoder) -> None:
+        """Complete the streamed model's folder and open it for evaluation."""
+        decoder.finish()
+        folder = self._export_folder()
+        if folder.exists():
+            folder.rmdir()  # `check_free` has seen that it is empty
+        partial_folder(folder).rename(folder)
+        log.info("wrote the pruned model to %s", folder)
+        self.decoder = [StreamedDecoder(folder, self.source.config, self.source.dtype, decoder.device)]
+
+    def _export(self, decoder: Decoder, report: Report, folder: Path) -> None:
+        """Write the pruned model, for 2:4 with the compressed form."""
+        with whole_folder(folder) as part:
             save_model(decoder.model, self.source.tokenizer, part)
-            if isinstance(self.recipe.pattern, NM) and (self.recipe.pattern.remove, self.recipe.pattern.of) == (2, 4):
-                size = save_compressed(self.matrices(decoder), part)
-                self.measured["test/compressed_gib"] = size / 2**30
-            if self.export.exists():
-                self.export.rmdir()  # it was empty
-            part.rename(self.export)
-            log.info("the pruned model lies in %s", self.export)
-        if self.sparse:
-            from methods.esparse.semi_structured import sparsify
+            if self._is_2to4():
+                matrices = list(_matrices(decoder, report))
+                whole = [matrix for matrix in matrices if matrix[1].shape[1] % 4 == 0]
+                self.measured["test/compressed_gib"] = save_compressed(whole, part) / 2**30
+                if len(whole) < len(matrices):
+                    log.warning(
+                        "%d of %d matrices are not in the compressed file: their columns are no multiple of 4",
+                        len(matrices) - len(whole),
+                        len(matrices),
+                    )
+        log.info("wrote the pruned model to %s", folder)
 
-            named = {name: permutation for name, _, permutation in self.matrices(decoder)}
-            permutations = {name: p for name, p in named.items() if p is not None}
-            converted = sparsify(decoder.model, list(named), permutations, self.sparse)
-            log.info("%d of %d matrices compute as 2:4 by %s", len(converted), len(named), self.sparse)
+    def _convert(self, decoder: Decoder, report: Report, backend: str) -> None:
+        """Replace the pruned layers by layers that compute with the GPU's 2:4 kernels."""
+        from methods.esparse.semi_structured import sparsify
 
-    def matrices(self, decoder: Decoder) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-        """Name, weight and permutation of every pruned matrix of the model in memory."""
-        architecture = decoder.architecture
-        linears = {layers.name: layers.linears for layers in architecture.sets}
-        for entry in self.report.sets:
-            for linear in linears[entry.name]:
-                name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
-                yield name, decoder.model.get_submodule(name).weight, entry.permutation
+        permutations = {name: permutation for name, _, permutation in _matrices(decoder, report)}
+        given = {name: permutation for name, permutation in permutations.items() if permutation is not None}
+        converted = sparsify(decoder.model, list(permutations), given, backend)
+        log.info("%d of %d matrices compute as 2:4 by %s", len(converted), len(permutations), backend)
 
     def test_step(self, evaluation: dict[str, Any], index: int) -> None:
+        """Evaluate the pruned model on a text or a zero-shot task."""
         started = time.perf_counter()
-        self.evaluate(self.decoder[0], evaluation, "")
+        self._evaluate(self.decoder[0], evaluation, "")
         if "tokens" in evaluation:
             self.measured["test/eval_seconds"] = time.perf_counter() - started
 
     def on_test_epoch_end(self) -> None:
+        """Log all metrics."""
         for kind in ("", "dense_"):
             if accuracies := [value for (k, _), value in self.accuracies.items() if k == kind]:
                 self.measured[f"test/{kind}zeroshot_acc"] = sum(accuracies) / len(accuracies)
-        unit = 1 if sys.platform == "darwin" else 1024
-        self.measured["test/peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in self.measured.items()})
 
-    def evaluate(self, decoder: Decoder, evaluation: dict[str, Any], kind: str) -> None:
-        """Perplexity of a text, or accuracy on a task. kind: `dense_` or empty."""
+    def _evaluate(self, decoder: Decoder, evaluation: dict[str, Any], kind: str) -> None:
+        """Measure perplexity on a text or accuracy on a zero-shot task. kind: "dense_" or empty."""
         if "tokens" in evaluation:
-            value = perplexity(decoder, evaluation["tokens"], track, self.tokens_at_once)
+            value = perplexity(decoder, evaluation["tokens"], track, self.tokens_per_batch)
             self.measured[f"test/{kind}ppl"] = value
             log.info("%s perplexity on %s: %.2f", "dense" if kind else "pruned", evaluation["name"], value)
             return
         from methods.esparse import zeroshot
 
-        found = zeroshot.evaluate(decoder.model, self.source.encode, evaluation["examples"], progress=track)
-        self.measured |= {f"test/{kind}{evaluation['name']}_{name}": value for name, value in found.items()}
-        self.accuracies[kind, evaluation["name"]] = found["acc"]
+        accuracies = zeroshot.evaluate(decoder.model, self.source.encode, evaluation["examples"], progress=track)
+        self.measured |= {f"test/{kind}{evaluation['name']}_{name}": value for name, value in accuracies.items()}
+        self.accuracies[kind, evaluation["name"]] = accuracies["acc"]
 
     def figures(self) -> dict[str, Any]:
-        from methods.esparse.figures import figures_of
+        """Return the figures of the run by name."""
+        from methods.esparse.figures import draw_figures
 
-        return figures_of(self.report) if self.report else {}
-
-
-def part_of(folder: Path) -> Path:
-    """Where a folder grows until it is whole."""
-    return folder.with_name(folder.name + ".part")
+        return draw_figures(self.report) if self.report else {}
 
 
-def split_of(seconds: dict[str, float]) -> str:
-    """`calibration 71 %, shuffles 20 %, ...`"""
-    total = sum(seconds.values()) or 1.0
-    return ", ".join(f"{k} {100 * v / total:.0f} %" for k, v in sorted(seconds.items(), key=lambda item: -item[1]))
+def _matrices(decoder: Decoder, report: Report) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Yield name, weight and permutation of every pruned matrix of the model in memory."""
+    architecture = decoder.architecture
+    linears = {layers.name: layers.linears for layers in architecture.sets}
+    for entry in report.sets:
+        for linear in linears[entry.name]:
+            name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
+            yield name, decoder.model.get_submodule(name).weight, entry.permutation
+
+
+def _encode_examples(source: LanguageModel, data: Any) -> None:
+    """Encode all zero-shot texts, so that tokens without an embedding are found before anything is pruned."""
+    for examples in data.examples.values():
+        for example in examples:
+            for context, choice in zip(example.contexts, example.choices, strict=True):
+                source.encode(context + choice)

@@ -1,4 +1,4 @@
-"""Perplexity as Wanda's and SparseGPT's code measure it: windows without overlap, each of equal weight."""
+"""Perplexity as in Wanda's and SparseGPT's code: windows without overlap, each of equal weight."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from torch.nn.functional import cross_entropy
 
 from methods.esparse.decoder import Decoder
 
-Track = Callable[[Iterable[int], str], Iterable[int]]
 
-
-def windows_at_once(length: int, tokens: int) -> int:
-    """Windows in a batch of about so many tokens."""
+def windows_per_batch(length: int, tokens: int) -> int:
+    """Return how many windows of `length` tokens make a batch of about `tokens` tokens; at least 1."""
     return max(1, tokens // length)
 
 
 @torch.inference_mode()
-def perplexity(decoder: Decoder, windows: Tensor, track: Track, tokens_at_once: int = 2048) -> float:
-    """exp of the mean over windows (n, L) of the mean cross-entropy of their L - 1 predicted tokens.
+def perplexity(
+    decoder: Decoder, windows: Tensor, track: Callable[[range, str], Iterable[int]], tokens_per_batch: int = 2048
+) -> float:
+    """Compute exp of the mean over windows of the mean cross-entropy of their L - 1 predicted tokens.
 
-    All windows go through a block before the next one is looked at, so that a model on disk is read once.
+    All windows pass through a block before the next block is loaded, so that a model on disk is read once.
+
+    Args:
+        decoder: model.
+        windows: (windows, L) tokens.
+        track: shows the progress over the blocks.
+        tokens_per_batch: tokens of a batch of the forward passes.
     """
-    states = decoder.embed(windows, windows_at_once(windows.shape[1], tokens_at_once))
+    states = decoder.embed(windows, windows_per_batch(windows.shape[1], tokens_per_batch))
     for i in track(range(len(decoder)), "evaluating, block"):
         with decoder.block(i) as block:
-            decoder.advance(block, states)
+            decoder.run_block(block, states)
     total = 0.0
     for hidden, tokens in zip(states.batches, windows.split(states.batches[0].shape[0]), strict=True):
         for h, window in zip(hidden, tokens.to(hidden.device), strict=True):  # logits of one window at a time

@@ -1,63 +1,103 @@
-"""How much a weight matters: the score of each published method, for W (R, C) and statistics of its C inputs."""
+"""Pruning metrics: the score of each weight by magnitude, Wanda, RIA and E-Sparse.
+
+A score is called with a weight (R, C) and the statistics of its C inputs, and returns (R, C) float32. Its attribute
+`required` names the statistics.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from methods.esparse.entropy import RANGES, Range
-from methods.esparse.statistics import InputStatistics, Needs
+from datasets.checks import check_choice
+from methods.esparse.entropy import HISTOGRAM_RANGES, HistogramRange
+from methods.esparse.input_statistics import InputStatistics, RequiredStatistics
 
-PUBLISHED_LENGTH = 2048  # tokens of a calibration sequence, by which Wanda's published norms are scaled
+PUBLISHED_LENGTH = 2048  # tokens of a calibration sequence in the papers; sets the scale of Wanda's published norms
 NORM_SCALES = ("wanda2048", "rms", "sum")
+COMBINATIONS = ("add", "multiply")
+
+
+class Score(Protocol):
+    """Score of each weight of a matrix."""
+
+    @property
+    def required(self) -> RequiredStatistics:
+        """Statistics of the inputs that the score needs."""
+        ...
+
+    def __call__(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
+        """Return the scores (R, C) of a weight (R, C)."""
+        ...
 
 
 class Magnitude:
-    """|w|."""
+    """Score |w_ij|."""
 
-    needs = Needs()
+    required = RequiredStatistics()
 
     def __call__(self, weight: Tensor, inputs: InputStatistics | None = None) -> Tensor:
+        """Return the scores (R, C) of a weight (R, C)."""
         return weight.abs().float()
 
 
 class Wanda:
-    """|w_ij| ||x_j||_2 (Sun et al. 2023), the squared norm divided by the number of sequences, as in their code."""
+    """Score |w_ij| ||x_j||_2 (Sun et al. 2023).
 
-    needs = Needs(frozenset({"norm"}))
+    As in the published code, the squared norm is divided by the number of sequences.
+    """
+
+    required = RequiredStatistics(frozenset({"norm"}))
 
     def __call__(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
-        return weight.abs().float() * (inputs.sum_squares / inputs.sequences).sqrt()
+        """Return the scores (R, C) of a weight (R, C)."""
+        return weight.abs().float() * inputs.norm
 
 
 class RIA:
-    """Relative importance and activations (Zhang et al. 2024): |w| over its row's sum plus |w| over its column's sum,
-    times Wanda's norm to the power `power`; 0 leaves the activations out."""
+    """Relative importance and activations (Zhang et al. 2024).
 
-    def __init__(self, power: float = 0.5) -> None:
-        self.power = power
-        self.needs = Needs(frozenset({"norm"})) if power else Needs()
+    The score is |w_ij| / (sum of its row) + |w_ij| / (sum of its column), times Wanda's norm to the power a.
 
-    def __call__(self, weight: Tensor, inputs: InputStatistics | None) -> Tensor:
+    Args:
+        activation_power: exponent a of the norm; 0 leaves the activations out (relative importance).
+    """
+
+    def __init__(self, activation_power: float = 0.5) -> None:
+        self.activation_power = activation_power
+        self.required = RequiredStatistics(frozenset({"norm"})) if activation_power else RequiredStatistics()
+
+    def __call__(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
+        """Return the scores (R, C) of a weight (R, C). A row or column of zeros has score 0."""
         size = weight.abs().float()
-        tiny = torch.finfo(torch.float32).tiny  # a dead row or column has score 0
+        tiny = torch.finfo(torch.float32).tiny
         relative = size / size.sum(0).clamp(min=tiny) + size / size.sum(1, keepdim=True).clamp(min=tiny)
-        return relative * (inputs.sum_squares / inputs.sequences).sqrt() ** self.power if self.power else relative
+        if not self.activation_power:
+            return relative
+        return relative * inputs.norm**self.activation_power
 
 
 class ESparse:
-    """|w_ij| (entropy_weight H_j + alpha ||x_j||) (Li et al. 2023): entropy of the channel's histogram plus its norm.
+    """E-Sparse's metric |w_ij| (H_j + alpha ||x_j||) (Li et al. 2023): entropy of the channel's histogram plus norm.
+
+    The paper's text was not available. The form is that of its overview figure; bins, range, base, alpha and the scale
+    of the norm follow secondary sources and Wanda's code.
 
     Args:
-        alpha: weight of the norm; 0 leaves it out. entropy_weight: 0 leaves the entropy out.
-        bins, range: of the histogram: per `channel`, over the `layer`, or between `quantile`s.
-        base: of the logarithm, `e` or a number.
-        norm_scale: `wanda2048`, sqrt(2048 mean(x^2)), the scale of Wanda's code at its published sequence length;
-            `rms`, sqrt(mean(x^2)); `sum`, sqrt(sum(x^2)).
-        combine: `add`, the paper's, or `multiply` (entropy times norm, for study).
+        alpha: weight of the norm; 0 leaves it out.
+        entropy_weight: weight of the entropy; 0 leaves it out.
+        bins: number of bins of the histogram.
+        histogram_range: "channel", "layer" or "quantile", see `methods.esparse.entropy.histogram_bounds`.
+        log_base: base of the entropy's logarithm, "e" or a number above 1.
+        norm_scale: "wanda2048": sqrt(2048 mean(x^2)), the scale of Wanda's code at its sequence length of 2048;
+            "rms": sqrt(mean(x^2)); "sum": sqrt(sum(x^2)).
+        combine: "add" (paper) or "multiply" (entropy times norm, for study).
+
+    Raises:
+        ValueError: if an argument is outside its range.
     """
 
     def __init__(
@@ -65,34 +105,40 @@ class ESparse:
         alpha: float = 1.0,
         entropy_weight: float = 1.0,
         bins: int = 100,
-        range: Range = "channel",
-        base: float | str = "e",
+        histogram_range: HistogramRange = "channel",
+        log_base: float | str = "e",
         norm_scale: str = "wanda2048",
-        combine: Literal["add", "multiply"] = "add",
+        combine: str = "add",
     ) -> None:
-        if range not in RANGES:
-            raise ValueError(f"method.score.range must be one of {', '.join(RANGES)}, got {range}")
-        if norm_scale not in NORM_SCALES:
-            raise ValueError(f"method.score.norm_scale must be one of {', '.join(NORM_SCALES)}, got {norm_scale}")
-        if combine not in ("add", "multiply"):
-            raise ValueError(f"method.score.combine must be add or multiply, got {combine}")
+        check_choice("method.score.histogram_range", histogram_range, HISTOGRAM_RANGES)
+        check_choice("method.score.norm_scale", norm_scale, NORM_SCALES)
+        check_choice("method.score.combine", combine, COMBINATIONS)
         if bins < 2:
             raise ValueError(f"method.score.bins must be at least 2, got {bins}")
         self.alpha, self.entropy_weight = alpha, entropy_weight
-        if base != "e" and not (isinstance(base, int | float) and 1 < base < math.inf):
-            raise ValueError(f"method.score.base must be e or a number above 1, got {base}")
-        self.unit = 1.0 if base == "e" else math.log(base)
+        self.nats_per_unit = nats_per_unit(log_base)
         self.norm_scale, self.combine = norm_scale, combine
-        self.needs = Needs(frozenset({"norm", "entropy"} if entropy_weight else {"norm"}), bins, range)
+        kinds = frozenset({"norm", "entropy"} if entropy_weight else {"norm"})
+        self.required = RequiredStatistics(kinds, bins, histogram_range)
 
-    def importance(self, inputs: InputStatistics) -> Tensor:
-        """(C,) of each channel."""
+    def channel_importance(self, inputs: InputStatistics) -> Tensor:
+        """Return the importance (C,) of each channel."""
         tokens = {"wanda2048": PUBLISHED_LENGTH, "rms": 1, "sum": inputs.tokens}[self.norm_scale]
         norm = (tokens * inputs.mean_square).sqrt()
         if not self.entropy_weight:
             return self.alpha * norm
-        entropy = inputs.entropy / self.unit
+        entropy = inputs.entropy / self.nats_per_unit
         return entropy * norm if self.combine == "multiply" else self.entropy_weight * entropy + self.alpha * norm
 
     def __call__(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
-        return weight.abs().float() * self.importance(inputs)
+        """Return the scores (R, C) of a weight (R, C)."""
+        return weight.abs().float() * self.channel_importance(inputs)
+
+
+def nats_per_unit(log_base: float | str) -> float:
+    """Return how many nats a unit of entropy to the base has. Raise ValueError for a base that is not above 1."""
+    if log_base == "e":
+        return 1.0
+    if not (isinstance(log_base, int | float) and 1 < log_base < math.inf):
+        raise ValueError(f"method.score.log_base must be e or a number above 1, got {log_base}")
+    return math.log(log_base)

@@ -1,7 +1,7 @@
-"""Zero-shot multiple choice, scored as EleutherAI's lm-evaluation-harness does: the likeliest continuation wins.
+"""Zero-shot multiple choice, scored as in EleutherAI's lm-evaluation-harness: the likeliest continuation wins.
 
-A context goes through the model once, with all of its continuations behind it in one row of tokens. Each of these sees
-the context and itself, not the others, and has the positions that it would have alone.
+A context passes through the model once, followed by all of its continuations in one row of tokens. Each continuation
+attends to the context and itself, not to the others, and has the positions that it would have alone.
 """
 
 from __future__ import annotations
@@ -9,40 +9,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from methods.esparse.decoder import Model
 
 if TYPE_CHECKING:
     from datasets.text.zeroshot import Example
 
 Encode = Callable[[str], Sequence[int]]
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 Request = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a context, tokens of its continuation
 
-LOGITS_AT_ONCE = 512
+LOGITS_PER_CHUNK = 512
 
 
 def evaluate(
-    model: nn.Module,
+    model: Model,
     encode: Encode,
     examples: Sequence[Example],
     *,
     tokens_per_batch: int = 4096,
-    progress: Callable[[Sequence, str], Iterable] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
-    """{"acc", "acc_norm"}: the share of examples whose right choice is the likeliest, as a fraction.
-
-    acc compares log-probabilities, acc_norm log-probabilities per character of the choice.
+    """Compute the accuracy of a model on multiple-choice questions.
 
     Args:
-        model: a causal LM of transformers in eval mode (LLaMA, OPT). encode: text -> its tokens, as the model wants a
-            text to begin. examples: with `contexts`, `choices` and `gold`.
-        tokens_per_batch: padded tokens at once. progress: (batches, what is done) -> the same batches, told of.
+        model: causal LM of transformers in eval mode (LLaMA, OPT).
+        encode: returns the tokens of a text, with the special tokens that a text begins with.
+        examples: questions.
+        tokens_per_batch: padded tokens of a batch.
+        progress: shows the progress over the batches.
 
-    Raises ValueError (no examples; a choice without tokens, or longer than the model's longest text) and
-    FloatingPointError (the model computes NaN).
+    Returns:
+        `acc` and `acc_norm`: share of the examples whose right choice has the largest log-probability, or the largest
+        log-probability per character of the choice.
+
+    Raises:
+        ValueError: if there are no examples, or a choice has no tokens or more than the model takes.
+        FloatingPointError: if the model computes NaN.
     """
     if not examples:
         raise ValueError("there are no examples to evaluate on")
@@ -57,7 +65,7 @@ def evaluate(
 
 
 def accuracies(scores: Sequence[Sequence[float]], examples: Sequence[Example]) -> dict[str, float]:
-    """acc and acc_norm from the log-probability of each choice of each example. The first of equals wins."""
+    """Compute acc and acc_norm from the log-probability of each choice of each example. The first of equals wins."""
     plain = norm = 0
     for row, example in zip(scores, examples, strict=True):
         per_character = [score / len(c.removeprefix(" ")) for score, c in zip(row, example.choices, strict=True)]
@@ -67,10 +75,12 @@ def accuracies(scores: Sequence[Sequence[float]], examples: Sequence[Example]) -
 
 
 def request(encode: Encode, context: str, continuation: str) -> Request:
-    """Tokens of the context, and those that the continuation adds to them.
+    """Return the tokens of the context, and those that the continuation adds to them.
 
-    Spaces at the context's end count as the continuation's.
-    Raises ValueError where either has no tokens.
+    Spaces at the context's end belong to the continuation.
+
+    Raises:
+        ValueError: if either has no tokens.
     """
     bare = context.rstrip()
     start = tuple(encode(bare))
@@ -84,34 +94,45 @@ def request(encode: Encode, context: str, continuation: str) -> Request:
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: nn.Module,
+    model: Model,
     requests: Sequence[Request],
     tokens_per_batch: int = 4096,
-    progress: Callable[[Sequence, str], Iterable] | None = None,
+    progress: Progress | None = None,
 ) -> list[float]:
-    """Natural logarithm of the probability of each continuation given its context. Arguments and errors: `evaluate`.
+    """Compute the natural logarithm of the probability of each continuation given its context.
 
-    A context that is too long loses its beginning.
+    The beginning of a context that is too long is dropped.
+
+    Args:
+        model: causal LM of transformers in eval mode.
+        requests: tokens of context and continuation.
+        tokens_per_batch: padded tokens of a batch.
+        progress: shows the progress over the batches.
+
+    Raises:
+        ValueError: if the model's attention cannot take a mask, or a continuation is too long.
+        FloatingPointError: if the model computes NaN.
     """
     if model.config._attn_implementation not in ("eager", "sdpa"):
-        raise ValueError(f"attention has to be eager or sdpa here, not {model.config._attn_implementation}")
+        raise ValueError(f"zero-shot tasks need attention eager or sdpa, got {model.config._attn_implementation}")
     numbers: dict[Request, int] = {}
     longest = model.config.max_position_embeddings
     places = [numbers.setdefault(shorten(request, longest), len(numbers)) for request in requests]
     batches = list(batched(bundle(numbers), tokens_per_batch))
     scores = torch.zeros(len(numbers), dtype=torch.float64)
     for batch in progress(batches, "zero-shot, batch") if progress else batches:
-        owners, found = score(model, batch)
-        if found.isnan().any():
+        owners, log_probabilities = token_log_probabilities(model, batch)
+        if log_probabilities.isnan().any():
             raise FloatingPointError("the model computes NaN: choose model.dtype=bfloat16 or float32")
-        scores.index_add_(0, owners, found)
+        scores.index_add_(0, owners, log_probabilities)
     return scores[places].tolist()
 
 
 def shorten(request: Request, longest: int) -> Request:
-    """Without the first tokens of the context where both, less the last token, are longer than `longest`.
+    """Drop first tokens of the context such that both parts, without the last token, have at most `longest` tokens.
 
-    Raises ValueError where the continuation alone is.
+    Raises:
+        ValueError: if the continuation alone is longer.
     """
     context, continuation = request
     if len(continuation) > longest:
@@ -120,10 +141,18 @@ def shorten(request: Request, longest: int) -> Request:
 
 
 class Bundle:
-    """A context and its continuations as one row of L tokens, which predicts T tokens.
+    """Context and its continuations as one row of L tokens that predicts T tokens.
 
-    tokens, positions, branches (L): branch 0 is the context, 1, 2, ... the continuations, each without its last token.
-    sources, targets, owners (T): the place in the row that predicts a token, this token, and its request's number.
+    Attributes:
+        tokens: (L) tokens; the last one of each continuation is left out.
+        positions: (L) position of each token in its text.
+        branches: (L) 0 for the context, 1, 2, ... for the continuations.
+        sources: (T) place in the row that predicts a token.
+        targets: (T) tokens to predict.
+        owners: (T) number of the request that a predicted token belongs to.
+
+    Args:
+        context: tokens of the context.
     """
 
     def __init__(self, context: Sequence[int]) -> None:
@@ -134,6 +163,7 @@ class Bundle:
         self.owners: list[int] = []
 
     def add(self, continuation: Sequence[int], number: int) -> None:
+        """Append a continuation that belongs to the request of that number."""
         start, inner = len(self.tokens), len(continuation) - 1
         self.sources += [self.length - 1, *range(start, start + inner)]
         self.targets += continuation
@@ -144,7 +174,7 @@ class Bundle:
 
 
 def bundle(requests: dict[Request, int]) -> list[Bundle]:
-    """A bundle for each context. requests: distinct, with their numbers."""
+    """Return a bundle for each context. requests: distinct requests with their numbers."""
     bundles: dict[tuple[int, ...], Bundle] = {}
     for (context, continuation), number in requests.items():
         if context not in bundles:
@@ -154,7 +184,7 @@ def bundle(requests: dict[Request, int]) -> list[Bundle]:
 
 
 def batched(bundles: Iterable[Bundle], tokens: int) -> Iterator[list[Bundle]]:
-    """Batches of at most `tokens` tokens, padding included, but at least one row; the longest rows first."""
+    """Yield batches of at most `tokens` tokens, padding included, or of one row; the longest rows come first."""
     batch: list[Bundle] = []
     for row in sorted(bundles, key=lambda row: -len(row.tokens)):
         if batch and (len(batch) + 1) * len(batch[0].tokens) > tokens:
@@ -165,8 +195,12 @@ def batched(bundles: Iterable[Bundle], tokens: int) -> Iterator[list[Bundle]]:
         yield batch
 
 
-def score(model: nn.Module, batch: Sequence[Bundle]) -> tuple[Tensor, Tensor]:
-    """Of the T tokens that a batch predicts: their requests' numbers, their log-probabilities (float64), on the CPU."""
+def token_log_probabilities(model: Model, batch: Sequence[Bundle]) -> tuple[Tensor, Tensor]:
+    """Compute the log-probabilities of the T tokens that a batch predicts.
+
+    Returns:
+        Number of the request of each token (T,), and its log-probability (T,) float64, on the CPU.
+    """
     device, head = model.device, model.get_output_embeddings()
     tokens = padded([row.tokens for row in batch], 0).to(device)
     hidden = model.base_model(
@@ -178,20 +212,23 @@ def score(model: nn.Module, batch: Sequence[Bundle]) -> tuple[Tensor, Tensor]:
     width = tokens.shape[1]
     sources = torch.tensor([i * width + source for i, row in enumerate(batch) for source in row.sources], device=device)
     targets = torch.tensor([target for row in batch for target in row.targets], device=device)
-    parts = zip(hidden.flatten(0, 1)[sources].split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
-    found = [head(h).float().log_softmax(-1).gather(1, target[:, None])[:, 0] for h, target in parts]
-    return torch.tensor([owner for row in batch for owner in row.owners]), torch.cat(found).double().cpu()
+    parts = zip(hidden.flatten(0, 1)[sources].split(LOGITS_PER_CHUNK), targets.split(LOGITS_PER_CHUNK), strict=True)
+    values = [head(h).float().log_softmax(-1).gather(1, target[:, None])[:, 0] for h, target in parts]
+    return torch.tensor([owner for row in batch for owner in row.owners]), torch.cat(values).double().cpu()
 
 
 def padded(rows: Iterable[Sequence[int]], value: int) -> Tensor:
-    """(B, L) int64, filled up on the right."""
+    """Return the rows as (B, L) int64, padded on the right."""
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 def bundle_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the attention's scores, (B, 1, L, L): 0 where a token sees another, else the least number.
+    """Return the mask that is added to the attention's scores: 0 where a token attends to another, else the minimum.
 
-    Seen are, of what stands before, the context and the own branch. branches (B, L): 0 is the context, -1 padding.
+    A token attends to earlier tokens of the context and of its own branch.
+
+    Shapes:
+        branches: (B, L), 0 for the context and -1 for padding. Result: (B, 1, L, L).
     """
     before = torch.ones(branches.shape[1], branches.shape[1], dtype=torch.bool, device=branches.device).tril()
     key, query = branches[:, None, :], branches[:, :, None]

@@ -1,1 +1,1 @@
-"""F2AT (Qian et al. 2023), reconstructed, and the adversarial training methods it is compared with."""
+"""F2AT (Qian et al. 2023), reconstructed from its abstract, and other methods of adversarial training."""

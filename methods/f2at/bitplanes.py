@@ -9,23 +9,30 @@ from torch import Tensor
 
 
 def quantise(x: Tensor) -> Tensor:
-    """Images in [0, 1] -> grey levels 0..255, as floats. Rounds: 8-bit images come back exactly."""
+    """Return the grey levels 0 to 255, as floats, of images in [0, 1].
+
+    Levels are rounded, so that 8-bit images come back exactly.
+    """
     return (255 * x.float()).round()
 
 
 def low_planes(q: Tensor, k: int) -> Tensor:
-    """The k low bit-planes of grey levels: q mod 2^k."""
+    """Return the k low bit-planes of grey levels: q mod 2^k."""
     return q.remainder(2**k)
 
 
 @dataclass(frozen=True)
 class BitPlanes:
-    """Cuts an image between its k low bit-planes and the others.
+    """Cut of an image between its k low bit-planes and the others.
 
     Args:
-        k: low planes, 1..7. mid_rise: the natural pattern gets half a step of the cut, so that it is not darker than
-            the image. stretch: the perturbed pattern fills [0, 1] (as it is, it is nearly black).
-        pre_noise: uniform noise of up to so many grey levels before the cut (BPFC's).
+        k: number of low planes, 1 to 7.
+        mid_rise: add half a step of the cut to the natural pattern, so that it is not darker than the image.
+        stretch: scale the perturbed pattern to [0, 1]; without it the pattern is nearly black.
+        pre_noise: largest uniform noise, in grey levels, that is added before the cut (as in BPFC).
+
+    Raises:
+        ValueError: if k is not in 1 to 7.
     """
 
     k: int = 4
@@ -35,11 +42,14 @@ class BitPlanes:
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 7:
-            raise ValueError(f"the cut k must leave planes on both sides: 1..7, got {self.k}")
+            raise ValueError(f"the number k of low bit-planes must lie in 1..7, got {self.k}")
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images in [0, 1] -> natural and perturbed pattern, in [0, 1], of the same shape; float32 whatever x is."""
+        """Return the natural and the perturbed pattern of images, both float32 in [0, 1].
+
+        Shapes: x (B, C, H, W) in [0, 1] -> (B, C, H, W), (B, C, H, W).
+        """
         q = quantise(x)
         if self.pre_noise:
             q = q + self.pre_noise * (2 * torch.rand_like(q) - 1)
@@ -49,6 +59,9 @@ class BitPlanes:
 
     @torch.no_grad()
     def leak(self, x: Tensor, perturbed: Tensor) -> Tensor:
-        """Share of values whose high planes the perturbation has changed: slicing does not isolate it."""
-        one, other = quantise(x), quantise(perturbed)
-        return ((one - low_planes(one, self.k)) != (other - low_planes(other, self.k))).float().mean()
+        """Return the share of values whose high planes differ: slicing does not isolate the perturbation.
+
+        Shapes: (B, C, H, W), (B, C, H, W) -> ().
+        """
+        clean, attacked = quantise(x), quantise(perturbed)
+        return ((clean - low_planes(clean, self.k)) != (attacked - low_planes(attacked, self.k))).float().mean()

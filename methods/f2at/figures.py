@@ -1,16 +1,24 @@
-"""Pictures of images, their attacked versions and bit-plane patterns; robust accuracy against eps."""
+"""Figures of attacked images with their bit-plane patterns, and of robust accuracy against eps."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from methods.f2at.bitplanes import BitPlanes
+from methods.plots import COLUMN_WIDTH
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def patterns(x: Tensor, attacked: Tensor, planes: BitPlanes) -> Any:
-    """A row each: images, attacked images, their natural and perturbed patterns. x: (n, C, H, W) in [0, 1]."""
+def plot_patterns(x: Tensor, attacked: Tensor, planes: BitPlanes) -> Figure:
+    """Draw a row each of images, attacked images, their natural and their perturbed patterns.
+
+    Shapes: x (N, C, H, W) in [0, 1], attacked (N, C, H, W).
+    """
     import matplotlib.pyplot as plt
 
     natural, perturbed = planes(attacked)
@@ -19,18 +27,23 @@ def patterns(x: Tensor, attacked: Tensor, planes: BitPlanes) -> Any:
     figure, axes = plt.subplots(len(rows), len(x), figsize=(0.55 * len(x) + 0.9, 0.55 * len(rows)), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for ax, image in zip(line, images, strict=True):
-            shown = image.permute(1, 2, 0).numpy()
-            ax.imshow(shown, cmap="gray" if shown.shape[2] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
+            pixels = image.permute(1, 2, 0).numpy()
+            ax.imshow(pixels, cmap="gray" if pixels.shape[2] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
 
 
-def eps_curve(accuracies: dict[float, float], eps: float) -> Any:
-    """accuracies: eps -> accuracy under 20 steps of PGD. eps: of the training, marked."""
+def plot_eps_curve(accuracies: Mapping[float, float], eps: float) -> Figure:
+    """Draw accuracy under PGD-20 against the radius of the attack.
+
+    Args:
+        accuracies: accuracy by eps of the attack.
+        eps: eps of the threat model, which is marked.
+    """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(3.4, 2.2))
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.2), layout="constrained")
     axes.plot([255 * e for e in accuracies], list(accuracies.values()), "o-", markersize=3)
     axes.axvline(255 * eps, color="grey", linestyle=":", linewidth=0.8)
     axes.set(xlabel="eps of the attack (x 255)", ylabel="accuracy under PGD-20", ylim=(0, 1))

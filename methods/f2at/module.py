@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -14,36 +14,55 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from methods.attacks import PGD, mode_of, seeded
-from methods.checkpoints import weights_below
-from methods.f2at.averaging import MovingAverage, WeightPerturbation
-from methods.f2at.objectives import Objective
+from datasets.checks import check_positive
+from methods.architectures.classifier import Classifier
+from methods.attacks import PGD, Attack, seeded
+from methods.f2at.awp import WeightPerturbation
+from methods.f2at.ema import ExponentialMovingAverage
+from methods.f2at.evaluation import contradictions, correct, load_trained
+from methods.f2at.lr_schedules import Schedule
+from methods.f2at.objective import Objective
+from methods.memory_format import preferred_memory_format, to_memory_format
 
 log = logging.getLogger(__name__)
-Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 class AdversarialTraining(LightningModule):
-    """SGD on an objective; validated by an attack on held-out images; tested by several, with best and last weights.
+    """Adversarial training by SGD, validated under one attack and tested under several.
 
-    Metrics, fractions: `train/loss`, `train/adv_acc` (on the crafted images as trained), and what the objective logs;
-    `val/acc`, `val/adv_acc` (under `watch`); `test/acc` and `test/<attack>_acc` of the weights that `monitor` picks,
-    `test/last_acc`, `test/last_<attack>_acc` of the last ones; `test/nrr`, the harmonic mean of clean accuracy and
-    that under AutoAttack (`aa`), or under `cw` where not all images got it; `test/masked` is 1 where the attacks
+    The best weights are picked on held-out images; best and last weights are tested.
+
+    Metrics, fractions: `train/loss`, `train/adv_acc` (on the images of the training), and what the objective logs;
+    `val/acc`, `val/adv_acc` (under `val_attack`); `test/acc` and `test/<attack>_acc` of the weights that `monitor`
+    picks, `test/last_acc`, `test/last_<attack>_acc` of the last ones; `test/nrr`, the harmonic mean of clean accuracy
+    and accuracy under AutoAttack (`aa`), or under `cw` if not all images got AutoAttack; `test/masked`, 1 if attacks
     contradict each other (see `contradictions`), which hints at masked gradients.
 
     Args:
-        network: a `Classifier`. objective: what is minimised.
-        lr, momentum, weight_decay: of SGD. rate: share of the training -> factor of lr, asked before every step.
-        eps, step: of the threat model, which the curve over eps and the figures take; in units of images in [0, 1].
-        watch: the attack of the validation. evaluation: name -> attack of the test; None leaves it out.
-        images: attack's name -> how many test images it gets, the first ones; those not named get all.
-        curve: eps of the figure of robust accuracy, each attacked by 20 steps; curve_images: how many test images.
-        average: decay of the moving average of weights that is evaluated in place of the network (SEAT); None: none.
-        perturbation: of the weights, adversarial (AWP).
-        monitor: metric that picks the best weights; None: the last are tested.
-        channels_last: memory format of images and weights.
+        network: a `Classifier`.
+        objective: training objective.
+        train_attack: attack of the training.
+        val_attack: attack of the validation.
+        test_attacks: attacks of the test by name; None leaves one out.
+        attack_limits: number of test images, the first ones, by name of the attack; attacks without a limit get all.
+        eps: radius of the threat model, for images in [0, 1]; marked in the figure of robust accuracy.
+        step_size: step size of the threat model, for images in [0, 1].
+        eps_curve: radii of the figure of robust accuracy, each attacked by PGD-20.
+        eps_curve_images: number of test images of that figure.
+        lr: learning rate of SGD.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov's momentum.
+        weight_decay: weight decay of SGD.
+        lr_schedule: factor on the learning rate by training progress, evaluated before every step; None: constant.
+        momentum_schedule: momentum by training progress, in place of `momentum`; None: constant.
+        ema_decay: decay of the moving average of weights that is evaluated in place of the network (SEAT); None: none.
+        weight_perturbation: adversarial perturbation of the weights (AWP).
+        monitor: metric that picks the best weights; None tests the last ones.
+        channels_last: memory layout of images and weights; None: chosen by the device, see `preferred_memory_format`.
         helper: checkpoint of a naturally trained network, for objectives that need one.
+
+    Raises:
+        ValueError: if an argument is out of its range.
     """
 
     tasks = ("image-classification",)
@@ -51,201 +70,216 @@ class AdversarialTraining(LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Classifier,
         objective: Objective,
+        train_attack: Attack,
+        val_attack: Attack | None = None,
+        test_attacks: Mapping[str, Attack | None] | None = None,
+        attack_limits: Mapping[str, int] | None = None,
+        eps: float = 8 / 255,
+        step_size: float = 2 / 255,
+        eps_curve: tuple[float, ...] = (),
+        eps_curve_images: int = 500,
         lr: float = 0.1,
         momentum: float = 0.9,
+        nesterov: bool = False,
         weight_decay: float = 5e-4,
-        rate: Callable[[float], float] | None = None,
-        eps: float = 8 / 255,
-        step: float = 2 / 255,
-        watch: Attack | None = None,
-        evaluation: Mapping[str, Attack | None] | None = None,
-        images: Mapping[str, int] | None = None,
-        curve: tuple[float, ...] = (),
-        curve_images: int = 500,
-        average: float | None = None,
-        perturbation: WeightPerturbation | None = None,
+        lr_schedule: Schedule | None = None,
+        momentum_schedule: Schedule | None = None,
+        ema_decay: float | None = None,
+        weight_perturbation: WeightPerturbation | None = None,
         monitor: str | None = "val/adv_acc",
-        channels_last: bool = True,
+        channels_last: bool | None = None,
         helper: Path | None = None,
     ) -> None:
         super().__init__()
-        if lr <= 0:
-            raise ValueError(f"method.lr must be positive, got {lr}")
-        if not 0 <= eps <= 1:
-            raise ValueError(f"method.eps is in units of images in [0, 1], got {eps}; 8/255 is {8 / 255:.4f}")
-        if weight_decay < 0:
-            raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=self.format)
-        self.objective, self.perturbation, self.monitor = objective, perturbation, monitor
-        objective.begin(network, weights_of(helper, network) if helper else None)
-        self.distributed = perturbation is None  # each process would move its weights its own way
-        self.average = None if average is None else MovingAverage(network, average)
-        self.lr, self.momentum, self.weight_decay, self.rate = lr, momentum, weight_decay, rate
-        self.eps, self.step, self.watch = eps, step, watch
-        self.evaluation = {name: attack for name, attack in (evaluation or {}).items() if attack is not None}
-        self.images = dict(images or {})
-        if unknown := self.images.keys() - self.evaluation.keys():
-            raise ValueError(f"method.images names no attack of method.evaluation: {', '.join(unknown)}")
-        self.curve, self.curve_images = tuple(curve), curve_images
-        self.last: list[nn.Module] = []  # in a list: no part of the checkpoint
-        self.measured = nn.ModuleDict()
-        self.seen = 0
-        self.robustness: dict[float, float] = {}
-        self.examples: tuple[Tensor, Tensor] | None = None
+        used = {name: attack for name, attack in (test_attacks or {}).items() if attack is not None}
+        _check_arguments(lr, weight_decay, eps, set(attack_limits or {}) - set(used))
+        self.network, self.objective = network, objective
+        objective.prepare(network, load_trained(helper, network) if helper else None)
+        self.weight_perturbation = weight_perturbation
+        self.distributed = weight_perturbation is None  # each process would move its weights in its own way
+        self.ema = None if ema_decay is None else ExponentialMovingAverage(network, ema_decay)
+        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
+        self.lr_schedule, self.momentum_schedule = lr_schedule, momentum_schedule
+        self.eps, self.step_size = eps, step_size
+        self.train_attack, self.val_attack = train_attack, val_attack
+        self.test_attacks, self.attack_limits = used, dict(attack_limits or {})
+        self.eps_curve, self.eps_curve_images = tuple(eps_curve), eps_curve_images
+        self.monitor, self.channels_last = monitor, channels_last
+        self.memory_format = preferred_memory_format(torch.device("cpu"), channels_last)
+        self._last_network: list[nn.Module] = []  # in a list, which keeps it out of the checkpoint
+        self._test_metrics: Any = nn.ModuleDict()
+        self._num_tested = 0
+        self._robustness: dict[float, float] = {}
+        self._examples: tuple[Tensor, Tensor] | None = None
 
     @property
-    def judged(self) -> nn.Module:
-        """The network that is evaluated."""
-        return self.network if self.average is None else self.average.network
+    def eval_network(self) -> nn.Module:
+        """Network that is evaluated: the moving average if there is one."""
+        return self.network if self.ema is None else self.ema.network
 
     def prepare(self, data: Any) -> None:
+        """Check that the data fits the validation and the attacks.
+
+        Raises:
+            ValueError: if it does not.
+        """
         if (self.monitor or "").startswith("val/") and not data.holdout:
             raise ValueError(
-                f"method.monitor={self.monitor} needs images to validate on: dataset.holdout=<number>, or "
+                f"method.monitor={self.monitor} needs images to validate on: set dataset.holdout to their number, or "
                 "method.monitor=null to test the last weights"
             )
-        if self.monitor == "val/adv_acc" and self.watch is None:
-            raise ValueError("method.monitor=val/adv_acc needs an attack to validate with: method.watch")
-        for attack in self.evaluation.values():
+        if self.monitor == "val/adv_acc" and self.val_attack is None:
+            raise ValueError("method.monitor=val/adv_acc needs an attack to validate with: set method.val_attack")
+        for attack in self.test_attacks.values():
             if hasattr(attack, "check_classes"):
                 attack.check_classes(data.dims["num_classes"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def setup(self, stage: str) -> None:
+        """Choose the memory layout by the device."""
+        self.memory_format = preferred_memory_format(self.trainer.strategy.root_device, self.channels_last)
+        for part in (self.network, self.objective, self.ema):
+            if part is not None:
+                to_memory_format(part, self.memory_format)
+
+    def configure_optimizers(self) -> Any:
+        """Return SGD with the schedule of its learning rate."""
         weights = [p for p in (*self.network.parameters(), *self.objective.parameters()) if p.requires_grad]
-        optimizer = torch.optim.SGD(weights, self.lr, self.momentum, weight_decay=self.weight_decay, foreach=True)
-        if self.rate is None:
+        optimizer = torch.optim.SGD(
+            weights, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, foreach=True
+        )
+        schedule = self.lr_schedule
+        if schedule is None:
             return {"optimizer": optimizer}
-        steps = max(self.trainer.estimated_stepping_batches, 1)
-        scheduler = LambdaLR(optimizer, lambda step: self.rate(step / steps))
+        steps = self._num_steps()
+        scheduler = LambdaLR(optimizer, lambda step: schedule(step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _num_steps(self) -> float:
+        return max(self.trainer.estimated_stepping_batches, 1)
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Set the momentum by its schedule."""
+        if self.momentum_schedule is None:
+            return
+        momentum = self.momentum_schedule(self.trainer.global_step / self._num_steps())
+        for group in self.trainer.optimizers[0].param_groups:
+            group["momentum"] = momentum
+
     def training_step(self, batch: Any, index: int) -> Tensor:
-        x, y = batch.x.contiguous(memory_format=self.format), batch.y
+        """Return the objective's loss on perturbed images."""
+        x, y = batch.x.contiguous(memory_format=self.memory_format), batch.y
         progress = self.current_epoch / max(self.trainer.max_epochs or 1, 1)
-        adv = self.objective.craft(self.network, x, y, progress)
-        if self.perturbation and self.perturbation.begins(progress):
-            self.perturbation.apply(self.network, lambda: self.objective(self.network, x, adv, y, progress)[0])
+        adv = self.objective.perturb(self.train_attack, self.network, x, y, progress)
+        if self.weight_perturbation and self.weight_perturbation.is_active(progress):
+            self.weight_perturbation.apply(self.network, lambda: self.objective(self.network, x, adv, y, progress)[0])
         loss, logs = self.objective(self.network, x, adv, y, progress)
         for name, value in {"loss": loss, **logs}.items():
             self.log(f"train/{name}", value, on_step=False, on_epoch=True, batch_size=len(y))
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.perturbation:
-            self.perturbation.restore()
-        if self.average:
-            self.average.update(self.network)
+        """Move perturbed weights back, and average the weights if the optimizer has made a step."""
+        if self.weight_perturbation:
+            self.weight_perturbation.restore()
+        if self.ema and self.trainer.global_step > int(self.ema.steps):
+            self.ema.update(self.network)
 
     def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
-        x, y = batch.x.contiguous(memory_format=self.format), batch.y
-        prefix = self.trainer.datamodule.val_prefix(dataloader_idx)
-        logs = {"acc": correct(self.judged, x, y).mean()}
-        if self.watch:
-            logs["adv_acc"] = correct(self.judged, self.attacked(self.watch, self.judged, x, y, index), y).mean()
+        """Log clean accuracy and accuracy under attack."""
+        x, y = batch.x.contiguous(memory_format=self.memory_format), batch.y
+        network, trainer = self.eval_network, cast(Any, self.trainer)
+        prefix = trainer.datamodule.val_prefix(dataloader_idx)
+        logs = {"acc": correct(network, x, y).mean()}
+        if self.val_attack:
+            logs["adv_acc"] = correct(network, self._attacked(self.val_attack, network, x, y, index), y).mean()
         for name, value in logs.items():
             self.log(prefix + name, value, batch_size=len(y), add_dataloader_idx=False, sync_dist=True)
 
     def on_fit_end(self) -> None:
-        self.last = [copy.deepcopy(self.judged).eval()] if self.monitor else []
-        if self.trainer.world_size > 1:  # batch norm's statistics are each process's own
-            for buffer in (buffer for network in self.last for buffer in network.buffers()):
+        """Keep the last weights for the test."""
+        self._last_network = [copy.deepcopy(self.eval_network).eval()] if self.monitor else []
+        if self.trainer.world_size > 1:  # batch norm's statistics differ between processes
+            for buffer in (buffer for network in self._last_network for buffer in network.buffers()):
                 buffer.copy_(self.trainer.strategy.broadcast(buffer))
 
     def on_test_start(self) -> None:
-        self.seen, self.measured = 0, nn.ModuleDict()
-        for network in self.last:
+        """Start new metrics."""
+        self._num_tested, self._test_metrics = 0, nn.ModuleDict()
+        for network in self._last_network:
             network.to(self.device)
 
     def test_step(self, batch: Any, index: int) -> None:
-        x, y = batch.x.contiguous(memory_format=self.format), batch.y
-        if self.examples is None:
-            watch = self.watch or PGD(self.eps, self.step, 10)
-            self.examples = x[:6].cpu(), self.attacked(watch, self.judged, x[:6], y[:6], 0).cpu()
-        networks = {"": self.judged} | ({"last_": self.last[0]} if self.last else {})
-        for kind, network in networks.items():
-            self.enter(f"{kind}acc", correct(network, x, y))
-            for name, attack in self.evaluation.items():
-                n = self.take(self.images.get(name), len(y))
-                if n:
-                    adv = self.attacked(attack, network, x[:n], y[:n], index)
-                    self.enter(f"{kind}{name}_acc", correct(network, adv, y[:n]))
-        if n := self.take(self.curve_images, len(y)):
-            for i, eps in enumerate(self.curve):
+        """Measure clean accuracy and accuracy under each attack, of the best and of the last weights."""
+        x, y = batch.x.contiguous(memory_format=self.memory_format), batch.y
+        if self._examples is None:
+            attack = self.val_attack or PGD(self.eps, self.step_size, 10)
+            self._examples = x[:6].cpu(), self._attacked(attack, self.eval_network, x[:6], y[:6], 0).cpu()
+        self._test_network("", self.eval_network, x, y, index)
+        for network in self._last_network:
+            self._test_network("last_", network, x, y, index)
+        if n := self._remaining(self.eps_curve_images, len(y)):
+            for i, eps in enumerate(self.eps_curve):
                 attack = PGD(eps, eps / 8 if eps else 0.0, 20)
-                adv = self.attacked(attack, self.judged, x[:n], y[:n], index)
-                self.enter(f"curve_{i}", correct(self.judged, adv, y[:n]))
-        self.seen += len(y)
+                adv = self._attacked(attack, self.eval_network, x[:n], y[:n], index)
+                self._update_metric(f"curve_{i}", correct(self.eval_network, adv, y[:n]))
+        self._num_tested += len(y)
 
-    def take(self, limit: int | None, size: int) -> int:
-        """How many images of this batch are still among the first `limit`, of each process its share."""
-        return size if limit is None else max(0, min(size, limit // self.trainer.world_size - self.seen))
+    def _test_network(self, prefix: str, network: nn.Module, x: Tensor, y: Tensor, index: int) -> None:
+        self._update_metric(f"{prefix}acc", correct(network, x, y))
+        for name, attack in self.test_attacks.items():
+            if n := self._remaining(self.attack_limits.get(name), len(y)):
+                adv = self._attacked(attack, network, x[:n], y[:n], index)
+                self._update_metric(f"{prefix}{name}_acc", correct(network, adv, y[:n]))
 
-    def attacked(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, index: int) -> Tensor:
-        """Attacked images; the same whatever random numbers were drawn before."""
+    def _remaining(self, limit: int | None, size: int) -> int:
+        """Return how many images of a batch are among the first `limit`; each process takes its share of them."""
+        return size if limit is None else max(0, min(size, limit // self.trainer.world_size - self._num_tested))
+
+    def _attacked(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, index: int) -> Tensor:
+        """Return attacked images, the same ones whatever random numbers were drawn before."""
         with seeded(index, x.device), torch.autocast(x.device.type, enabled=False):
             return attack(network, x, y)
 
-    def enter(self, name: str, values: Tensor) -> None:
-        if name not in self.measured:
-            self.measured[name] = MeanMetric().to(self.device)
-        self.measured[name].update(values)
+    def _update_metric(self, name: str, values: Tensor) -> None:
+        if name not in self._test_metrics:
+            self._test_metrics[name] = MeanMetric().to(self.device)
+        self._test_metrics[name].update(values)
 
     def on_test_epoch_end(self) -> None:
-        found = {name: metric.compute() for name, metric in self.measured.items()}
-        self.robustness = {eps: float(found.pop(f"curve_{i}")) for i, eps in enumerate(self.curve)}
-        images = self.measured["acc"].weight
-        whole = {name for name, metric in self.measured.items() if metric.weight == images}
-        robust = next((found[name] for name in ("aa_acc", "cw_acc") if name in whole), None)
+        """Log the test metrics and warn if attacks contradict each other."""
+        metrics = {name: metric.compute() for name, metric in self._test_metrics.items()}
+        self._robustness = {eps: float(metrics.pop(f"curve_{i}")) for i, eps in enumerate(self.eps_curve)}
+        num_images = self._test_metrics["acc"].weight
+        on_all_images = {name for name, metric in self._test_metrics.items() if metric.weight == num_images}
+        robust = next((metrics[name] for name in ("aa_acc", "cw_acc") if name in on_all_images), None)
         if robust is not None:
-            found["nrr"] = 2 * found["acc"] * robust / (found["acc"] + robust).clamp_min(1e-12)
-        values = {name: float(value) for name, value in found.items()}
-        told = contradictions({k: v for k, v in values.items() if k in whole})
-        for line in told:
+            metrics["nrr"] = 2 * metrics["acc"] * robust / (metrics["acc"] + robust).clamp_min(1e-12)
+        warnings = contradictions({name: float(value) for name, value in metrics.items() if name in on_all_images})
+        for line in warnings:
             log.warning("gradients may be masked: %s", line)
-        self.log_dict({f"test/{name}": value for name, value in found.items()} | {"test/masked": float(bool(told))})
+        logs = {f"test/{name}": value for name, value in metrics.items()}
+        self.log_dict(logs | {"test/masked": float(bool(warnings))})
 
     def figures(self) -> dict[str, Any]:
-        from methods.f2at.figures import eps_curve, patterns
+        """Return figures of bit-plane patterns and of robust accuracy against eps."""
+        from methods.f2at.figures import plot_eps_curve, plot_patterns
 
-        drawn = {}
-        if self.examples:
-            drawn["patterns"] = patterns(*self.examples, self.objective.planes)
-        if self.robustness:
-            drawn["robustness"] = eps_curve(self.robustness, self.eps)
-        return drawn
-
-
-@torch.no_grad()
-def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """1 where the network, in eval mode and float32, is right, else 0: (B,) float."""
-    with mode_of(network, False), torch.autocast(x.device.type, enabled=False):
-        return (network(x).argmax(1) == y).float()
+        figures: dict[str, Any] = {}
+        if self._examples:
+            figures["patterns"] = plot_patterns(*self._examples, self.objective.bit_planes)
+        if self._robustness:
+            figures["robustness"] = plot_eps_curve(self._robustness, self.eps)
+        return figures
 
 
-def weights_of(checkpoint: Path, network: nn.Module) -> nn.Module:
-    """A network like this one, with the weights that another run of this method has left: averaged, if it averages."""
-    loaded = copy.deepcopy(network)
-    loaded.load_state_dict(weights_below(checkpoint, "average.network.", "network."))
-    return loaded.eval()
-
-
-def contradictions(found: dict[str, float], slack: float = 0.01) -> list[str]:
-    """What cannot be if attacks do what they should: a stronger attack that leaves more accuracy than a weaker one.
-
-    found: metrics' names without split. slack: chance, as a fraction.
-    """
-    stronger = {
-        "aa_acc": ("pgd20_acc", "pgd100_acc", "cw_acc", "fgsm_acc"),
-        "pgd100_acc": ("pgd20_acc", "fgsm_acc"),
-        "pgd20_acc": ("fgsm_acc", "acc"),
-        "fgsm_acc": ("acc",),
-    }
-    return [
-        f"{strong} {found[strong]:.3f} > {weak} {found[weak]:.3f}"
-        for strong, weaker in stronger.items()
-        for weak in weaker
-        if strong in found and weak in found and found[strong] > found[weak] + slack
-    ]
+def _check_arguments(lr: float, weight_decay: float, eps: float, unknown_limits: set[str]) -> None:
+    check_positive("method", lr=lr)
+    if weight_decay < 0:
+        raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
+    if not 0 <= eps <= 1:
+        raise ValueError(f"method.eps is in units of images in [0, 1], got {eps}; 8/255 is {8 / 255:.4f}")
+    if unknown_limits:
+        names = ", ".join(sorted(unknown_limits))
+        raise ValueError(f"method.attack_limits names no attack of method.test_attacks: {names}")

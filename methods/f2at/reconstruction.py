@@ -1,24 +1,25 @@
-"""F2AT reconstructed from its abstract: not the paper's losses, which could not be had; coefficients are ours."""
+"""F2AT reconstructed from its abstract: not the paper's losses, which were not available; coefficients are ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, log_softmax
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.attacks import PGD
+from methods.architectures.classifier import Classifier
 from methods.f2at.bitplanes import BitPlanes
-from methods.f2at.objectives import Logs, Objective, accuracy, divergence
+from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch norm uses the batch's statistics meanwhile, without adding them to the running ones."""
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    """Keep batch norm from updating its running statistics inside the context; it still uses the batch's."""
+    layers: list[Any] = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
         layer.momentum, layer.num_batches_tracked = 0.0, None
@@ -29,104 +30,151 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
             layer.momentum, layer.num_batches_tracked = momentum, count
 
 
-def from_uniform(logits: Tensor) -> Tensor:
-    """Mean over the batch of KL(uniform || softmax(logits)): zero where nothing is told of the class. (B, C)."""
+def kl_from_uniform(logits: Tensor) -> Tensor:
+    """Return the mean over the batch of KL(uniform || softmax(logits)), which is 0 for uniform predictions.
+
+    Shapes: (B, C) -> ().
+    """
     log_p = log_softmax(logits, dim=1)
     return -log_p.mean() - torch.log(torch.tensor(float(logits.shape[1])))
 
 
 class Reconstruction(Objective):
-    """What the variants share: attacked images are cut into natural and perturbed patterns, which are looked at too.
+    """Base class of the reconstructions: losses on the natural and the perturbed pattern of attacked images.
+
+    With all weights at 0 it is adversarial training: a pattern whose terms have weight 0 does not pass through the
+    network.
 
     Args:
-        attack: of the training. planes: the cut.
-        natural, alignment, perturbed: weights of the terms; a pattern of which no term is left is not looked at, so
-            that with all at 0 this is adversarial training as it is.
-        perturbed_statistics: the perturbed patterns, which look like nothing else, also enter batch norm's running
+        bit_planes: cut between natural and perturbed pattern.
+        natural_weight: weight of the natural pattern's own loss.
+        alignment_weight: weight of the agreement between attacked image and natural pattern.
+        perturbed_weight: weight of the perturbed pattern's loss.
+        perturbed_statistics: let perturbed patterns, which are far from the data, enter batch norm's running
             statistics.
+
+    Raises:
+        ValueError: if a weight is negative.
     """
 
     def __init__(
         self,
-        attack: PGD,
-        planes: BitPlanes,
-        natural: float = 1.0,
-        alignment: float = 1.0,
-        perturbed: float = 0.1,
+        bit_planes: BitPlanes,
+        natural_weight: float = 1.0,
+        alignment_weight: float = 1.0,
+        perturbed_weight: float = 0.1,
         perturbed_statistics: bool = False,
     ) -> None:
-        super().__init__(attack)
-        for name, value in {"natural": natural, "alignment": alignment, "perturbed": perturbed}.items():
+        super().__init__()
+        weights = {"natural": natural_weight, "alignment": alignment_weight, "perturbed": perturbed_weight}
+        for name, value in weights.items():
             if value < 0:
-                raise ValueError(f"method.objective.{name} must not be negative, got {value}")
-        self.planes, self.natural, self.alignment, self.perturbed = planes, natural, alignment, perturbed
-        self.perturbed_statistics = perturbed_statistics
+                raise ValueError(f"method.objective.{name}_weight must not be negative, got {value}")
+        self.bit_planes, self.perturbed_statistics = bit_planes, perturbed_statistics
+        self.natural_weight, self.alignment_weight = natural_weight, alignment_weight
+        self.perturbed_weight = perturbed_weight
 
-    def clean(self, network: nn.Module, x: Tensor) -> Tensor | None:
-        """Logits of clean images, for variants that look at them."""
-        return None
+    def attacked_loss(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss without the patterns, and features and logits of the attacked images.
 
-    def base(self, clean: Tensor | None, attacked: Tensor, y: Tensor) -> Tensor:
-        """The loss without the patterns. clean, attacked: logits."""
-        return cross_entropy(attacked, y)
-
-    def of_natural(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: nn.Module) -> Tensor:
-        """The terms of the natural pattern. features, logits: of attacked images; pattern: features."""
-        raise TypeError(f"{type(self).__name__} does not say what is asked of the natural pattern")
-
-    def of_perturbed(self, features: Tensor, pattern: Tensor, network: nn.Module) -> Tensor:
-        """The term of the perturbed pattern. features: of attacked images; pattern: features."""
-        raise TypeError(f"{type(self).__name__} does not say what is asked of the perturbed pattern")
-
-    def forward(self, network: nn.Module, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
-        natural, perturbed = self.planes(adv)
-        clean = self.clean(network, x)
+        Shapes: x (B, C, H, W), adv (B, C, H, W), y (B,) -> (), (B, D), (B, K).
+        """
         features = network.features(adv)
         logits = network.head(features)
-        loss = self.base(clean, logits, y)
-        logs = {"adv_acc": accuracy(logits, y), "leak": self.planes.leak(x, adv)}
-        if self.natural or self.alignment:
-            loss = loss + self.of_natural(features, logits, network.features(natural), y, network)
-        if self.perturbed:
+        return cross_entropy(logits, y), features, logits
+
+    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: Classifier) -> Tensor:
+        """Return the weighted terms of the natural pattern.
+
+        Args:
+            features: features of the attacked images.
+            logits: logits of the attacked images.
+            pattern: features of their natural patterns.
+            y: labels.
+            network: network that is trained.
+
+        Shapes: features (B, D), logits (B, K), pattern (B, D), y (B,) -> ().
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define natural_loss")
+
+    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: Classifier) -> Tensor:
+        """Return the unweighted term of the perturbed pattern.
+
+        Args:
+            features: features of the attacked images.
+            pattern: features of their perturbed patterns.
+            network: network that is trained.
+
+        Shapes: features (B, D), pattern (B, D) -> ().
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define perturbed_loss")
+
+    def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:
+        """Return the loss and the metrics to log; see `Objective`."""
+        natural, perturbed = self.bit_planes(adv)
+        loss, features, logits = self.attacked_loss(network, x, adv, y)
+        logs = {"adv_acc": accuracy(logits, y), "leak": self.bit_planes.leak(x, adv)}
+        if self.natural_weight or self.alignment_weight:
+            loss = loss + self.natural_loss(features, logits, network.features(natural), y, network)
+        if self.perturbed_weight:
             if self.perturbed_statistics:
                 pattern = network.features(perturbed)
             else:
                 with frozen_statistics(network):
                     pattern = network.features(perturbed)
-            loss = loss + self.perturbed * self.of_perturbed(features, pattern, network)
+            loss = loss + self.perturbed_weight * self.perturbed_loss(features, pattern, network)
         return loss, logs
 
 
-class Logits(Reconstruction):
-    """Variant A: the natural pattern is classified and agreed with; the perturbed one says nothing."""
+class LogitReconstruction(Reconstruction):
+    """Reconstruction A: losses on logits.
 
-    def of_natural(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: nn.Module) -> Tensor:
+    The natural pattern is classified, the attacked prediction follows the natural pattern's, and the prediction for the
+    perturbed pattern is uniform.
+    """
+
+    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: Classifier) -> Tensor:
+        """Return the weighted terms of the natural pattern; see `Reconstruction`."""
         z = network.head(pattern)
-        return self.natural * cross_entropy(z, y) + self.alignment * divergence(logits, z.detach())
+        return self.natural_weight * cross_entropy(z, y) + self.alignment_weight * kl_divergence(logits, z.detach())
 
-    def of_perturbed(self, features: Tensor, pattern: Tensor, network: nn.Module) -> Tensor:
-        return from_uniform(network.head(pattern))
+    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: Classifier) -> Tensor:
+        """Return the unweighted term of the perturbed pattern; see `Reconstruction`."""
+        return kl_from_uniform(network.head(pattern))
 
 
-class TradesLogits(Logits):
-    """Variant B: variant A on top of TRADES. beta: weight of its divergence."""
+class TradesReconstruction(LogitReconstruction):
+    """Reconstruction B: reconstruction A on top of TRADES.
 
-    def __init__(self, *args, beta: float = 6.0, **kwargs) -> None:
+    Args:
+        *args: arguments of `Reconstruction`.
+        beta: weight of TRADES' divergence.
+        **kwargs: arguments of `Reconstruction`.
+    """
+
+    def __init__(self, *args: Any, beta: float = 6.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.beta = beta
 
-    def clean(self, network: nn.Module, x: Tensor) -> Tensor:
-        return network(x)
+    def attacked_loss(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return TRADES' loss, and features and logits of the attacked images; see `Reconstruction`."""
+        clean = network(x)
+        features = network.features(adv)
+        logits = network.head(features)
+        return cross_entropy(clean, y) + self.beta * kl_divergence(logits, network(x)), features, logits
 
-    def base(self, clean: Tensor, attacked: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(clean, y) + self.beta * divergence(attacked, clean)
 
+class FeatureReconstruction(Reconstruction):
+    """Reconstruction C: losses on penultimate features.
 
-class Features(Reconstruction):
-    """Variant C: attacked images' penultimate features are near the natural pattern's, unlike the other's."""
+    Features of attacked images are close in direction to those of the natural pattern and orthogonal to those of the
+    perturbed pattern.
+    """
 
-    def of_natural(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: nn.Module) -> Tensor:
-        return self.natural * (1 - cosine_similarity(features, pattern)).mean()
+    def natural_loss(self, features: Tensor, logits: Tensor, pattern: Tensor, y: Tensor, network: Classifier) -> Tensor:
+        """Return the weighted term of the natural pattern; see `Reconstruction`."""
+        return self.natural_weight * (1 - cosine_similarity(features, pattern)).mean()
 
-    def of_perturbed(self, features: Tensor, pattern: Tensor, network: nn.Module) -> Tensor:
+    def perturbed_loss(self, features: Tensor, pattern: Tensor, network: Classifier) -> Tensor:
+        """Return the unweighted term of the perturbed pattern; see `Reconstruction`."""
         return cosine_similarity(features, pattern).square().mean()

@@ -1,4 +1,4 @@
-"""Attacks made on one trained network and tried on another."""
+"""Transferred attacks: made on one trained network and tried on another."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from pytorch_lightning import LightningModule
 from torch import nn
 
 from methods.attacks import PGD, seeded
-from methods.f2at.module import correct, weights_of
+from methods.f2at.evaluation import correct, load_trained
 
 
 class Transfer(LightningModule):
-    """Attacks `target`'s test images by what is found on `source`; the whole run is the test stage.
+    """Attack a target network's test images through a source network; the run has a test stage only.
 
     Metrics, fractions: `test/acc` (target, clean images), `test/transfer_acc` (target, images attacked on the source),
     `test/white_acc` (target, images attacked on itself), `test/source_acc` (source, images attacked on it).
 
     Args:
-        network: the target's. target, source: checkpoints that runs of `AdversarialTraining` have left.
-        attack: the attack. source_network: makes the source's network from the data's `dims`; None: as the target's.
+        network: network of the target's architecture.
+        target: checkpoint of the target, from a run of `AdversarialTraining`.
+        source: checkpoint of the source, from a run of `AdversarialTraining`.
+        attack: attack that is transferred.
+        source_network: builds the source's network from the data's `dims`; None if it has the target's architecture.
     """
 
     tasks = ("image-classification",)
@@ -36,23 +39,26 @@ class Transfer(LightningModule):
         source_network: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.target, self.attack = weights_of(target, network), attack
-        self.checkpoint, self.make = source, source_network
+        self.target, self.attack = load_trained(target, network), attack
+        self.source_checkpoint, self.source_network = source, source_network
 
     def prepare(self, data: Any) -> None:
-        network = copy.deepcopy(self.target) if self.make is None else self.make(**data.dims)
-        self.source = weights_of(self.checkpoint, network)
+        """Load the source network."""
+        build = self.source_network
+        network = copy.deepcopy(self.target) if build is None else build(**data.dims)
+        self.source = load_trained(self.source_checkpoint, network)
 
     def test_step(self, batch: Any, index: int) -> None:
+        """Log accuracies of both networks under attacks on both."""
         x, y = batch.x, batch.y
         with seeded(index, self.device):
-            there = self.attack(self.source, x, y)
-            here = self.attack(self.target, x, y)
-        found = {
+            transferred = self.attack(self.source, x, y)
+            white_box = self.attack(self.target, x, y)
+        metrics = {
             "acc": correct(self.target, x, y),
-            "transfer_acc": correct(self.target, there, y),
-            "white_acc": correct(self.target, here, y),
-            "source_acc": correct(self.source, there, y),
+            "transfer_acc": correct(self.target, transferred, y),
+            "white_acc": correct(self.target, white_box, y),
+            "source_acc": correct(self.source, transferred, y),
         }
-        for name, values in found.items():
+        for name, values in metrics.items():
             self.log(f"test/{name}", values.mean(), batch_size=len(y), sync_dist=True)

@@ -15,6 +15,7 @@ from omegaconf.errors import InterpolationKeyError
 from runner.config.compose import compose_run
 from runner.config.schema import check_root
 from runner.errors import UserError
+from runner.files import file_digest
 
 # Root keys that decide the result; `needs`, and parts of `trainer` and `callbacks`, count too.
 IDENTITY_KEYS = ("method", "dataset", "model", "schedule", "stages", "seed")
@@ -107,6 +108,8 @@ class Run:
         deciding = {name: node for name, node in callbacks.items() if node and not _only_watches(node)}
         if deciding:
             identity["callbacks"] = deciding
+        if self.cfg.init_from:
+            identity["init_from"] = content_digest(self.cfg.init_from)
         identity["needs"] = {argument: run.id for argument, run in self.needs.items()}
         return identity
 
@@ -142,6 +145,14 @@ class Run:
         if value is None:
             raise UserError(f"the runs of the sweep are told apart by '{key}', but their config has no such key")
         return str(value)
+
+
+def content_digest(file: str) -> str:
+    """Return the SHA-256 of a file of weights. Raises UserError if it cannot be read."""
+    try:
+        return file_digest(Path(file))
+    except OSError as error:
+        raise UserError(f"init_from={file} cannot be read: {error.strerror}") from error
 
 
 def _only_watches(callback: dict[str, Any]) -> bool:

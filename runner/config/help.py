@@ -1,4 +1,4 @@
-"""List the options of conf/ for the help text. The first comment line of each file describes it."""
+"""Help texts: the commands, and the options of conf/. The first comment line of each file describes it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,33 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from runner.config.compose import CONF
+from runner.errors import UserError
 
-GROUPS = ("method", "dataset", "model", "experiment")
+GROUPS = ("method", "dataset", "model", "experiment", "callbacks", "trainer", "logger", "hydra/launcher")
+
+HELP = """\
+Runs published machine-learning methods and rebuilds the tables that their papers report.
+
+  python -m runner                                       the embedded demo
+  python -m runner method=M [dataset=D] [model=A] [seed=0] [any.key=value]
+  python -m runner -m experiment=E [any.key=a,b,c]       every run of a table
+  python -m runner -m experiment=E hydra/launcher=slurm  the same as SLURM jobs (local: several at a time here)
+  python -m runner.status [experiment=E]                 status of each run
+  python -m runner.table experiment=E                    the table: measured beside reported
+  python -m runner.figure experiment=E                   the figure
+  python -m runner.test run=ID dataset=D                 a finished run's weights, tested in another setting
+
+Groups (python -m runner --help GROUP lists the options; --help GROUP=OPTION shows one):
+{groups}
+
+Keys of every run (python -m runner method=M --cfg job shows all):
+  seed=0                      rerun=true                  run again although the result is there
+  schedule.max_epochs=N       trainer.precision=...       any argument of Lightning's Trainer
+  logger=wandb|csv            trainer=cpu|gpu|ddp         where it runs and what it logs to
+  paths.data=DIR              paths.outputs=DIR           (paths.data is RUNNER_DATA by default)
+  threads=1 compile=true checkpoint.keep=false wait=false init_from=FILE
+
+--cfg job --resolve prints the composed config, --info shows how it is composed, --hydra-help is Hydra's own help."""
 
 
 def choices(group: str, conf: Path = CONF) -> dict[str, str]:
@@ -27,15 +52,36 @@ def experiments_with(node: str) -> list[str]:
     return [name for name in choices("experiment") if node in OmegaConf.load(CONF / "experiment" / f"{name}.yaml")]
 
 
-def choices_help() -> str:
-    """Return the options of all groups, one per line, for --help."""
-    blocks = []
-    for group in GROUPS:
-        options = choices(group)
-        width = max(map(len, options)) + 2
-        lines = [f"    {name:<{width}}{line}" for name, line in options.items()]
-        blocks.append("\n".join([f"  {group}=", *lines]) + "\n")
-    return "\n".join(blocks)
+def help_text(subjects: list[str]) -> str:
+    """Return the text of --help.
+
+    Args:
+        subjects: groups to list and options (`group=option`) to show; none: the overview.
+
+    Raises:
+        UserError: there is no such group or option.
+    """
+    if not subjects:
+        return HELP.format(groups="\n".join(_overview(group) for group in GROUPS))
+    return "\n\n".join(_describe(*subject.split("=", 1)) for subject in subjects)
 
 
-OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
+def _overview(group: str) -> str:
+    """Return a line on a group: its options, or their first parts and their number if there are many."""
+    options = list(dict.fromkeys(name.partition("/")[0] for name in choices(group)))
+    count, shown = len(choices(group)), ", ".join(options)
+    if len(shown) > 70:
+        shown = shown[:70].rpartition(",")[0] + ", ..."
+    return f"  {group + '=':<16}{shown} ({count})"
+
+
+def _describe(group: str, option: str | None = None) -> str:
+    if group not in GROUPS:
+        raise UserError(f"there is no group {group}; groups: {', '.join(GROUPS)}")
+    options = choices(group)
+    if option is None:
+        width = max(map(len, options), default=0) + 2
+        return "\n".join([f"{group}=", *(f"  {name:<{width}}{line}" for name, line in options.items())])
+    if option not in options:
+        raise UserError(f"there is no {group}={option}; python -m runner --help {group} lists the options")
+    return (CONF / group / f"{option}.yaml").read_text().rstrip()

@@ -30,6 +30,11 @@ def describe_error(error: Exception) -> str:
                 f"All options: python -m runner --help {group}"
             )
         return f"there is no {group}={name}; choose from {', '.join(options)}"
+    if re.match(r"You must specify '(method|dataset|model)'", message):
+        return (
+            "choose a method (method=<name>) or an experiment (experiment=<paper>/<name>); "
+            "python -m runner --help lists them, and python -m runner alone runs the demo"
+        )
     if unknown := re.match(r"Could not override '([^']+)'", message):
         return f"unknown key {unknown[1]}. To list all keys, leave {unknown[1]} out and add --cfg job"
     return message

@@ -51,6 +51,7 @@ class RootConfig(_Node):
     schedule: dict[str, Any]
     stages: list[Literal["fit", "test"]] = Field(min_length=1)
     needs: dict[str, list[str] | Need]
+    init_from: str | None = Field(min_length=1)
     alias: str | None = Field(pattern=r"^[\w.+-]{1,64}$")
     paths: Paths
     loader: Loader

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,17 +11,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from runner.config.address import Run
 from runner.errors import UserError
-from runner.files import read_json, write_whole
+from runner.files import file_digest, read_json, write_whole
 
 log = logging.getLogger(__name__)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksum_path(path: Path) -> Path:
@@ -125,12 +117,12 @@ def checkpoint_to_test(folder: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def checkpoint_for_others(run: Run) -> Path | None:
-    """Return the checkpoint for runs that need this one: the best weights if the method picks some, else the last.
+def checkpoint_for_others(folder: Path) -> Path | None:
+    """Return the checkpoint of a finished run: the best weights if the method picks some, else the last.
 
     None if there is no such file or if it is damaged.
     """
-    files = [run.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    files = [folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     path = next((file for file in files if file.exists()), None)
     if path is not None and not is_intact(path):
         log.warning("%s is damaged or was not written by this run", path)

@@ -19,6 +19,7 @@ from runner.execution.record import PROGRESS, choices, read_metrics
 log = logging.getLogger(__name__)
 LONGEST_TAG = 64  # characters that W&B accepts
 LONGEST_NAME = 128  # of a project, group or run
+REFUSED = "\\#?%:"  # characters that W&B refuses in names
 PROBE_SECONDS = 10
 
 
@@ -51,8 +52,9 @@ def wandb_mode() -> str:
 
 @lru_cache(maxsize=4)
 def wandb_server_answers(url: str) -> bool:
-    """Return whether W&B's server answers within PROBE_SECONDS. Asked once per process; processes that it starts
-    inherit a negative answer as WANDB_MODE=offline.
+    """Return whether W&B's server answers within PROBE_SECONDS.
+
+    Each process asks once; processes that it starts inherit a negative answer as WANDB_MODE=offline.
     """
     import requests
 
@@ -108,8 +110,8 @@ def wandb_tags(tags: list[str]) -> list[str]:
 
 
 def wandb_name(name: str) -> str:
-    """Return a name as W&B accepts it: at most LONGEST_NAME characters, none of /\\#?%:."""
-    accepted = "".join("_" if c in "\\#?%:" else c for c in name)[:LONGEST_NAME]
+    """Return a name as W&B accepts it: at most LONGEST_NAME characters, none of REFUSED."""
+    accepted = "".join("_" if c in REFUSED else c for c in name)[:LONGEST_NAME]
     if accepted != name:
         log.warning("W&B does not accept the name %s; it is sent as %s", name[:80], accepted[:80])
     return accepted
@@ -140,22 +142,22 @@ def finish_wandb_on_error() -> Iterator[None]:
         raise
 
 
-def finish_logger(logger: Any, folder: Path, metrics: dict[str, float], figures: list[Path]) -> None:
+def finish_logger(logger: Any, folder: Path, final: dict[str, float], figures: list[Path]) -> None:
     """Send the figures and the summary to the tracker, and end the tracked run.
 
-    The summary has the last epoch's metrics and the final ones. Lightning passes on only some values of a metric that
-    is logged by step, and the last epoch's may not be among them.
+    The summary has the last epoch's metrics, the final ones and the costs. Lightning passes on only some values of a
+    metric that is logged by step, and the last epoch's may not be among them.
 
     Args:
         logger: tracker of the run, or None.
         folder: folder of the run.
-        metrics: final metrics by name.
+        final: final metrics and costs by name.
         figures: files of the figures.
     """
     if logger is None:
         return
     last_epoch = {k: v for row in read_metrics(folder)[-1:] for k, v in row.items() if k not in PROGRESS}
-    logger.end(last_epoch | metrics, figures)
+    logger.end(last_epoch | final, figures)
 
 
 def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: Any) -> None:

@@ -101,6 +101,12 @@ def choices(run: Run) -> dict[str, Any]:
     return {group: run.choices.get(group) for group in ("method", "dataset", "model", "experiment", "trainer")}
 
 
+def costs(seconds: dict[str, float], memory: dict[str, int]) -> dict[str, float]:
+    """Return what a run took, in the form of metrics: `time/<stage>` in seconds, `memory/<device>` in GiB (peak)."""
+    times = {f"time/{stage}": value for stage, value in seconds.items()}
+    return times | {f"memory/{device}": value / 2**30 for device, value in memory.items()}
+
+
 def describe(
     run: Run, metrics: dict[str, float], seconds: dict[str, float], world_size: int, device: str
 ) -> dict[str, Any]:
@@ -113,13 +119,15 @@ def describe(
         world_size: number of processes.
         device: PyTorch's name of the device.
     """
+    memory = provenance.peak_memory()
     return {
         "id": run.id,
         "metrics": metrics,
+        "costs": costs(seconds, memory),
         "choices": choices(run),
         "seed": run.cfg.seed,
         "seconds": seconds,
-        "peak_memory": provenance.peak_memory(),
+        "peak_memory": memory,
         "device": provenance.device_name(device),
         "processes": world_size,
         "threads": run.cfg.threads,

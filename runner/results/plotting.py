@@ -162,7 +162,8 @@ def draw_cell(ax: Any, place: int, cell: Cell, colour: str) -> dict[str, Any]:
 
 def _scale_values(ax: Any, cells: Sequence[Cell], room: float) -> bool:
     """The x axis: from 0, or logarithmic from below the smallest value; is it that? room: right of the largest, as a
-    factor."""
+    factor.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ends = [(cell.value, cell.deviation) for cell in cells if cell.value is not None]

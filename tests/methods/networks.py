@@ -11,7 +11,8 @@ from methods.architectures.convnet import ConvNet
 def small_network(seed: int = 0, channels: int = 1, classes: int = 4, size: int = 8, **kwargs) -> nn.Module:
     """A ConvNet with batch norm, whose running statistics are not those that it starts with."""
     torch.manual_seed(seed)
-    network = ConvNet(channels, classes, size, mean=[0.4] * channels, std=[0.3] * channels, widths=[8, 12], **kwargs)
+    dims = {"in_channels": channels, "num_classes": classes, "image_size": size}
+    network = ConvNet(**dims, mean=[0.4] * channels, std=[0.3] * channels, widths=[8, 12], **kwargs)
     network.train()
     for _ in range(3):
         network(torch.rand(32, channels, size, size))

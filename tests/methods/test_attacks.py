@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, softmax
 
-from methods.attacks import FGSM, PGD, ce_loss, kl_loss, margin_loss, mode_of, project, smooth
+from methods.attacks import FGSM, PGD, NoAttack, ce_loss, kl_loss, margin_loss, mode_of, project, smooth
 from tests.methods.networks import batch, small_network
 
 ATTACKS = {
@@ -20,10 +22,10 @@ ATTACKS = {
     "trades": PGD(0.1, 0.03, 5, loss="kl", start="gaussian"),
     "mim": PGD(0.1, 0.03, 5, momentum=1.0),
     "dim": PGD(0.1, 0.03, 5, momentum=1.0, diversity=0.7),
-    "tim": PGD(0.1, 0.03, 5, momentum=1.0, smoothing=5),
+    "tim": PGD(0.1, 0.03, 5, momentum=1.0, kernel_size=5),
     "l2": PGD(0.5, 0.2, 5, norm="l2"),
-    "friendly": PGD(0.1, 0.03, 5, patience=0),
-    "train mode": PGD(0.1, 0.03, 5, training=True),
+    "friendly": PGD(0.1, 0.03, 5, tau=0),
+    "train mode": PGD(0.1, 0.03, 5, train_mode=True),
 }
 
 
@@ -126,6 +128,61 @@ def test_random_starts_fill_the_ball():
     assert gaussian.std() == pytest.approx(0.001, rel=0.05)
 
 
+def test_a_gaussian_start_is_not_clipped_before_the_first_step():
+    """The published loop of TRADES (yaodongyu/TRADES, trades_loss), on images with values at 0 and 1."""
+    network, (x, y) = small_network(), batch()
+    x = x.round()
+    torch.manual_seed(2)
+    expected = x + 0.001 * torch.randn_like(x)
+    clean = softmax(network(x), dim=1).detach()
+    for _ in range(3):
+        expected.requires_grad_()
+        loss = kl_div(network(expected).log_softmax(1), clean, reduction="sum")
+        gradient = torch.autograd.grad(loss, expected)[0]
+        expected = expected.detach() + 0.007 * gradient.sign()
+        expected = torch.min(torch.max(expected, x - 0.031), x + 0.031).clamp(0, 1)
+    torch.manual_seed(2)
+    assert torch.equal(PGD(0.031, 0.007, 3, start="gaussian", loss="kl")(network, x, y), expected)
+    torch.manual_seed(2)
+    stopped = PGD(0.031, 0.007, 3, start="gaussian", tau=0)(network, x, (network(x).argmax(1) + 1) % 4)
+    assert stopped.min() >= 0
+    assert stopped.max() <= 1
+
+
+def test_noise_is_added_to_each_step():
+    """One step of earlystop in zjfheart/Friendly-Adversarial-Training, where no image is misclassified."""
+    network, (x, _) = small_network(), batch()
+    y = network(x).argmax(1)
+    start = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(cross_entropy(network(start), y), start)[0]
+    torch.manual_seed(3)
+    expected = x + 0.007 * gradient.sign() + 0.001 * torch.randn_like(x)
+    expected = torch.min(torch.max(expected, x - 0.031), x + 0.031).clamp(0, 1)
+    torch.manual_seed(3)
+    adv = PGD(0.031, 0.007, 1, start="none", tau=0, step_noise=0.001)(network, x, y)
+    torch.testing.assert_close(adv, expected)
+
+
+def test_memory_layouts_differ_in_signs_of_small_gradients_alone():
+    network, (x, y) = small_network(channels=3, size=16), batch(n=200, channels=3, size=16)
+    attack = PGD(8 / 255, 2 / 255, 5, start="none")
+    contiguous = attack(network, x, y)
+    strided = x.contiguous(memory_format=torch.channels_last)
+    last = attack(copy.deepcopy(network).to(memory_format=torch.channels_last), strided, y)
+    apart = (last - contiguous).abs() > 1e-3
+    assert apart.float().mean() < 0.05
+    with torch.no_grad():
+        losses = [ce_loss(network(adv), y) for adv in (contiguous, last)]
+        accuracies = [(network(adv).argmax(1) == y).float().mean() for adv in (contiguous, last)]
+    assert (losses[0] - losses[1]).abs().max() < 0.05 * losses[0].mean()
+    assert abs(accuracies[0] - accuracies[1]) <= 0.01
+
+
+def test_no_attack_ignores_what_is_set_for_attacks():
+    network, (x, y) = small_network(), batch()
+    assert NoAttack(eps=0.1, steps=3)(network, x, y) is x
+
+
 def test_more_restarts_never_find_less():
     network, (x, y) = small_network(), batch(n=40)
     torch.manual_seed(0)
@@ -141,13 +198,13 @@ def test_more_restarts_never_find_less():
 def test_friendly_attacks_stop_at_the_first_mistake():
     network, (x, _) = small_network(), batch(n=40)
     y = network(x).argmax(1)
-    plain, friendly = (PGD(0.3, 0.05, 10, start="none", patience=patience) for patience in (None, 0))
+    plain, friendly = (PGD(0.3, 0.05, 10, start="none", tau=tau) for tau in (None, 0))
     with torch.no_grad():
         margins = [margin_loss(network(attack(network, x, y)), y) for attack in (plain, friendly)]
     wrong = margins[1] > 0
     assert wrong.any()
     assert margins[1][wrong].mean() < margins[0][wrong].mean()
-    right_first = PGD(0.3, 0.05, 10, start="none", patience=10)
+    right_first = PGD(0.3, 0.05, 10, start="none", tau=10)
     assert torch.equal(right_first(network, x, y), plain(network, x, y))
 
 
@@ -163,7 +220,7 @@ def test_smoothing_is_a_convolution_with_a_normalised_gaussian():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"eps": 8}, "8/255 is 0.0314"),
         ({"eps": -0.1}, "units of images"),
@@ -171,12 +228,13 @@ def test_smoothing_is_a_convolution_with_a_normalised_gaussian():
         ({"norm": "l1"}, "norm must be one of linf, l2"),
         ({"start": "cold"}, "start must be one of"),
         ({"loss": "mse"}, "loss must be one of ce, margin, kl"),
-        ({"smoothing": 4}, "must be odd"),
+        ({"kernel_size": 4}, "kernel_size must be odd"),
+        ({"step_noise": -1}, "step_noise >= 0"),
     ],
 )
-def test_mistakes_are_told(arguments, said):
-    with pytest.raises(ValueError, match=said):
-        PGD(**{"eps": 0.1, "step": 0.1, "steps": 1} | arguments)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PGD(**{"eps": 0.1, "step_size": 0.1, "steps": 1} | arguments)
 
 
 def test_a_mode_is_put_back_when_it_fails():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runner.errors import UserError
+from runner.execution import record
 from runner.execution.record import read_metrics
 from runner.files import read_json
 
@@ -36,7 +39,7 @@ def wait_for(true, seconds: float = 200) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("content", ["", '{"metrics": {"test/acc"', "\0" * 100, "[]"])
+@pytest.mark.parametrize("content", ["", '{"metrics": {"test/acc"', "\0" * 100, "[]", "{}"])
 def test_an_unreadable_result_does_not_count(call, tiny, tmp_path, content) -> None:
     call(*tiny)
     folder = only_run(tmp_path)
@@ -44,7 +47,7 @@ def test_an_unreadable_result_does_not_count(call, tiny, tmp_path, content) -> N
     (folder / "result.json").write_text(content)
     code, printed = call(*tiny)  # tests the last epoch's weights anew
     assert code == 0, printed
-    assert "done already" not in printed
+    assert "  finished" not in printed
     assert metrics_of(folder) == metrics
 
 
@@ -57,7 +60,7 @@ def test_a_checkpoint_that_is_cut_short_starts_the_run_anew(call, tiny, tmp_path
     (folder / "result.json").unlink()
     code, printed = call(*tiny)
     assert code == 0, printed
-    assert "last.ckpt is cut short: the run starts anew" in printed
+    assert "last.ckpt is damaged or was not written by this run: the run starts anew" in printed
     assert metrics_of(folder) == metrics
     assert len(read_metrics(folder)) == 2
 
@@ -90,7 +93,7 @@ def test_outputs_of_another_machine_go_on_here(spawn, call, tiny, tmp_path) -> N
     code, printed = call(*long, f"paths.outputs={moved}")
     assert code == 0, printed
     assert metrics_of(folder) == metrics_of(only_run(tmp_path / "whole"))
-    assert "done already" in call(*long, f"paths.outputs={moved}")[1]
+    assert "\n  finished" in call(*long, f"paths.outputs={moved}")[1]
 
 
 @pytest.mark.slow
@@ -111,7 +114,7 @@ def test_a_folder_of_another_user_is_read_and_not_written(call, tiny, tmp_path) 
         for path in theirs:
             path.chmod(0o755)
     assert done.returncode == 0, done.stderr
-    assert "done already" in done.stdout
+    assert "\n  finished" in done.stdout
     assert other.returncode == 2
     assert "Permission denied" in other.stderr
     assert "paths.outputs=<folder>" in other.stderr
@@ -140,6 +143,8 @@ def test_a_full_disk_is_told_and_nothing_half_written_counts(spawn, tiny, small_
     assert process.returncode == 2, printed
     assert f"no space is left for {small_disk}" in printed
     assert not list(small_disk.rglob("result.json"))
+    for state in small_disk.rglob("state.json"):
+        assert read_json(state)["state"] == "failed"
     filling.unlink()
     process = spawn(*arguments)
     printed, _ = process.communicate(timeout=120)
@@ -160,7 +165,7 @@ def test_a_tracker_that_dies_does_not_end_the_run(spawn, call, tiny, tmp_path, m
         tracker.send_signal(signal.SIGKILL)
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
-    assert "W&B does not answer, the run goes on without it" in printed
+    assert "W&B failed" in printed
     assert metrics_of(only_run(tmp_path / "tracked")) == metrics_of(only_run(tmp_path / "whole"))
 
 
@@ -203,3 +208,42 @@ def test_without_a_server_to_answer_a_run_is_tracked_offline(spawn, tiny, tmp_pa
     assert "W&B's server does not answer, the run is kept offline" in printed
     (tracked,) = tmp_path.glob("*/*/*/wandb/offline-run-*")
     assert tracked.name.endswith(only_run(tmp_path).name)
+
+
+def test_a_state_is_written_over_the_old_one_where_no_space_is_left(tmp_path, monkeypatch) -> None:
+    record.write_state(tmp_path, "running")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(record, "write_json", full)
+    record.write_state(tmp_path, "failed", error="e")
+    state = read_json(tmp_path / "state.json")
+    assert (state["state"], state["error"]) == ("failed", "e")
+
+
+def test_metrics_that_are_no_numbers_name_the_file(call, tiny, tmp_path) -> None:
+    call(*tiny)
+    folder = only_run(tmp_path)
+    (folder / "metrics.csv").write_text("epoch,step,train/acc\n0,1,0.5\n1,abc,0.5\n")
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be read"):
+        read_metrics(folder)
+    (folder / "result.json").rename(folder / "before.json")
+    record.write_state(folder, "interrupted")
+    (folder / "config.yaml").write_text("seed: [1,\n  a: {")  # torn
+    unfinished = subprocess.run(
+        [sys.executable, "-m", "runner.status", f"paths.outputs={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert unfinished.returncode == 0, unfinished.stderr
+    assert "interrupted" in unfinished.stdout
+
+
+def test_epochs_and_steps_stay_whole_numbers(call, tiny, tmp_path) -> None:
+    call(*tiny)
+    folder = only_run(tmp_path)
+    assert all(isinstance(row[name], int) for row in read_metrics(folder) for name in ("epoch", "step"))
+    (folder / "result.json").unlink()
+    code, printed = call(*tiny, "schedule.max_epochs=2")
+    assert code == 0, printed
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1"]

@@ -145,7 +145,7 @@ STORIES = [
     "experiment=esparse/stories",
     "method=esparse/dense,esparse/wanda,esparse/no_lbs,esparse",
     "seed=0,1,2",
-    "method.of=4",
+    "method.pattern=2:4",
 ]
 PPL = {"dense": [4.0] * 3, "wanda": [74.0, 75.0, 76.0], "no_lbs": [50.0, 40.0], "esparse": [46.0, 45.0, 48.0]}
 

@@ -1,4 +1,4 @@
-"""Texts by name: the structure of the published files, files of one's own, and what is said where they are not."""
+"""Texts by name: structure of the published files, own files, and the messages for missing ones."""
 
 from __future__ import annotations
 
@@ -171,11 +171,42 @@ def test_files_of_ones_own(tmp_path):
     assert read(str(lines), "nowhere") == ["One.\nStill one.", "Two."]
 
 
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        ('["One.\\nStill one.", "Two."]', ["One.\nStill one.", "Two."]),
+        ('[\n  {"text": "One."},\n  {"text": "Two.", "n": 1}\n]', ["One.", "Two."]),
+        ('{"text": "One."}', ["One."]),
+        ('{"text": "One."}\n{"text": "Two."}\n', ["One.", "Two."]),  # JSON lines under the wrong name
+    ],
+)
+def test_a_json_file_is_read_as_json(tmp_path, content, documents):
+    assert read(str(write(tmp_path / "a.json", content)), "nowhere") == documents
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '[{"txt": "a"}]', '{"texts": ["a"]}', "[", "3", "null", "[]"])
+def test_a_json_file_without_texts_is_named(tmp_path, content):
+    path = write(tmp_path / "a.json", content)
+    with pytest.raises(CorruptData, match=str(path)):
+        read(str(path), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl.gz", "a.zst"])
+def test_files_of_other_kinds_are_not_read_as_text(tmp_path, name):
+    path = write(tmp_path / name, "One.\nTwo.\n")
+    with pytest.raises(ValueError, match=r"has the suffix .*read from \.txt.*\.jsonl, \.json"):
+        read(str(path), tmp_path)
+
+
+def test_a_file_without_documents_is_named(tmp_path):
+    path = write(tmp_path / "a.txt", "\n \n")
+    with pytest.raises(CorruptData, match=f"{path} holds no documents"):
+        read(str(path), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["nonsense", "none.txt", "."])
 def test_an_unknown_text_is_said_with_the_known(tmp_path, name):
-    with pytest.raises(
-        ValueError, match=r"neither a file nor a text that is known here; known: wikitext2, c4, .*topics"
-    ):
+    with pytest.raises(ValueError, match=r"neither a file nor a known text; known texts: wikitext2, c4, .*topics"):
         read(name, tmp_path)
 
 

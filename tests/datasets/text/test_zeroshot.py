@@ -112,7 +112,7 @@ TEXT = {  # the file in text/zeroshot, its content, what is asked
     "hellaswag": (
         "hellaswag_val_full.txt.bz2",
         "Roof: A man is on a roof. he\n3\nis down.\nwraps  skis.\nis [sic] level.\nstarts.\n",
-        Example(("Roof: A man is on a roof. he",) * 4, (" is down.", " wraps skis.", " is level.", " starts."), 3),
+        Example(("Roof: A man is on a roof. He",) * 4, (" is down.", " wraps skis.", " is level.", " starts."), 3),
     ),
     "winogrande": (
         "winogrande.jsonl",
@@ -239,7 +239,9 @@ def test_without_pyarrow_a_parquet_file_is_refused_not_passed_over(tmp_path, mon
 
 
 def test_unknown_tasks_are_named_with_the_known(tmp_path):
-    with pytest.raises(ValueError, match="called mmlu; known: boolq, rte, hellaswag, winogrande, arc_easy") as error:
+    with pytest.raises(
+        ValueError, match="unknown task mmlu; choose from boolq, rte, hellaswag, winogrande, arc_easy"
+    ) as error:
         read("mmlu", tmp_path)
     assert not isinstance(error.value, CorruptData)
 
@@ -348,7 +350,7 @@ def test_damaged_parquet_files_are_named(tmp_path, case, wrong):
 FIRST = {  # of the first question: the end of the context, the first choices, the right one
     "boolq": ("\nQuestion: does ethanol take more energy make that produces?\nAnswer:", (" no", " yes"), 0),
     "rte": ("\nQuestion: Christopher Reeve had an accident. True or False?\nAnswer:", (" True", " False"), 1),
-    "hellaswag": (": A man is sitting on a roof. he", (" is using wrap to wrap a pair of skis.",), 3),
+    "hellaswag": (": A man is sitting on a roof. He", (" is using wrap to wrap a pair of skis.",), 3),
     "winogrande": ("than Maria so Sarah", (" always got the easier cases.",) * 2, 1),
     "arc_easy": ("most food webs?\nAnswer:", (" Sunlight is the source of energy for nearly all ecosystems.",), 0),
     "arc_challenge": ("in rotation?\nAnswer:", (" Planetary density will decrease.",), 2),
@@ -356,6 +358,21 @@ FIRST = {  # of the first question: the end of the context, the first choices, t
     "piqa": ("it's new occupants?\nAnswer:", (" Provide the guinea pig with a cage full",), 0),
 }
 CHOICES = {"hellaswag": {4}, "arc_easy": {3, 4, 5}, "arc_challenge": {3, 4, 5}, "openbookqa": {4}}
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ("Jump: A boy runs. He jumps! the boy", "Jump: A boy runs. He jumps! The boy"),
+        ('Talk: She says "stop." then a Man', 'Talk: She says "stop." Then a man'),  # str.capitalize, as in the harness
+        ("Race: Who wins? 5 the guy", "Race: Who wins? 5 the guy"),
+        ("Home: How to sweep. Take a broom. Hold it.", "Home: How to sweep. Take a broom. Hold it."),
+        ("Home: How to sweep. Take a Broom", "Home: How to sweep. Take a Broom"),
+    ],
+)
+def test_the_unfinished_sentence_of_hellaswags_archive_is_capitalised(tmp_path, context, expected):
+    write_text(tmp_path, TEXT["hellaswag"][0], f"{context}\n0\na\nb\nc\nd\n")
+    assert read("hellaswag", tmp_path)[0].contexts == (expected,) * 4
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -370,7 +387,7 @@ def test_published_data_sets(runner_data, task, no_hub):
 
     end, choices, gold = FIRST[task]
     first = examples[0]
-    assert first.contexts[0].lower().endswith(end.lower())  # HellaSwag's copy has a small letter after the full stop
+    assert first.contexts[0].endswith(end)
     assert all(found.startswith(choice) for found, choice in zip(first.choices, choices, strict=False))
     assert first.gold == gold
 

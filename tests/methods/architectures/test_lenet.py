@@ -8,11 +8,13 @@ from torch.nn.functional import conv2d, max_pool2d, pad
 
 from methods.architectures.lenet import LeNet5
 
+DIGITS = {"in_channels": 1, "num_classes": 10, "mean": [0.1307], "std": [0.3081]}
+
 
 @pytest.mark.parametrize(("padding", "parameters"), [(0, 61_706), (2, 107_786)])
 @pytest.mark.parametrize("size", [28, 32])
 def test_parameters_of_the_classic_and_of_miras(size, padding, parameters):
-    network = LeNet5(1, 10, size, [0.1307], [0.3081], padding=padding)
+    network = LeNet5(image_size=size, padding=padding, **DIGITS)
     convolutions = 6 * (25 + 1) + 16 * (6 * 25 + 1)
     side = 7 if padding else 5
     dense = 120 * (16 * side**2 + 1) + 84 * (120 + 1) + 10 * (84 + 1)
@@ -23,7 +25,7 @@ def test_parameters_of_the_classic_and_of_miras(size, padding, parameters):
 @pytest.mark.parametrize("size", [28, 32])
 def test_logits_computed_by_hand(size, padding):
     torch.manual_seed(0)
-    network = LeNet5(1, 10, size, [0.1307], [0.3081], padding=padding).eval()
+    network = LeNet5(image_size=size, padding=padding, **DIGITS).eval()
     images = torch.rand(3, 1, size, size)
     w = network.state_dict()
     x = pad((images - 0.1307) / 0.3081, [(32 - size) // 2] * 4)

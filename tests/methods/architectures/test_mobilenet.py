@@ -41,7 +41,7 @@ def test_a_block_is_transformers_inverted_residual(width, out, stride):
 
 def test_parameters_and_image_sizes():
     with torch.device("meta"):
-        network = MobileNetV2(3, 10, 32, [0.5] * 3, [0.2] * 3)
+        network = MobileNetV2(in_channels=3, num_classes=10, image_size=32, mean=[0.5] * 3, std=[0.2] * 3)
         sides, x = [], torch.rand(1, 32, 32, 32)
         for block in network.blocks:
             x = block(x)
@@ -59,7 +59,7 @@ def test_parameters_and_image_sizes():
 
 def test_logits_follow_stem_blocks_and_last_convolution():
     torch.manual_seed(0)
-    network = MobileNetV2(1, 4, 8, [0.0], [1.0])
+    network = MobileNetV2(in_channels=1, num_classes=4, image_size=8, mean=[0.0], std=[1.0])
     images = torch.rand(4, 1, 8, 8)
     settle(network, images)
     w = network.state_dict()

@@ -9,7 +9,7 @@ from torch.nn.functional import batch_norm, conv2d
 from methods.architectures.resnet import PreActResNet, ResNet
 from tests.methods.networks import settle
 
-IMAGES = {"num_classes": 3, "image_size": 16, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+IMAGES = {"in_channels": 3, "num_classes": 3, "image_size": 16, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 
 def test_stages_are_those_of_transformers_basic_layers():
@@ -17,7 +17,7 @@ def test_stages_are_those_of_transformers_basic_layers():
 
     torch.manual_seed(0)
     blocks, width = [2, 1, 2, 1], 8
-    network = settle(ResNet(3, blocks=blocks, width=width, **IMAGES), torch.rand(8, 3, 16, 16))
+    network = settle(ResNet(blocks=blocks, width=width, **IMAGES), torch.rand(8, 3, 16, 16))
     widths = [width * 2**i for i in range(4)]
     config = ResNetConfig(embedding_size=width, hidden_sizes=widths, depths=blocks, layer_type="basic")
     peer = ResNetModel(config).encoder.eval()
@@ -37,7 +37,7 @@ def test_stages_are_those_of_transformers_basic_layers():
 
 def test_features_are_the_mean_of_the_last_stage_after_the_stem():
     torch.manual_seed(0)
-    network = settle(ResNet(3, blocks=[1, 1], width=4, **IMAGES), torch.rand(8, 3, 16, 16))
+    network = settle(ResNet(blocks=[1, 1], width=4, **IMAGES), torch.rand(8, 3, 16, 16))
     images = torch.rand(2, 3, 16, 16)
     w = network.state_dict()
     stats = [w[f"bn.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
@@ -55,7 +55,7 @@ def test_features_are_the_mean_of_the_last_stage_after_the_stem():
 def test_parameters_of_the_three_preact_resnet18s(stem_norm, final_norm, parameters):
     with torch.device("meta"):
         images = IMAGES | {"num_classes": 10}
-        network = PreActResNet(3, stem_norm=stem_norm, final_norm=final_norm, **images)
+        network = PreActResNet(stem_norm=stem_norm, final_norm=final_norm, **images)
     total, width = 27 * 64 + 512 * 10 + 10 + 128 * stem_norm + 1024 * final_norm, 64
     for out in (64, 128, 256, 512):
         total += 9 * width * out + 3 * 9 * out * out + 2 * (width + 3 * out)  # convolutions, BN weights
@@ -66,7 +66,7 @@ def test_parameters_of_the_three_preact_resnet18s(stem_norm, final_norm, paramet
 
 def test_the_tensors_that_famus_learns_to_gate_are_the_last_stage_and_the_head():
     with torch.device("meta"):
-        network = PreActResNet(3, stem_norm=True, final_norm=False, **IMAGES)
+        network = PreActResNet(stem_norm=True, final_norm=False, **IMAGES)
     last = [name for name, _ in network.named_parameters()][-15:]
     assert [name for name in last if name.startswith("stages.3.")] == last[:13]
     assert last[13:] == ["head.weight", "head.bias"]
@@ -76,7 +76,7 @@ def test_the_tensors_that_famus_learns_to_gate_are_the_last_stage_and_the_head()
 def test_preact_features_computed_by_hand(stem_norm, final_norm):
     torch.manual_seed(0)
     network = settle(
-        PreActResNet(3, blocks=[1, 2], width=4, stem_norm=stem_norm, final_norm=final_norm, **IMAGES),
+        PreActResNet(blocks=[1, 2], width=4, stem_norm=stem_norm, final_norm=final_norm, **IMAGES),
         torch.rand(8, 3, 16, 16),
     )
     images = torch.rand(2, 3, 16, 16)

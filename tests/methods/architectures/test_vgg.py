@@ -13,7 +13,7 @@ from tests.methods.networks import settle
 
 def test_vgg16_has_13_convolutions_and_one_linear_layer():
     with torch.device("meta"):
-        network = VGG(3, 10, 32, [0.5] * 3, [0.2] * 3)
+        network = VGG(in_channels=3, num_classes=10, image_size=32, mean=[0.5] * 3, std=[0.2] * 3)
     widths = [3, *(width for group in VGG16 for width in group)]
     expected = sum((9 * c + 3) * d for c, d in pairwise(widths)) + 512 * 10 + 10
     assert sum(p.numel() for p in network.parameters()) == expected == 14_728_266
@@ -22,7 +22,8 @@ def test_vgg16_has_13_convolutions_and_one_linear_layer():
 
 def test_features_computed_by_hand():
     torch.manual_seed(0)
-    network = VGG(2, 3, 16, [0.0] * 2, [1.0] * 2, widths=[[4], [6, 5], [7]])
+    dims = {"in_channels": 2, "num_classes": 3, "image_size": 16, "mean": [0.0] * 2, "std": [1.0] * 2}
+    network = VGG(**dims, widths=[[4], [6, 5], [7]])
     images = torch.rand(4, 2, 16, 16)
     settle(network, images)
     w, x, i = network.state_dict(), images, 0

@@ -27,7 +27,7 @@ IMAGES = {"image_size": 32, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 )
 def test_parameters(depth, widen, parameters):
     with torch.device("meta"):
-        network = WideResNet(3, 10, depth=depth, widen=widen, **IMAGES)
+        network = WideResNet(in_channels=3, num_classes=10, depth=depth, widen=widen, **IMAGES)
     n, total, width = (depth - 4) // 6, 27 * 16, 16
     for out in (16 * widen, 32 * widen, 64 * widen):
         total += 9 * width * out + 9 * (2 * n - 1) * out * out + (width * out if width != out else 0)
@@ -39,7 +39,7 @@ def test_parameters(depth, widen, parameters):
 
 def test_features_computed_by_hand():
     torch.manual_seed(0)
-    network = WideResNet(3, 4, depth=16, widen=1, **IMAGES)
+    network = WideResNet(in_channels=3, num_classes=4, depth=16, widen=1, **IMAGES)
     images = torch.rand(4, 3, 12, 12)
     settle(network, images)
     w = network.state_dict()
@@ -62,7 +62,7 @@ def test_features_computed_by_hand():
 
 def test_initialisation():
     torch.manual_seed(0)
-    network = WideResNet(3, 10, depth=10, widen=2, **IMAGES)
+    network = WideResNet(in_channels=3, num_classes=10, depth=10, widen=2, **IMAGES)
     for weight in (network.stages[2][0].conv1.weight, network.stages[2][0].shortcut.weight):
         k2 = weight[0, 0].numel()
         assert weight.std().item() == pytest.approx(math.sqrt(2 / (k2 * len(weight))), rel=0.05)
@@ -72,11 +72,11 @@ def test_initialisation():
 def test_dropout_is_drawn_in_training_alone():
     torch.manual_seed(0)
     images = torch.rand(4, 3, 8, 8)
-    network = WideResNet(3, 4, depth=10, widen=1, dropout=0.3, **IMAGES)
+    network = WideResNet(in_channels=3, num_classes=4, depth=10, widen=1, dropout=0.3, **IMAGES)
     assert not torch.equal(network(images), network(images))
     network.eval()
     assert torch.equal(network(images), network(images))
-    plain = WideResNet(3, 4, depth=10, widen=1, **IMAGES)
+    plain = WideResNet(in_channels=3, num_classes=4, depth=10, widen=1, **IMAGES)
     plain.load_state_dict(network.state_dict())
     torch.testing.assert_close(plain.eval()(images), network(images))
     assert torch.equal(plain.train()(images), plain(images))

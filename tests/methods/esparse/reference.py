@@ -1,4 +1,4 @@
-"""What the tests of one-shot pruning compare with: plain, slow code of their own, and tiny random models."""
+"""References for the tests of one-shot pruning: plain, slow implementations and tiny random models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The walk block by block, against transformers' own forward pass."""
+"""Block-by-block evaluation, against transformers' own forward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from methods.esparse.decoder import Decoder, architecture_of, columns_of
+from methods.esparse.decoder import Decoder, find_architecture, input_channels
 from tests.methods.esparse.reference import KINDS, VOCABULARY, linears, random_tokens, tiny_model
 
 
@@ -14,7 +14,7 @@ def walked(decoder: Decoder, tokens: torch.Tensor, batch: int) -> torch.Tensor:
     states = decoder.embed(tokens, batch)
     for i in range(len(decoder)):
         with decoder.block(i) as block:
-            decoder.advance(block, states)
+            decoder.run_block(block, states)
     return torch.cat([decoder.logits(hidden) for hidden in states.batches])
 
 
@@ -38,7 +38,7 @@ def test_hidden_states_before_and_after_each_block_are_the_forward_passs(kind):
     for i in range(len(decoder) - 1):
         torch.testing.assert_close(torch.cat(states.batches), hidden[i], rtol=1e-5, atol=2e-5)
         with decoder.block(i) as block:
-            decoder.advance(block, states)
+            decoder.run_block(block, states)
     torch.testing.assert_close(torch.cat(states.batches), hidden[-2], rtol=1e-5, atol=2e-5)
 
 
@@ -55,12 +55,12 @@ def test_the_model_is_left_as_it_was(kind):
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
-def test_states_stay_where_a_block_is_only_watched(kind):
+def test_states_stay_where_a_block_runs_for_its_hooks_only(kind):
     decoder = Decoder(tiny_model(kind))
     states = decoder.embed(random_tokens(3, 9), 2)
     before = [hidden.clone() for hidden in states.batches]
     with decoder.block(1) as block:
-        decoder.advance(block, states, keep=False)
+        decoder.run_hooks(block, states)
     assert all(torch.equal(a, b) for a, b in zip(states.batches, before, strict=True))
 
 
@@ -84,7 +84,7 @@ def test_sets_name_every_linear_layer_and_share_their_input(kind):
     for layers in decoder.architecture.sets:
         first = seen[layers.linears[0]]
         assert all(torch.equal(seen[name], first) for name in layers.linears)
-        assert columns_of(model.config)[layers.name] == first.shape[1]
+        assert input_channels(model.config)[layers.name] == first.shape[1]
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
@@ -97,7 +97,7 @@ def test_values_that_are_not_finite_stop_the_walk(kind):
         layer.weight.fill_(6e4)
         layer.weight[0] = -6e4
         with pytest.raises(FloatingPointError, match=r"not finite in float16.*model\.dtype=bfloat16 or float32"):
-            decoder.advance(block, states)
+            decoder.run_block(block, states)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -107,11 +107,11 @@ def test_one_such_value_is_enough(value):
     states.batches[0] = states.batches[0].clone()
     states.batches[0][1, 2, 3] = value
     with decoder.block(0) as block, pytest.raises(FloatingPointError):
-        decoder.advance(block, states, keep=False)
+        decoder.run_hooks(block, states)
 
 
 def test_unknown_architectures_are_said_with_the_known_and_how_to_add_one():
     config = GPT2Config(vocab_size=VOCABULARY, n_embd=8, n_layer=1, n_head=2, n_positions=16)
-    for attempt in (lambda: Decoder(GPT2LMHeadModel(config)), lambda: architecture_of(config)):
-        with pytest.raises(ValueError, match=r"type gpt2 are not known.*llama, opt.*methods/esparse/decoder\.py"):
+    for attempt in (lambda: Decoder(GPT2LMHeadModel(config)), lambda: find_architecture(config)):
+        with pytest.raises(ValueError, match=r"type gpt2 cannot be pruned.*llama, opt.*methods/esparse/decoder\.py"):
             attempt()

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from methods.esparse.decoder import Decoder
-from methods.esparse.perplexity import perplexity, windows_at_once
+from methods.esparse.perplexity import perplexity, windows_per_batch
 from tests.methods.esparse.reference import KINDS, VOCABULARY, random_tokens, silent, tiny_model
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tokens_at_once", [1, 40, 10000])
-def test_it_is_exp_of_the_mean_of_transformers_losses(kind, tokens_at_once):
+@pytest.mark.parametrize("tokens_per_batch", [1, 40, 10000])
+def test_it_is_exp_of_the_mean_of_transformers_losses(kind, tokens_per_batch):
     model, windows = tiny_model(kind), random_tokens(5, 16)
     with torch.no_grad():
         losses = [model(window[None], labels=window[None]).loss.double().item() for window in windows]
-    found = perplexity(Decoder(model), windows, silent, tokens_at_once)
+    found = perplexity(Decoder(model), windows, silent, tokens_per_batch)
     assert found == pytest.approx(math.exp(sum(losses) / 5), rel=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_every_block_is_visited_once_for_all_windows():
             visited.append((i, write))
             return super().block(i, write)
 
-    perplexity(Watched(tiny_model("llama")), random_tokens(7, 8), silent, tokens_at_once=8)
+    perplexity(Watched(tiny_model("llama")), random_tokens(7, 8), silent, tokens_per_batch=8)
     assert visited == [(0, False), (1, False), (2, False)]
 
 
@@ -75,4 +75,4 @@ def test_every_block_is_visited_once_for_all_windows():
     ("length", "tokens", "windows"), [(256, 2048, 8), (2048, 2048, 1), (4096, 2048, 1), (3, 10, 3)]
 )
 def test_windows_in_a_batch(length, tokens, windows):
-    assert windows_at_once(length, tokens) == windows
+    assert windows_per_batch(length, tokens) == windows

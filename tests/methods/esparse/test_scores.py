@@ -1,4 +1,4 @@
-"""Scores of weights, against their formulas in float64, and where one method becomes another."""
+"""Scores of weights, against their formulas in float64, and special cases in which one method equals another."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 import torch
 
+from methods.esparse.input_statistics import InputStatistics
 from methods.esparse.scores import RIA, ESparse, Magnitude, Wanda
-from methods.esparse.statistics import InputStatistics
 from tests.methods.esparse.reference import nm_by_hand
 
 ROWS, COLUMNS, SEQUENCES, LENGTH, BINS = 12, 16, 3, 40, 20
@@ -30,7 +30,7 @@ def x() -> torch.Tensor:
 
 
 def statistics_of(x: torch.Tensor, score) -> InputStatistics:
-    statistics = InputStatistics(score.needs)
+    statistics = InputStatistics(score.required)
     statistics.add(x.clone())
     statistics.end_pass()
     return statistics
@@ -52,7 +52,7 @@ def entropy(x: torch.Tensor) -> np.ndarray:
 
 
 def test_magnitude_needs_no_inputs(weight):
-    assert not Magnitude.needs.kinds
+    assert not Magnitude.required.kinds
     assert torch.equal(Magnitude()(weight.half(), None), weight.half().abs().float())
 
 
@@ -73,7 +73,7 @@ def test_ria(weight, x, power):
 
 
 def test_ria_without_activations_asks_for_none(weight):
-    assert not RIA(0.0).needs.kinds
+    assert not RIA(0.0).required.kinds
     assert torch.isfinite(RIA(0.0)(weight, None)).all()
 
 
@@ -95,11 +95,11 @@ def test_esparse_adds_entropy_and_norm(weight, x, scale, tokens, alpha, share):
 
 
 def test_without_entropy_none_is_gathered():
-    assert ESparse(entropy_weight=0).needs.kinds == {"norm"}
+    assert ESparse(entropy_weight=0).required.kinds == {"norm"}
 
 
 def test_the_logarithms_base(weight, x):
-    found = scored(ESparse(alpha=0, bins=BINS, base=2), weight, x)
+    found = scored(ESparse(alpha=0, bins=BINS, log_base=2), weight, x)
     np.testing.assert_allclose(found, np.abs(weight.double().numpy()) * entropy(x) / math.log(2), rtol=1e-4)
 
 
@@ -134,13 +134,16 @@ def test_equal_norms_and_entropies_reduce_esparse_to_magnitude(weight):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"range": "row"}, r"method\.score\.range must be one of channel, layer, quantile, got row"),
-        ({"norm_scale": "l2"}, r"method\.score\.norm_scale must be one of wanda2048, rms, sum, got l2"),
-        ({"combine": "max"}, r"method\.score\.combine must be add or multiply, got max"),
+        (
+            {"histogram_range": "row"},
+            r"method\.score\.histogram_range=row is unknown; choose from channel, layer, quantile",
+        ),
+        ({"norm_scale": "l2"}, r"method\.score\.norm_scale=l2 is unknown; choose from wanda2048, rms, sum"),
+        ({"combine": "max"}, r"method\.score\.combine=max is unknown; choose from add, multiply"),
         ({"bins": 1}, r"method\.score\.bins must be at least 2, got 1"),
-        ({"base": "two"}, r"method\.score\.base"),
-        ({"base": 0}, r"method\.score\.base"),
-        ({"base": 1}, r"method\.score\.base"),
+        ({"log_base": "two"}, r"method\.score\.log_base must be e or a number above 1, got two"),
+        ({"log_base": 0}, r"method\.score\.log_base"),
+        ({"log_base": 1}, r"method\.score\.log_base"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

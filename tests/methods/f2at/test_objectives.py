@@ -9,8 +9,15 @@ import pytest
 import torch
 from torch.nn.functional import softmax
 
-from methods.attacks import PGD
-from methods.f2at import objectives
+from methods.architectures.wide_resnet import WideResNet
+from methods.attacks import PGD, NoAttack
+from methods.f2at.bpfc import BPFC
+from methods.f2at.fat import FriendlyAdversarialTraining
+from methods.f2at.hat import HAT
+from methods.f2at.lbgat import LBGAT
+from methods.f2at.mart import MART
+from methods.f2at.objective import Objective, kl_divergence
+from methods.f2at.trades import TRADES
 from tests.methods.networks import batch, small_network
 
 ATTACK = PGD(0.1, 0.03, 3)
@@ -28,7 +35,7 @@ def kl(p, q):
 
 def test_trades_is_clean_loss_and_divergence():
     network, x, adv, y = parts()
-    loss, logs = objectives.TRADES(ATTACK, beta=6.0)(network, x, adv, y, 0)
+    loss, logs = TRADES(beta=6.0)(network, x, adv, y, 0)
     p, q = softmax(network(x), dim=1), softmax(network(adv), dim=1)
     expected = [-math.log(p[i, y[i]].item()) + 6 * kl(p[i], q[i]) for i in range(len(y))]
     assert loss.item() == pytest.approx(sum(expected) / len(y), rel=1e-5)
@@ -37,15 +44,45 @@ def test_trades_is_clean_loss_and_divergence():
 
 def test_trades_sends_gradient_through_both_sides():
     network, x, adv, y = parts()
-    ours = torch.autograd.grad(objectives.TRADES(ATTACK, 6.0)(network, x, adv, y, 0)[0], network.head.weight)[0]
+    ours = torch.autograd.grad(TRADES(6.0)(network, x, adv, y, 0)[0], network.head.weight)[0]
     p, q = softmax(network(x), dim=1), softmax(network(adv), dim=1)
     written = -p[range(len(y)), y].log().mean() + 6 * (p * (p / q).log()).sum(1).mean()
     assert torch.allclose(ours, torch.autograd.grad(written, network.head.weight)[0], atol=1e-5)
 
 
+def test_trades_passes_clean_attacked_and_clean_images_in_this_order():
+    network, x, adv, y = parts()
+    network.train()
+    mean, convolution = network.layers[1].running_mean.clone(), network.layers[0]
+    statistics = [convolution((v - network.mean) / network.std).mean((0, 2, 3)).detach() for v in (x, adv, x)]
+    for batch_mean in statistics:
+        mean = 0.9 * mean + 0.1 * batch_mean
+    TRADES(6.0)(network, x, adv, y, 0)
+    torch.testing.assert_close(network.layers[1].running_mean, mean)
+    assert not torch.allclose(statistics[0], statistics[1], atol=1e-3)
+
+
+def test_friendly_training_needs_pgd():
+    with pytest.raises(TypeError, match=r"method\.train_attack"):
+        FriendlyAdversarialTraining().perturb(NoAttack(), *parts()[:2], None, 0)
+
+
+def test_a_teacher_starts_from_its_networks_initialisation():
+    torch.manual_seed(0)
+    dims = {"in_channels": 3, "num_classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
+    network = WideResNet(**dims, depth=10, widen=2)
+    objective = LBGAT()
+    objective.prepare(network, None)
+    for name in ("stages.2.0.conv1.weight", "stages.2.0.conv2.weight"):
+        ours, theirs = network.get_parameter(name), objective.teacher.get_parameter(name)
+        assert not torch.equal(ours, theirs)
+        assert theirs.std().item() == pytest.approx(math.sqrt(2 / (9 * len(theirs))), rel=0.05)
+    assert not objective.teacher.head.bias.any()
+
+
 def test_mart_weighs_the_divergence_by_wrongness():
     network, x, adv, y = parts()
-    loss, _ = objectives.MART(ATTACK, beta=5.0)(network, x, adv, y, 0)
+    loss, _ = MART(beta=5.0)(network, x, adv, y, 0)
     p, q = softmax(network(x), dim=1), softmax(network(adv), dim=1)
     expected = 0.0
     for i, label in enumerate(y.tolist()):
@@ -57,8 +94,8 @@ def test_mart_weighs_the_divergence_by_wrongness():
 
 def test_lbgat_follows_a_teacher_that_learns():
     network, x, adv, y = parts()
-    objective = objectives.LBGAT(ATTACK, beta=0.0)
-    objective.begin(network, None)
+    objective = LBGAT(beta=0.0)
+    objective.prepare(network, None)
     assert not torch.equal(objective.teacher.head.weight, network.head.weight)
     loss, _ = objective(network, x, adv, y, 0)
     guide, attacked = objective.teacher(x), network(adv)
@@ -66,31 +103,31 @@ def test_lbgat_follows_a_teacher_that_learns():
     assert torch.allclose(loss, expected)
     loss.backward()
     assert objective.teacher.head.weight.grad.abs().sum() > 0
-    with_divergence = objectives.LBGAT(ATTACK, beta=6.0)
-    with_divergence.begin(network, None)
+    with_divergence = LBGAT(beta=6.0)
+    with_divergence.prepare(network, None)
     with_divergence.teacher.load_state_dict(objective.teacher.state_dict())
     added = with_divergence(network, x, adv, y, 0)[0] - loss
-    assert torch.allclose(added, 6 * objectives.divergence(network(adv), network(x)), atol=1e-5)
+    assert torch.allclose(added, 6 * kl_divergence(network(adv), network(x)), atol=1e-5)
 
 
-@pytest.mark.parametrize(("epoch", "patience"), [(0, 0), (49, 0), (50, 1), (89, 1), (90, 2)])
-def test_friendly_training_grows_more_patient(epoch, patience):
+@pytest.mark.parametrize(("epoch", "tau"), [(0, 0), (49, 0), (50, 1), (89, 1), (90, 2)])
+def test_friendly_attacks_stop_later_in_later_epochs(epoch, tau):
     network, x, _, y = parts()
     torch.manual_seed(0)
-    ours = objectives.FriendlyTraining(ATTACK).craft(network, x, y, epoch / 120)
+    ours = FriendlyAdversarialTraining().perturb(ATTACK, network, x, y, epoch / 120)
     torch.manual_seed(0)
-    assert torch.equal(ours, replace(ATTACK, patience=patience)(network, x, y))
+    assert torch.equal(ours, replace(ATTACK, tau=tau)(network, x, y))
 
 
 def test_hat_asks_the_helper_further_out():
     network, x, adv, y = parts()
     helper = small_network(seed=5)
-    objective = objectives.HAT(ATTACK, beta=2.5, gamma=0.5, reach=3.5)
+    objective = HAT(beta=2.5, gamma=0.5, h=3.5)
     with pytest.raises(ValueError, match="naturally trained"):
-        objective.begin(network, None)
-    objective.begin(network, helper)
+        objective.prepare(network, None)
+    objective.prepare(network, helper)
     loss, _ = objective(network, x, adv, y, 0)
-    without, _ = objectives.TRADES(ATTACK, beta=2.5)(network, x, adv, y, 0)
+    without, _ = TRADES(beta=2.5)(network, x, adv, y, 0)
     outside = softmax(network(x + 3.5 * (adv - x)), dim=1)
     label = helper(adv).argmax(1)
     expected = without - 0.5 * outside[range(len(y)), label].log().mean()
@@ -100,8 +137,8 @@ def test_hat_asks_the_helper_further_out():
 
 def test_bpfc_coarsens_bit_planes_and_compares_logits():
     network, x, _, y = parts()
-    objective = objectives.BPFC(planes=5, weight=2.0, growth=9.0, at=(25, 50), of=100)
-    coarse = objective.craft(network, x, y, 0)
+    objective = BPFC(k=5, weight=2.0, growth=9.0, growth_epochs=(25, 50), total_epochs=100)
+    coarse = objective.perturb(NoAttack(), network, x, y, 0)
     greys = (255 * coarse).round()
     assert set(greys.unique().tolist()) <= {*range(16, 256, 32), 0, 255}  # the middles of 8 steps; clipped at the ends
     assert ((greys - 255 * x).abs() <= 8 + 16 + 1e-3).all()  # noise, then half a step
@@ -114,4 +151,4 @@ def test_bpfc_coarsens_bit_planes_and_compares_logits():
 
 def test_without_an_attack_images_stay():
     network, x, _, y = parts()
-    assert objectives.Objective().craft(network, x, y, 0) is x
+    assert Objective().perturb(NoAttack(), network, x, y, 0) is x

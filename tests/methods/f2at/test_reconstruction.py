@@ -10,16 +10,23 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 
 from methods.attacks import PGD
 from methods.f2at.bitplanes import BitPlanes
-from methods.f2at.objectives import TRADES, Objective, divergence
-from methods.f2at.reconstruction import Features, Logits, TradesLogits, from_uniform, frozen_statistics
+from methods.f2at.objective import Objective, kl_divergence
+from methods.f2at.reconstruction import (
+    FeatureReconstruction,
+    LogitReconstruction,
+    TradesReconstruction,
+    frozen_statistics,
+    kl_from_uniform,
+)
+from methods.f2at.trades import TRADES
 from tests.methods.networks import batch, small_network
 
 ATTACK = PGD(0.1, 0.03, 3)
 PLANES = BitPlanes(4)
-ZEROS = {"natural": 0.0, "alignment": 0.0, "perturbed": 0.0}
+ZEROS = {"natural_weight": 0.0, "alignment_weight": 0.0, "perturbed_weight": 0.0}
 
 
-def trained(objective, steps: int = 4):
+def trained(objective, attack=ATTACK, steps: int = 4):
     """A network's weights after some steps of SGD."""
     torch.manual_seed(3)
     network = small_network().train()
@@ -27,7 +34,7 @@ def trained(objective, steps: int = 4):
     for step in range(steps):
         x, y = batch(seed=step)
         torch.manual_seed(step)
-        adv = objective.craft(network, x, y, 0)
+        adv = objective.perturb(attack, network, x, y, 0)
         loss, _ = objective(network, x, adv, y, 0)
         optimizer.zero_grad()
         loss.backward()
@@ -35,29 +42,31 @@ def trained(objective, steps: int = 4):
     return network.state_dict()
 
 
-@pytest.mark.parametrize("variant", [Logits, Features])
+@pytest.mark.parametrize("variant", [LogitReconstruction, FeatureReconstruction])
 def test_with_all_terms_at_0_it_is_adversarial_training(variant):
-    ours, theirs = trained(variant(ATTACK, PLANES, **ZEROS)), trained(Objective(ATTACK))
+    ours, theirs = trained(variant(PLANES, **ZEROS)), trained(Objective())
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    other = trained(variant(ATTACK, PLANES))
+    other = trained(variant(PLANES))
     assert not torch.equal(other["head.weight"], theirs["head.weight"])
 
 
 def test_variant_b_with_all_terms_at_0_is_trades():
     attack = PGD(0.1, 0.03, 3, loss="kl", start="gaussian")
-    ours, theirs = trained(TradesLogits(attack, PLANES, beta=6.0, **ZEROS)), trained(TRADES(attack, 6.0))
+    ours, theirs = trained(TradesReconstruction(PLANES, beta=6.0, **ZEROS), attack), trained(TRADES(6.0), attack)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_variant_a_is_the_sum_of_its_terms():
     network, (x, y) = small_network(), batch()
     adv = (x + 0.05).clamp(0, 1)
-    loss, logs = Logits(ATTACK, PLANES, natural=2.0, alignment=3.0, perturbed=0.5)(network, x, adv, y, 0)
+    loss, logs = LogitReconstruction(PLANES, natural_weight=2.0, alignment_weight=3.0, perturbed_weight=0.5)(
+        network, x, adv, y, 0
+    )
     natural, perturbed = PLANES(adv)
     z, z_n, z_p = network(adv), network(natural), network(perturbed)
     p = softmax(z_p, dim=1)
     uniform = torch.full_like(p, 0.25)
-    expected = cross_entropy(z, y) + 2 * cross_entropy(z_n, y) + 3 * divergence(z, z_n)
+    expected = cross_entropy(z, y) + 2 * cross_entropy(z_n, y) + 3 * kl_divergence(z, z_n)
     expected = expected + 0.5 * (uniform * (uniform / p).log()).sum(1).mean()
     assert torch.allclose(loss, expected, rtol=1e-5)
     assert logs["leak"] == PLANES.leak(x, adv)
@@ -65,7 +74,9 @@ def test_variant_a_is_the_sum_of_its_terms():
 
 def test_variant_c_compares_directions_of_features():
     network, (x, y) = small_network(), batch()
-    loss, _ = Features(ATTACK, PLANES, natural=2.0, alignment=0.0, perturbed=0.5)(network, x, x, y, 0)
+    loss, _ = FeatureReconstruction(PLANES, natural_weight=2.0, alignment_weight=0.0, perturbed_weight=0.5)(
+        network, x, x, y, 0
+    )
     natural, perturbed = PLANES(x)
     h, h_n, h_p = (network.features(v) for v in (x, natural, perturbed))
     cosine = [(h * other).sum(1) / (h.norm(dim=1) * other.norm(dim=1)) for other in (h_n, h_p)]
@@ -73,11 +84,11 @@ def test_variant_c_compares_directions_of_features():
     assert torch.allclose(loss, expected, rtol=1e-5)
 
 
-def test_nothing_is_told_of_the_class_where_predictions_are_uniform():
-    assert from_uniform(torch.zeros(3, 7)).abs() < 1e-6
+def test_uniform_predictions_have_no_divergence_from_uniform():
+    assert kl_from_uniform(torch.zeros(3, 7)).abs() < 1e-6
     logits = torch.randn(5, 4, dtype=torch.float64)
     expected = -torch.log(torch.tensor(4.0)) - log_softmax(logits, dim=1).mean()
-    assert torch.allclose(from_uniform(logits), expected, atol=1e-6)
+    assert torch.allclose(kl_from_uniform(logits), expected, atol=1e-6)
 
 
 def test_the_perturbed_pattern_leaves_no_trace_in_running_statistics():
@@ -91,7 +102,7 @@ def test_the_perturbed_pattern_leaves_no_trace_in_running_statistics():
 
     def statistics(perturbed_statistics):
         one = small_network().train()
-        Logits(ATTACK, PLANES, perturbed_statistics=perturbed_statistics)(one, x, x, y, 0)
+        LogitReconstruction(PLANES, perturbed_statistics=perturbed_statistics)(one, x, x, y, 0)
         return one.layers[1].running_mean, int(one.layers[1].num_batches_tracked)
 
     assert statistics(False)[1] + 1 == statistics(True)[1]
@@ -100,13 +111,13 @@ def test_the_perturbed_pattern_leaves_no_trace_in_running_statistics():
 
 def test_gradients_reach_the_weights_from_every_term():
     network, (x, y) = small_network(), batch()
-    for one in ("natural", "alignment", "perturbed"):
-        without = Logits(ATTACK, PLANES, **ZEROS)(network, x, x, y, 0)[0]
-        with_it = Logits(ATTACK, PLANES, **(ZEROS | {one: 1.0}))(network, x, x, y, 0)[0]
+    for one in ZEROS:
+        without = LogitReconstruction(PLANES, **ZEROS)(network, x, x, y, 0)[0]
+        with_it = LogitReconstruction(PLANES, **(ZEROS | {one: 1.0}))(network, x, x, y, 0)[0]
         gradient = torch.autograd.grad(with_it - without, network.head.weight)[0]
         assert gradient.abs().sum() > 0, one
 
 
 def test_negative_weights_are_refused():
-    with pytest.raises(ValueError, match=r"method\.objective\.perturbed must not be negative"):
-        Logits(ATTACK, PLANES, perturbed=-1.0)
+    with pytest.raises(ValueError, match=r"method\.objective\.perturbed_weight must not be negative"):
+        LogitReconstruction(PLANES, perturbed_weight=-1.0)

@@ -13,7 +13,7 @@ from tests.methods.networks import small_network
 
 
 def resnet(depth: int = 14) -> CifarResNet:
-    return CifarResNet(1, 4, 8, mean=[0.5], std=[0.5], depth=depth, width=4)
+    return CifarResNet(in_channels=1, num_classes=4, image_size=8, mean=[0.5], std=[0.5], depth=depth, width=4)
 
 
 def test_blocks_from_one_on():

@@ -1,0 +1,289 @@
+"""Sequential one-shot pruning, as in Wanda's and SparseGPT's code: block by block, each from one dense forward pass."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.esparse.decoder import Block, Decoder, HiddenStates, InputSet, input_channels
+from methods.esparse.input_statistics import InputStatistics, RequiredStatistics, record_inputs
+from methods.esparse.patterns import NM, Arrangement, Pattern, Permutation
+from methods.esparse.perplexity import windows_per_batch
+from methods.esparse.scores import Score
+from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
+
+Progress = Callable[[range, str], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Parts of a one-shot pruning method.
+
+    Args:
+        pattern: sparsity pattern.
+        score: score of each weight; None: the weight update chooses the mask (SparseGPT).
+        permutation: permutation of the input channels; N:M only.
+        weight_update: update of the weights that are kept.
+        input_cache_bytes: inputs of a block up to this size are kept for their histograms; larger ones cost a second
+            forward pass.
+
+    Raises:
+        ValueError: if the parts do not fit together.
+    """
+
+    pattern: Pattern
+    score: Score | None
+    permutation: Permutation | None = None
+    weight_update: WeightUpdate = field(default_factory=MaskOnly)
+    input_cache_bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        if self.score is None and isinstance(self.weight_update, MaskOnly):
+            raise ValueError("method.score and method.weight_update are both null: nothing says what is pruned")
+        if self.permutation is not None and not isinstance(self.pattern, NM):
+            raise ValueError(
+                "method.permutation is for N:M patterns only; with method.ratio set method.permutation=null"
+            )
+        self.weight_update.check(self.pattern)
+
+    @property
+    def required(self) -> RequiredStatistics:
+        """Statistics of the inputs that score and weight update need."""
+        own = self.score.required if self.score else RequiredStatistics()
+        return RequiredStatistics(own.kinds | self.weight_update.required.kinds, own.bins, own.histogram_range)
+
+    def scores(self, weights: list[Tensor], inputs: InputStatistics) -> list[Tensor] | None:
+        """Return the scores (R, C) of each weight; None if the weight update chooses the mask."""
+        return None if self.score is None else [self.score(weight, inputs) for weight in weights]
+
+    def masks(self, scores: list[Tensor] | None, order: Tensor, count: int) -> list[Tensor | None]:
+        """Return the mask (R, C) of each of `count` weights in the given order of columns; None: not chosen here."""
+        if scores is None:
+            return [None] * count
+        return [self.pattern.mask(score[:, order]) for score in scores]
+
+
+@dataclass
+class SetReport:
+    """Result of pruning one set of layers that share their input.
+
+    Args:
+        block: number of the block.
+        name: name of the set.
+        permutation: (C,) columns in the order in which they were grouped; None: the original order.
+        pruned: number of zero weights.
+        size: number of weights.
+        retained_natural: share of the score that N:M keeps without the permutation.
+        retained: share of the score that N:M keeps.
+        entropy: (C,) entropy of each channel in nats, where it was gathered.
+        norm: (C,) root mean square of each channel, where the entropy was gathered.
+    """
+
+    block: int
+    name: str
+    permutation: Tensor | None
+    pruned: int
+    size: int
+    retained_natural: float
+    retained: float
+    entropy: Tensor | None = None
+    norm: Tensor | None = None
+
+
+@dataclass
+class Report:
+    """Result of pruning a model.
+
+    Args:
+        sets: report of each set of layers.
+        seconds: wall time of each kind of work.
+    """
+
+    sets: list[SetReport] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros in the pruned matrices."""
+        return sum(s.pruned for s in self.sets) / sum(s.size for s in self.sets)
+
+    @property
+    def retained(self) -> float:
+        """Mean over the sets of the share of the score that is kept."""
+        return sum(s.retained for s in self.sets) / len(self.sets)
+
+
+class WorkClock:
+    """Sum of the wall time between calls, by the name of the work.
+
+    Args:
+        seconds: dictionary that the times are added to.
+    """
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def __call__(self, work: str) -> None:
+        """Add the time since the last call to `work`."""
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[work] += now - self.last
+        self.last = now
+
+
+@torch.inference_mode()
+def prune(
+    decoder: Decoder, calibration: Tensor, recipe: Recipe, track: Progress, tokens_per_batch: int = 2048
+) -> Report:
+    """Prune every linear layer of every block, in place.
+
+    The statistics of a block come from its dense weights, on inputs that passed through the pruned blocks before it.
+
+    Args:
+        decoder: model.
+        calibration: (windows, L) calibration tokens.
+        recipe: pruning method.
+        track: shows the progress over the blocks.
+        tokens_per_batch: tokens of a batch of the forward passes.
+
+    Raises:
+        ValueError: if a matrix does not fit the pattern, or inputs do not fit in memory for quantiles.
+        FloatingPointError: if a block's outputs are not finite.
+    """
+    check_input_cache(recipe, decoder.model.config, calibration.numel() * decoder.model.dtype.itemsize)
+    report, calibrated = Report(), bool(recipe.required.kinds)
+    clock = WorkClock(report.seconds)
+    batch_size = windows_per_batch(calibration.shape[1], tokens_per_batch)
+    states = decoder.embed(calibration, batch_size) if calibrated else HiddenStates()
+    for i in track(range(len(decoder)), "pruning, block"):
+        with decoder.block(i, write=True) as block:
+            clock("loading")
+            if (stored := decoder.stored_reports(i)) is not None:
+                report.sets += [SetReport(**fields) for fields in stored]
+            else:
+                report.sets += (sets := prune_block(decoder, block, i, states, recipe, clock))
+                decoder.store_reports(i, [vars(s) for s in sets])
+            if calibrated:
+                decoder.run_block(block, states)
+                clock("calibration")
+    clock("loading")
+    return report
+
+
+def check_input_cache(recipe: Recipe, config: Any, channel_bytes: int) -> None:
+    """Check that the inputs of a block can be kept where their quantiles are needed.
+
+    Args:
+        recipe: pruning method.
+        config: transformers config of the model.
+        channel_bytes: bytes of one channel's values for all calibration tokens.
+
+    Raises:
+        ValueError: if quantiles are needed and the inputs are larger than the cache.
+    """
+    size = sum(input_channels(config).values()) * channel_bytes
+    if recipe.required.histogram_range == "quantile" and size > recipe.input_cache_bytes:
+        raise ValueError(
+            f"method.score.histogram_range=quantile needs a block's inputs in memory, {size / 2**30:.2g} GiB here; "
+            "raise method.input_cache_gib or calibrate with fewer tokens"
+        )
+
+
+def prune_block(
+    decoder: Decoder, block: Block, number: int, states: HiddenStates, recipe: Recipe, clock: WorkClock
+) -> list[SetReport]:
+    """Prune the linear layers of one block, in place, and return a report for each set of layers."""
+    statistics = gather_statistics(decoder, block, states, recipe, clock)
+    return [
+        prune_set(block, number, layers, statistics[layers.name], recipe, clock) for layers in decoder.architecture.sets
+    ]
+
+
+def gather_statistics(
+    decoder: Decoder, block: Block, states: HiddenStates, recipe: Recipe, clock: WorkClock
+) -> dict[str, InputStatistics]:
+    """Gather the statistics of the input of each set of layers of the block, by the name of the set."""
+    if not recipe.required.kinds:
+        return {s.name: InputStatistics(recipe.required) for s in decoder.architecture.sets}
+    sets = [(s, block.get_submodule(s.linears[0])) for s in decoder.architecture.sets]
+    channel_bytes = sum(batch.shape[0] * batch.shape[1] for batch in states.batches) * states.batches[0].element_size()
+    keep_inputs = sum(linear.in_features for _, linear in sets) * channel_bytes <= recipe.input_cache_bytes
+    statistics = {s.name: InputStatistics(recipe.required, keep_inputs) for s, _ in sets}
+    unfinished = sets
+    while unfinished:
+        with record_inputs((linear, statistics[s.name]) for s, linear in unfinished):
+            decoder.run_hooks(block, states)
+        clock("calibration")
+        unfinished = [(s, linear) for s, linear in unfinished if statistics[s.name].end_pass()]
+        clock("histograms")
+    return statistics
+
+
+def prune_set(
+    block: Block,
+    number: int,
+    layers: InputSet,
+    inputs: InputStatistics,
+    recipe: Recipe,
+    clock: WorkClock,
+) -> SetReport:
+    """Prune the layers that share an input, in place: scores, permutation, masks, weight updates.
+
+    Args:
+        block: block of the decoder.
+        number: number of the block.
+        layers: names of the layers.
+        inputs: statistics of their input.
+        recipe: pruning method.
+        clock: clock of the work.
+    """
+    weights: list[Tensor] = [block.get_submodule(name).weight for name in layers.linears]
+    recipe.pattern.check(f"{layers.linears[0]} of block {number}", weights[0].shape[1])
+    scores = recipe.scores(weights, inputs)
+    clock("scores")
+    arrangement = recipe.pattern.arrange(
+        lambda: scores or recipe.weight_update.criteria(weights, inputs), recipe.permutation
+    )
+    clock("shuffles")
+    order = arrangement.order(weights[0])
+    factor = recipe.weight_update.prepare(inputs, order)
+    for weight, mask in zip(weights, recipe.masks(scores, order, len(weights)), strict=True):
+        weight[:, order] = recipe.weight_update(weight[:, order], factor, recipe.pattern, mask)
+    clock(recipe.weight_update.work)
+    return report_set(number, layers.name, weights, arrangement, inputs, recipe)
+
+
+def report_set(
+    number: int,
+    name: str,
+    weights: list[Tensor],
+    arrangement: Arrangement,
+    inputs: InputStatistics,
+    recipe: Recipe,
+) -> SetReport:
+    """Return the report of a set of layers whose weights were pruned."""
+    report = SetReport(
+        block=number,
+        name=name,
+        permutation=None if arrangement.permutation is None else arrangement.permutation.cpu(),
+        pruned=sum(int((weight == 0).sum().item()) for weight in weights),
+        size=sum(weight.numel() for weight in weights),
+        retained_natural=arrangement.retained_natural,
+        retained=arrangement.retained,
+    )
+    if "entropy" in recipe.required.kinds:
+        report.entropy, report.norm = inputs.entropy.cpu(), inputs.mean_square.sqrt().cpu()
+    return report
+
+
+def time_shares(seconds: dict[str, float]) -> str:
+    """Format the share of each kind of work: `calibration 71 %, shuffles 20 %, ...`."""
+    total = sum(seconds.values()) or 1.0
+    return ", ".join(f"{k} {100 * v / total:.0f} %" for k, v in sorted(seconds.items(), key=lambda item: -item[1]))

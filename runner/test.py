@@ -1,0 +1,68 @@
+"""`python -m runner.test run=<folder or id> [dataset=D] [overrides]`: a test of a finished run's weights.
+
+Another data set, other attacks or other test settings of the method: any key of a run. The test is a run of its own,
+with its own address. `run` is the folder of the finished run, its id, or its overrides in quotes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from runner.config.address import Run, resolved
+from runner.config.compose import compose_run, is_group, parse
+from runner.config.messages import cli_errors
+from runner.console import exit_on_broken_pipe
+from runner.errors import UserError
+from runner.loading import FinishedRun, load
+
+KEPT = ("method", "model", "dataset", "schedule", "needs", "alias", "seed", "vars")  # of the finished run
+NAMED = ("method", "model", "dataset")
+
+
+@exit_on_broken_pipe()
+@cli_errors()
+def main(arguments: list[str] | None = None) -> None:
+    """Test a finished run. Exit codes: 0; 2 for a mistake of the user; 1 for other failures."""
+    from hydra.core.utils import configure_log
+
+    from runner.config.compose import compose
+    from runner.main import execute
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    reference = next((a.partition("=")[2] for a in arguments if a.startswith("run=")), None)
+    if reference is None:
+        raise UserError("which run? python -m runner.test run=<folder or id> [dataset=D] [overrides]")
+    overrides = [a for a in arguments if not a.startswith("run=")]
+    outputs = next((a.partition("=")[2] for a in overrides if a.startswith("paths.outputs=")), "outputs")
+    finished = load(reference, outputs)
+    configure_log(compose([f"method={finished.choices['method']}"]).hydra.job_logging)
+    execute(test_of(finished, overrides))
+
+
+def test_of(finished: FinishedRun, overrides: list[str]) -> Run:
+    """Return the run that tests the weights of a finished run.
+
+    Args:
+        finished: run whose config and weights are taken.
+        overrides: overrides of the test, such as `dataset=cifar100`; groups that they choose replace the finished
+            run's, other keys change its config.
+    """
+    chosen = {parse(o).key_or_group for o in overrides if is_group(parse(o))}
+    groups = [f"{group}={finished.choices[group]}" for group in NAMED if group not in chosen]
+    cfg, choices = compose_run([*groups, *(o for o in overrides if is_group(parse(o)))])
+    for key in KEPT:
+        if key not in chosen:
+            OmegaConf.update(cfg, key, finished.config[key], merge=False)
+    values = [parse(o) for o in overrides if not is_group(parse(o))]
+    for override in values:
+        value: Any = override.value()
+        OmegaConf.update(cfg, override.key_or_group, value, merge=True, force_add=override.is_add())
+    cfg.stages, cfg.init_from = ["test"], str(finished.checkpoint)
+    return Run(OmegaConf.create(resolved(cfg)), choices)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Objects made from the config, and keys that they do not take."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from runner.config.instantiate import instantiate
+from runner.errors import UserError
+
+
+class Base:
+    def __init__(self, width: int, *, depth: int = 1) -> None:
+        self.width, self.depth = width, depth
+
+
+class Derived(Base):
+    def __init__(self, name: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.name = name
+
+
+class Open(nn.Module):
+    def __init__(self, width: int, **kwargs) -> None:
+        super().__init__()
+        self.layer = self.make_layer(**kwargs)
+
+    def make_layer(self, bias: bool = True) -> None:
+        return None
+
+
+class Broken:
+    def __init__(self, width: int) -> None:
+        nn.ReLU(width=width)
+
+
+def function(width: int) -> int:
+    return width
+
+
+def group(target: str, **keys) -> DictConfig:
+    return OmegaConf.create({"model": {"_target_": f"tests.runner.config.test_instantiate.{target}", **keys}})
+
+
+def test_keys_and_further_arguments_make_the_object() -> None:
+    made = instantiate(group("Derived", depth=3), "model", name="a", width=2)
+    assert (type(made).__name__, made.name, made.width, made.depth) == ("Derived", "a", 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("target", "takes"),
+    [("Base", "width, depth"), ("Derived", "name, width, depth"), ("Open", "width, ..."), ("function", "width")],
+)
+def test_a_key_that_is_not_taken_is_named(target, takes) -> None:
+    with pytest.raises(UserError) as error:
+        instantiate(group(target, width=1, foo=1), "model", **({"name": "a"} if target == "Derived" else {}))
+    message = f"model.foo is not an argument of tests.runner.config.test_instantiate.{target}; its arguments: {takes}\n"
+    assert str(error.value).startswith(message)
+
+
+def test_a_mistake_inside_the_object_is_no_key_of_the_users() -> None:
+    with pytest.raises(TypeError, match="'width'"):
+        instantiate(group("Broken", width=1), "model")
+
+
+class Typed(Base):
+    def __init__(self, rate: float, name: str | None = None, flag: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"rate": "fast"}, "method.rate must be a number, got fast"),
+        ({"rate": True}, "method.rate must be a number, got True"),
+        ({"rate": None}, "method.rate must be a number, got None"),
+        ({"rate": 1, "width": 2.5}, "method.width must be a whole number, got 2.5"),
+        ({"rate": 1, "depth": "two"}, "method.depth must be a whole number, got two"),
+        ({"rate": 1, "name": 3}, "method.name must be text or null, got 3"),
+        ({"rate": 1, "flag": 1}, "method.flag must be true or false, got 1"),
+        ({"rate": 1, "inner": {"_target_": f"{__name__}.Base", "width": "w"}}, "method.inner.width must be a whole"),
+    ],
+)
+def test_values_of_another_kind(keys, said):
+    node = {"_target_": f"{__name__}.Typed", "width": 1} | keys
+    with pytest.raises(UserError, match=said):
+        instantiate(OmegaConf.create({"method": node}), "method")
+
+
+def test_values_of_the_right_kind():
+    node = {"_target_": f"{__name__}.Typed", "width": 1, "rate": 2, "name": None, "flag": True}
+    assert instantiate(OmegaConf.create({"method": node}), "method").width == 1
