@@ -267,7 +267,7 @@ def test_whole_run_from_the_command_line(call, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_a_run_killed_in_either_stage_goes_on(call, spawn, tmp_path, epochs):
-    check_killed_run_goes_on(call, spawn, tmp_path, ["method=optfeature", "dataset.rows=20000", *RUN], epochs)
+    check_killed_run_goes_on(call, spawn, tmp_path, ["method=optfeature", *RUN, "dataset.rows=20000"], epochs)
 
 
 def test_wrong_arguments_are_told_on_the_command_line(call, tmp_path):
