@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -273,7 +274,12 @@ class CTRModule(LightningModule):
                 group["lr"] *= self.plateau_factor
 
     def _watched(self, prefix: str) -> float:
-        return float(self.trainer.callback_metrics[f"val/{prefix}{self.stop_on}"])
+        value = float(self.trainer.callback_metrics[f"val/{prefix}{self.stop_on}"])
+        if math.isnan(value):
+            raise ValueError(
+                f"val/{prefix}{self.stop_on} is not defined: the validation part has rows of one label only"
+            )
+        return value
 
     def _network_state(self) -> dict[str, Tensor]:
         return {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}

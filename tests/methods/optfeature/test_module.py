@@ -168,6 +168,16 @@ def test_all_gates_closed_is_one_message(tmp_path):
         fit(tmp_path, partial(ClosedValues, **(OPTFEATURE | {"lr": 1e-6})), epochs=2, search_epochs=1, rows=500)
 
 
+def test_a_validation_part_of_one_label_is_one_message(tmp_path):
+    data = SyntheticLogs(rows=300, cardinalities=(8, 6, 5, 4), field_pairs=2, value_pairs=1, batch_size=128)
+    data.setup()
+    data.shards["val"][0].labels.zero_()
+    module = CTRModule(IPNN(**data.dims, embedding_dim=4, hidden=(8,)))
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    with pytest.raises(ValueError, match="one label only"):
+        Trainer(max_epochs=1, default_root_dir=tmp_path, **options).fit(module, data)
+
+
 def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
     module, _, _, trainer = fit(tmp_path, None, epochs=1)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
