@@ -15,16 +15,20 @@ MISSING = ""  # key of a missing value, which is a category like others
 DIGEST_ROWS = 1 << 20
 
 
-def count_values(values: pl.Series) -> pl.DataFrame:
-    """Count the occurrences of each value.
+def distinct_values(values: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """Separate values into the distinct ones and their places.
 
     Args:
-        values: categories as strings, without nulls.
+        values: categories as strings, without nulls, (N,).
 
     Returns:
-        Frame with the columns value (string) and count (uint32).
+        Distinct values in order of first appearance, and the place of each value among them, (N,) int32.
     """
-    return values.alias("value").value_counts(name="count")
+    import polars as pl
+
+    encoded = values.to_arrow().dictionary_encode()
+    distinct = pl.Series("value", encoded.dictionary).cast(pl.String)
+    return distinct, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
 
 def merge_counts(files: list[Path], min_count: int) -> pl.DataFrame:
@@ -45,27 +49,23 @@ def merge_counts(files: list[Path], min_count: int) -> pl.DataFrame:
     return kept.with_columns(id=pl.Series(np.arange(kept.height, dtype=np.int32)))
 
 
-def encode(values: pl.Series, vocabulary: pl.DataFrame) -> np.ndarray:
-    """Map values to their ids within the field.
-
-    The distinct values of the block are looked up, not all rows: click logs repeat few values very often.
+def look_up(distinct: pl.Series, vocabulary: pl.DataFrame) -> np.ndarray:
+    """Return the ids of values within the field.
 
     Args:
-        values: categories as strings, without nulls, (N,).
+        distinct: values, each once, (D,).
         vocabulary: frame with the columns value and id.
 
     Returns:
-        Ids, (N,) int32. A value without an id gets the one after the last, which stands for all such values.
+        Ids, (D,) int32. A value without an id gets the one after the last, which stands for all such values.
     """
     import polars as pl
 
-    encoded = values.to_arrow().dictionary_encode()
-    distinct = pl.Series("value", encoded.dictionary).cast(pl.String)
     places = pl.DataFrame({"value": distinct, "place": np.arange(len(distinct), dtype=np.int32)})
     known = places.join(vocabulary.select("value", "id"), on="value", how="inner")
     ids = np.full(len(distinct), vocabulary.height, np.int32)
     ids[known["place"].to_numpy()] = known["id"].to_numpy()
-    return ids[encoded.indices.to_numpy(zero_copy_only=False)]
+    return ids
 
 
 def digest(vocabularies: dict[str, pl.DataFrame]) -> str:
