@@ -48,9 +48,10 @@ class PrunedIPNN(nn.Module):
         self.register_buffer("by_value", torch.nonzero(by_value[kept]).squeeze(1))
         self.embedding = cast(nn.Embedding, network.embedding)
         self.mlp = _fold(network, kept, torch.where(by_value, torch.ones_like(constant), constant))
+        self.has_value_gates = len(self.by_value) > 0
         self.value_factors: nn.Module = nn.Identity()
         self.core = torch.ones(1)
-        if isinstance(selection, ValueSelection) and len(self.by_value):
+        if isinstance(selection, ValueSelection) and self.has_value_gates:
             self.value_factors = nn.Sequential(selection.value_table, selection.factors.linear)
             self.core = selection.factors.core.detach()
 
@@ -62,7 +63,7 @@ class PrunedIPNN(nn.Module):
         """
         embeddings = self.embedding(ids)
         products = (embeddings[:, self.first] * embeddings[:, self.second]).sum(-1)
-        if len(self.by_value):
+        if self.has_value_gates:
             products = products * self._value_gates(ids, products)
         return self.mlp(torch.cat([embeddings.flatten(1), products], dim=1)).squeeze(1)
 

@@ -13,17 +13,20 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim import Adam, Optimizer, SparseAdam
+from torch.optim import Optimizer
 
 from datasets.checks import check_choice, check_positive
 from methods.optfeature import metrics
 from methods.optfeature.evaluation import Evaluation, summarise
 from methods.optfeature.network import CTRNetwork
+from methods.optfeature.optimizers import network_optimizers
 from methods.optfeature.recovery import recovery
 from methods.optfeature.selection.base import Gates, Selection
 from methods.optfeature.stopping import BestWeights
 
 log = logging.getLogger(__name__)
+
+SEARCH_METRICS = ("val/search_auc", "val/search_logloss")
 
 
 class CTRModule(LightningModule):
@@ -133,17 +136,8 @@ class CTRModule(LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the optimizers of the predictor, then those of the search."""
-        tables = [module.weight for module in self.network.modules() if isinstance(module, nn.Embedding)]
-        known = {id(table) for table in tables}
-        rest = [parameter for parameter in self.network.parameters() if id(parameter) not in known]
-        groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": self.weight_decay}]
-        if not self.network.sparse:
-            groups.append({"params": tables, "weight_decay": self.embedding_weight_decay})
-        if self.selection is not None and (retrained := self.selection.retrained_parameters()):
-            groups.append({"params": retrained, "weight_decay": self.weight_decay})
-        optimizers: list[Optimizer] = [Adam([group for group in groups if group["params"]], lr=self.lr, fused=True)]
-        if self.network.sparse:
-            optimizers.append(SparseAdam(tables, lr=self.lr))
+        more = [] if self.selection is None else self.selection.retrained_parameters()
+        optimizers = network_optimizers(self.network, self.lr, self.weight_decay, self.embedding_weight_decay, more)
         self._network_optimizers = len(optimizers)
         return optimizers if self.selection is None else optimizers + self.selection.optimizers()
 
@@ -181,6 +175,9 @@ class CTRModule(LightningModule):
             if self.searched.rewind_epoch == self.phase_epoch:
                 self.rewound = self._network_state()
             self.searched.begin_epoch(self.phase_epoch, self.search_epochs)
+        else:
+            for name in SEARCH_METRICS:  # Lightning keeps the last value of every metric
+                self.trainer.callback_metrics.pop(name, None)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Make one step of all optimizers of the stage."""

@@ -82,6 +82,8 @@ def test_retraining_starts_from_the_first_weights_and_leaves_the_selection_alone
     assert module.phase == "retrain"
     assert module.finished
     assert trainer.current_epoch == 4
+    assert "val/auc" in trainer.callback_metrics
+    assert "val/search_auc" not in trainer.callback_metrics
     assert all(torch.equal(module.restarted_network[name], weight) for name, weight in before.items())
     assert module.optimizer_states == [0, 0]
     after = module.selection.state_dict()
