@@ -37,6 +37,7 @@ from methods.optfeature.deepfm import DeepFM
 from methods.optfeature.factorization_machines import FM
 from methods.optfeature.metrics import auc
 from methods.optfeature.network import CTRNetwork
+from methods.optfeature.optimizers import network_optimizers
 from methods.optfeature.pairs import pair_indices
 from methods.optfeature.pnn import IPNN
 from methods.optfeature.selection.optfeature import HybridSelection, SymmetricFactors
@@ -266,10 +267,11 @@ def bench_models(given: argparse.Namespace) -> None:
         if product is not None:
             contestants["FuxiCTR's layers"] = FuxiModel(product, name == "DeepFM")
         seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in contestants}
-        optimizers = {side: torch.optim.Adam(model.parameters()) for side, model in contestants.items()}
+        optimizers = {side: [torch.optim.Adam(model.parameters())] for side, model in contestants.items()}
+        optimizers["ours"] = network_optimizers(network, 1e-3, 0.0, 0.0)  # as the runs have them
         for _ in range(given.repeats):
             for side, model in contestants.items():
-                step = lambda m=model, o=optimizers[side]: train_step(lambda: m(ids), labels, [o])  # noqa: E731
+                step = lambda m=model, o=optimizers[side]: train_step(lambda: m(ids), labels, o)  # noqa: E731
                 seconds[side].append(median_seconds(step, 1))
         for side, pairs in seconds.items():
             clock, processor = (statistics.median(pair[i] for pair in pairs) for i in range(2))
