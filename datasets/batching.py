@@ -1,4 +1,4 @@
-"""What loaders of all kinds of data share: how global batches are cut, and what their random numbers follow."""
+"""Helpers that loaders of all kinds of data share: sizes of global batches, and seeded random generators."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ import torch
 
 
 def generator(*key: int) -> torch.Generator:
-    """One that follows the numbers of the key alone."""
+    """Return a random generator whose numbers depend on the key alone.
+
+    Args:
+        *key: whole numbers, such as the seed and the epoch.
+    """
     return torch.Generator().manual_seed(hash(key) % 2**63)
 
 
 def batch_sizes(count: int, batch_size: int, world_size: int, drop_last: bool = False) -> list[int]:
-    """Of each global batch of `count` items; a last one of fewer than there are processes joins the one before it."""
+    """Return the size of each global batch of an epoch.
+
+    Args:
+        count: number of items.
+        batch_size: items in a full global batch.
+        world_size: number of processes that share each batch. A last batch with fewer items than processes is joined
+            to the one before it.
+        drop_last: leave out a last batch that is not full.
+    """
     full, rest = divmod(count, batch_size)
     sizes = [batch_size] * full
     if not rest or drop_last:
@@ -24,5 +36,9 @@ def batch_sizes(count: int, batch_size: int, world_size: int, drop_last: bool = 
 
 
 def ranks(trainer: Any) -> dict[str, int]:
-    """`rank` and `world_size` of this process, as loaders take them; nothing where there is no trainer."""
+    """Return `rank` and `world_size` of this process as keyword arguments of a loader.
+
+    Args:
+        trainer: Lightning trainer of the data module, or None; without one the result is empty.
+    """
     return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.config.address import Run
-from runner.config.compose import CONF, VERSION_BASE, group_errors, strip
+from runner.config.compose import CONF, VERSION_BASE, check_group_values, strip
 from runner.config.help import help_text
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
@@ -62,8 +62,8 @@ def _run_or_sweep() -> None:
 
         sys.exit(sweep(sys.argv[1:]))
     errors: list[BaseException] = []
-    with group_errors():
-        _single_run(errors)
+    check_group_values(a for a in sys.argv[1:] if "=" in a and not a.startswith("-"))
+    _single_run(errors)
     if errors:
         raise errors[0]
 

@@ -92,6 +92,7 @@ class FinishedRun:
         """Return the run's LightningModule with its trained weights, in eval mode on the CPU."""
         import torch
 
+        from runner.execution.lightning_import import import_lightning
         from runner.main import checkpoint_of, make_module
 
         needed = {argument: checkpoint_of(run) for argument, run in self.run().needs.items()}
@@ -99,6 +100,9 @@ class FinishedRun:
         if hasattr(module, "prepare"):
             module.prepare(self.data())
         content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        module.trainer = import_lightning().Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
         module.on_load_checkpoint(content)
         module.load_state_dict(content["state_dict"])
         return module.eval()

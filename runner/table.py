@@ -1,17 +1,23 @@
 """`python -m runner.table experiment=E [options] [overrides]`: a paper's table, measured beside reported.
 
-The experiment file holds the sweep (`hydra.sweeper.params`) and a node `table`. Overrides are those of the runner, also
-of that node: dataset=D shows a part, table.metric=test/seconds fills the cells with another metric. Several metrics,
-as in table.metric=[test/acc,test/loss], have a column each. Options:
+The experiment file holds the sweep and a node `table`, whose keys are those of `TableSpec` in
+runner/results/table_model.py. Overrides are those of the runner: dataset=D shows a part of the table,
+table.metric=test/seconds fills the cells with another metric, table.metric=[test/acc,test/loss] has a column for each
+metric. Options:
 
-format: text, markdown, latex or csv; png draws the table as a bar chart, below <outputs>/figures/<experiment>/.
-significance: Welch's t-test of every row against the named one (its label, or the value of its config key), column by
-    column, and how many values each cell has; `true` takes the row that `table.main` names.
+format: text, markdown, latex, csv, json or html; png draws the table as a bar chart, below
+    <outputs>/figures/<experiment>/.
+out: file for the rendered table; without it the table is printed.
+significance: Welch's t-test of each row against this one (its label, or the value of its config key) within each
+    column, with the number of values of each cell; `true` takes the row that `table.main` names.
+numerics: `same` leaves out the runs whose numerics (device, threads, precision, libraries) differ from the most
+    frequent ones; `any` keeps all, and notes differences.
 source: where the runs are read: `outputs`, or `wandb:<entity>/<project>`.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,52 +27,85 @@ from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
 from runner.execution.loggers import log_figure
 from runner.files import write_whole
-from runner.results.build_table import build_table
-from runner.results.plotting import draw_table, figure_path, save
+from runner.results.arguments import check_option, split_arguments
+from runner.results.build_table import build_table, table_spec
 from runner.results.renderers import FORMATS, render
 from runner.results.sources import OUTPUTS
-from runner.results.table_model import Table, as_names
+from runner.results.table_model import Table
 
-OPTIONS = {"format": "text", "significance": "", "source": OUTPUTS}
+OPTIONS = {"format": "text", "out": "", "significance": "", "numerics": "any", "source": OUTPUTS}
 
 
 @exit_on_broken_pipe()
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
-    """Exit codes: 0; 2 for a mistake of the user's."""
+    """Print a table. Exit codes: 0; 2 for a mistake of the user."""
     print_table(sys.argv[1:] if arguments is None else arguments)
 
 
 def print_table(arguments: list[str]) -> None:
-    """Prints the table that the arguments name, or draws it."""
-    given = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OPTIONS}
-    overrides = [a for a in arguments if a.partition("=")[0] not in OPTIONS]
-    form, significance, source = (OPTIONS | given).values()
-    if form not in (*FORMATS, "png"):
-        raise UserError(f"format={form} is unknown; choose from {', '.join((*FORMATS, 'png'))}")
+    """Print the table that the arguments name, write it to a file, or draw it."""
+    options, overrides = split_arguments(arguments, OPTIONS)
+    check_option("format", options["format"], (*FORMATS, "png"))
+    check_option("numerics", options["numerics"], ("any", "same"))
     if not any(o.startswith("experiment=") for o in overrides):
         raise UserError("name the table: python -m runner.table experiment=<paper>/<table> [format=...]")
-    table = build_table(overrides, significance, source)
-    print(render(table, "text" if form == "png" else form))
-    if form == "png":
+    is_chart = options["format"] == "png"
+    if is_chart and options["out"]:
+        raise UserError("format=png chooses its own file; leave out= out")
+    same_numerics = options["numerics"] == "same"
+    table = build_table(overrides, options["significance"], options["source"], same_numerics)
+    table.command = reproducing_command(arguments)
+    rendered = render(table, "text" if is_chart else options["format"])
+    if options["out"]:
+        write_table(Path(options["out"]), rendered)
+    else:
+        print(rendered)
+    if is_chart:
         draw_chart(table, overrides)
 
 
+def reproducing_command(arguments: list[str]) -> str:
+    """Return the command that prints the same table elsewhere: without its format, files and folders."""
+    local = ("format=", "out=", "paths.", "logger")
+    return shlex.join(["python", "-m", "runner.table", *(a for a in arguments if not a.startswith(local))])
+
+
+def write_table(path: Path, rendered: str) -> None:
+    """Write a rendered table to a file, and print the file's path. Raises UserError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, rendered + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}\nName another file with out=<file>") from error
+    print(path)
+
+
 def draw_chart(table: Table, overrides: list[str]) -> Path:
-    """Draws the table as a bar chart, and writes its cells beside it as CSV. Raises UserError where no run is there."""
+    """Draw a table as a bar chart, and write its cells beside it as CSV.
+
+    Returns:
+        Path of the PNG file.
+
+    Raises:
+        UserError: no run of the table is finished.
+    """
+    from runner.results.draw_table import draw_table
+    from runner.results.figure_files import figure_path, save_figure
+
     cfg = compose_without_sweep(overrides)
     if not any(cell.n for cell in table.cells.values()):
         raise UserError(
-            f"\nThere is nothing to draw: no run of it is finished.\n"
-            f"This makes them: python -m runner -m {' '.join(o for o in overrides if not o.startswith('table.'))}"
+            f"\nThere is nothing to draw: no run of the table is finished.\n"
+            f"This runs them: python -m runner -m {' '.join(o for o in overrides if not o.startswith('table.'))}"
         )
     experiment = str(cfg.hydra.runtime.choices.experiment)
-    shown = "+".join(as_names(cfg.table.metric))
-    path = figure_path(cfg.paths.outputs, experiment, f"table-{shown}", overrides)
+    metrics = "+".join(table_spec(overrides).metric)
+    path = figure_path(cfg.paths.outputs, experiment, f"table-{metrics}", overrides)
     write_whole(path.with_suffix(".csv"), render(table, "csv") + "\n")
-    save(draw_table(table), path)
+    save_figure(draw_table(table), path)
     print(f"\n{path}\n{path.with_suffix('.csv')}")
-    log_figure(cfg.logger, path, experiment, table=shown, source=table.source)
+    log_figure(cfg.logger, path, experiment, table=metrics, source=table.source)
     return path
 
 

@@ -1,10 +1,10 @@
-"""How fast GraphNorm's training is: our batches and layers beside plain torch-geometric, the runner beside Lightning.
+"""Time GraphNorm's training: this project beside plain torch-geometric, the runner's Trainer beside Lightning's.
 
     python -m scripts.bench_graphnorm [PROTEINS|MUTAG|NCI1|atlas] [--repeats 5] [--epochs 5] [--threads 1]
 
-The two contestants take turns, so that other load on the machine hits both alike; medians over the repeats are printed.
-Times are by the clock; "processor" counts what this process computed, which other load disturbs least.
-Without an argument: PROTEINS where RUNNER_DATA has it, else the embedded atlas.
+The two sides take turns, so that other load on the machine hits both alike; medians over the repeats are printed.
+Times are by the clock; "processor" is the processor time of this process, which other load disturbs least.
+Without an argument: PROTEINS if RUNNER_DATA has it, else the embedded atlas.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -39,7 +41,12 @@ PARTS = ("loading", "forward", "backward+step", "all", "all, processor")
 
 
 class PlainGIN(nn.Module):
-    """The same network from torch-geometric's parts: GINConv, GraphNorm, residual, sum of the nodes."""
+    """The same network from torch-geometric's parts: GINConv, GraphNorm, residual, sum of the nodes.
+
+    Args:
+        in_channels: number of node features.
+        out_channels: number of classes.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -51,6 +58,7 @@ class PlainGIN(nn.Module):
         self.classifier = nn.Linear(HIDDEN, out_channels)
 
     def forward(self, data: Data) -> Tensor:
+        """Return the logits of a batch."""
         h, batch, graphs = data.x, data.batch, data.num_graphs
         for i in range(LAYERS):
             z = relu(self.inner[i](self.convs[i](h, data.edge_index), batch, graphs))
@@ -58,10 +66,11 @@ class PlainGIN(nn.Module):
             h = z + h if i else z
         return self.classifier(global_add_pool(h, batch, graphs))
 
-    def copy(self, ours: GIN) -> None:
-        """Takes over the weights."""
+    def copy(self, ours: Any) -> None:
+        """Copy the weights of a GIN of this project."""
+        convs: Any = self.convs
         for i, layer in enumerate(ours.layers):
-            self.convs[i].nn.load_state_dict(layer.lin1.state_dict())
+            convs[i].nn.load_state_dict(layer.lin1.state_dict())
             self.inner[i].load_state_dict(layer.norm.state_dict())
             self.lin2[i].load_state_dict(layer.lin2.state_dict())
             self.outer[i].load_state_dict(ours.norms[i].state_dict())
@@ -69,13 +78,13 @@ class PlainGIN(nn.Module):
 
 
 def as_data(store: GraphStore) -> list[Data]:
-    """The collection as torch-geometric keeps it."""
+    """Return the collection as torch-geometric stores it."""
     graphs = (store.select(torch.tensor([i])) for i in range(len(store)))
     return [Data(x=g.x, edge_index=g.adj.to_sparse_coo().indices(), y=g.y) for g in graphs]
 
 
-def epoch(loader, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Seconds of loading, forward (with the loss), backward with the step, all, and all by the processor."""
+def epoch(loader: Any, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Train for an epoch and return seconds: loading, forward with loss, backward with step, all, processor time."""
     seconds, computed = [0.0, 0.0, 0.0], time.process_time()
     batches, start = iter(loader), time.perf_counter()
     while (batch := next(batches, None)) is not None:
@@ -92,7 +101,10 @@ def epoch(loader, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[
 
 
 def compare_with_pyg(store: GraphStore, repeats: int) -> None:
-    """Prints (a). Ends the program where the two networks differ in loss or gradient."""
+    """Time a training pass of this project and of torch-geometric, and print part (a).
+
+    The program ends if the two networks differ in loss or gradient.
+    """
     torch.manual_seed(0)
     ours = GIN(store.num_features, int(store.y.max()) + 1, HIDDEN, LAYERS, dropout=0.0)
     plain = PlainGIN(store.num_features, int(store.y.max()) + 1)
@@ -105,8 +117,8 @@ def compare_with_pyg(store: GraphStore, repeats: int) -> None:
     index = torch.arange(0, len(store), max(1, len(store) // BATCH_SIZE))
     batches = {"ours": store.select(index), "PyG": next(iter(DataLoader([data[i] for i in index], len(index))))}
     losses = {name: cross_entropy(networks[name](batches[name]), batches[name].y) for name in networks}
-    grads = [torch.autograd.grad(losses["ours"], ours.layers[0].lin1.weight)[0]]
-    grads.append(torch.autograd.grad(losses["PyG"], plain.convs[0].nn.weight)[0])
+    weights: dict[str, Any] = {"ours": ours.layers[0].lin1, "PyG": plain.convs[0].nn}
+    grads = [torch.autograd.grad(losses[name], layer.weight)[0] for name, layer in weights.items()]
     error = ((grads[0] - grads[1]).norm() / grads[1].norm()).item()
     print(f"  same batch: loss ours {losses['ours']:.6f}, PyG {losses['PyG']:.6f}; gradients differ by {error:.1e}")
     if abs(losses["ours"] - losses["PyG"]) > 1e-3 * abs(losses["PyG"]) or error > 1e-2:
@@ -135,17 +147,19 @@ def compare_with_pyg(store: GraphStore, repeats: int) -> None:
 
 
 def spread(ratios: list[float]) -> str:
+    """Return the range of the ratios as text."""
     return f"({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def overrides(name: str, folder: str, epochs: int) -> list[str]:
+    """Return the overrides of a run on a collection."""
     dataset = name.lower().replace("-", "_")
     where = [f"paths.outputs={folder}", "logger=csv", f"schedule.max_epochs={epochs}"]
     return ["method=graphnorm", f"dataset={dataset}", "dataset.batch_size=128", *where]
 
 
 def fits(name: str, folder: str, epochs: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Two ways to fit the same fresh module on the same data: by the runner's Trainer, and by a bare one."""
+    """Yield two functions that fit the same new module on the same data: by the runner's Trainer and by a bare one."""
     run = Run.compose(overrides(name, folder, epochs))
     run.folder.mkdir(parents=True, exist_ok=True)
     cfg = run.cfg
@@ -167,11 +181,11 @@ def fits(name: str, folder: str, epochs: int) -> Iterator[tuple[str, Callable[[]
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
             )
-        yield who, lambda trainer=trainer, module=module: trainer.fit(module, data)
+        yield who, partial(trainer.fit, module, data)
 
 
 def compare_with_lightning(name: str, repeats: int, epochs: int) -> None:
-    """Prints (b)."""
+    """Time fits of the runner's Trainer and of a bare one, and print part (b)."""
     seconds: dict[str, list[tuple[float, float]]] = {"runner": [], "bare": []}
     with tempfile.TemporaryDirectory() as folder, run_log(Path(folder)):
         for repeat in range(repeats + 1):
@@ -193,6 +207,7 @@ def compare_with_lightning(name: str, repeats: int, epochs: int) -> None:
 
 
 def read(name: str) -> GraphStore:
+    """Read a collection by its name."""
     data = instantiate(
         Run.compose(overrides(name, "unused", 1)).cfg.dataset, root=os.environ.get("RUNNER_DATA", "data")
     )
@@ -201,6 +216,7 @@ def read(name: str) -> GraphStore:
 
 
 def main() -> None:
+    """Print parts (a) and (b)."""
     has_proteins = Path(os.environ.get("RUNNER_DATA", "data"), "TUDataset", "PROTEINS").exists()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", default="PROTEINS" if has_proteins else "atlas")

@@ -1,9 +1,9 @@
-"""How fast images are loaded: our batches beside torch's DataLoader over a data set that prepares one image at a time.
+"""Time the loading of images: batches of this project beside torch's DataLoader, which prepares one image at a time.
 
     python -m scripts.bench_images [--repeats 5] [--images 50000] [--batch-size 128] [--threads 1]
 
 An epoch of random bytes of CIFAR-10's size with its augmentation: 4 pixels of padding, a random crop, a random mirror
-image, float in [0, 1]. The contestants take turns, so that other load on the machine hits all alike; medians over the
+image, float in [0, 1]. The loaders take turns, so that other load on the machine hits all alike; medians over the
 repeats are printed, and the ratios of times taken in the same turn.
 """
 
@@ -28,7 +28,11 @@ WORKERS = (0, 2)
 
 
 class PerImage(Dataset):
-    """The same work, an image at a time."""
+    """Data set that does the same work one image at a time.
+
+    Args:
+        images: images and labels.
+    """
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
@@ -47,7 +51,7 @@ class PerImage(Dataset):
 
 
 def seconds(loader: Iterable) -> float:
-    """Of one epoch."""
+    """Return the seconds of one epoch."""
     start = time.perf_counter()
     for _ in loader:
         pass
@@ -55,6 +59,7 @@ def seconds(loader: Iterable) -> float:
 
 
 def main() -> None:
+    """Time all loaders and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=50_000)
@@ -69,10 +74,11 @@ def main() -> None:
         torch.randint(10, (arguments.images,), generator=generator),
     )
     ours = ImageLoader(images, arguments.batch_size, shuffle=True, augment=Augment(crop=CROP, flip=True))
-    contestants: dict[str, Iterable] = {"ours": ours}
+    loaders: dict[str, Iterable] = {"ours": ours}
     for workers in WORKERS:
-        loader = DataLoader(PerImage(images), arguments.batch_size, shuffle=True, num_workers=workers)
-        contestants[f"DataLoader, {workers} workers"] = loader
+        loaders[f"DataLoader, {workers} workers"] = DataLoader(
+            PerImage(images), arguments.batch_size, shuffle=True, num_workers=workers
+        )
 
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
@@ -80,10 +86,10 @@ def main() -> None:
         f"{os.cpu_count()} cores with load {load}, medians of {arguments.repeats} repeats taken in turn"
     )
     seconds(ours)  # warms up
-    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    taken: dict[str, list[float]] = {name: [] for name in loaders}
     for repeat in range(arguments.repeats):
         ours.set_epoch(repeat)
-        for name, loader in contestants.items():
+        for name, loader in loaders.items():
             taken[name].append(seconds(loader))
     print(f"  {'an epoch of':<24}{'seconds':>9}{'images/s':>11}{'ours is':>10}")
     for name, times in taken.items():

@@ -1,8 +1,9 @@
-"""How long the report takes to read many runs: folders as a run leaves them are made, then collected.
+"""Time to read many runs for the report: run folders are written, then collected.
 
     python -m scripts.bench_report [--runs 10000] [--epochs 100]
 
-(a) Collecting every result.json, which decides how long the list of runs takes. (b) The learning curves on top of it.
+Prints the time to collect every result.json, which bounds how long the list of runs takes, and the time to read the
+learning curves in addition.
 """
 
 from __future__ import annotations
@@ -16,22 +17,29 @@ import time
 from pathlib import Path
 
 from runner.config.address import Run
-from runner.execution import record
+from runner.execution import provenance, record
 from scripts.report.collect import collect
 from scripts.report.page import curves_of
 
 METHODS = ("graphnorm", "graphnorm/batch", "graphnorm/instance", "graphnorm/layer")
-METRICS = ("acc", "loss", "auc", "f1", *(f"{stage}_seconds" for stage in range(8)))  # of test
+METRICS = ("acc", "loss", "auc", "f1", *(f"{stage}_seconds" for stage in range(8)))  # below test/
 SPLITS = ("train/loss", "train/acc", "train/grad_norm", "val/loss", "val/acc")
 
 
-def make(outputs: Path, runs: int, epochs: int) -> None:
-    """Folders of `runs` finished runs, one in a hundred of them failed; each has `epochs` rows of metrics.csv."""
+def write_runs(outputs: Path, runs: int, epochs: int) -> None:
+    """Write the folders of runs, one in a hundred of them failed.
+
+    Args:
+        outputs: folder of the runs.
+        runs: number of runs.
+        epochs: number of rows of each metrics.csv.
+    """
     draw = random.Random(0)
     template = Run.compose(["method=graphnorm", "dataset=mutag", f"paths.outputs={outputs}"])
     result = record.describe(template, {}, {"setup": 0.5, "fit": 60.0, "test": 0.2}, 1, "cpu")
-    code = [str(path.relative_to(record.ROOT)) for path in sorted(record.ROOT.glob("methods/graphnorm/*.py"))]
-    result["code"] = {path: record.code_hash(path) for path in code}
+    root = provenance.ROOT
+    code = [str(path.relative_to(root)) for path in sorted(root.glob("methods/graphnorm/*.py"))]
+    result["code"] = {path: provenance.code_hash(path) for path in code}
     for number in range(runs):
         method = METHODS[number % len(METHODS)]
         name = method.rpartition("/")[2]
@@ -51,21 +59,23 @@ def make(outputs: Path, runs: int, epochs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=100)
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=10_000, help="number of runs")
+    parser.add_argument("--epochs", type=int, default=100, help="epochs of each run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder)
-        make(outputs, arguments.runs, arguments.epochs)
+        write_runs(outputs, arguments.runs, arguments.epochs)
         size = next(outputs.rglob("result.json")).stat().st_size
         for repeat in range(3):
             started = time.perf_counter()
             records = collect(outputs)
-            print(f"{len(records)} runs of {size} bytes collected in {time.perf_counter() - started:.2f} s ({repeat})")
+            seconds = time.perf_counter() - started
+            print(f"{len(records)} runs of {size} bytes collected in {seconds:.2f} s (repeat {repeat})")
         started = time.perf_counter()
         curves_of(records)
-        print(f"their curves of {arguments.epochs} epochs in {time.perf_counter() - started:.2f} s")
+        print(f"their curves of {arguments.epochs} epochs read in {time.perf_counter() - started:.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
-"""A W&B workspace for each table, and one W&B report of them all, from the tables' experiment files.
+"""A W&B workspace for each table, and one W&B report of all tables, from the tables' experiment files.
 
     python -m scripts.dashboard experiment=graphnorm/table1 [overrides] [entity=E] [project=P] [dry=true]
     python -m scripts.dashboard experiment=graphnorm/table1,esparse/stories
     python -m scripts.dashboard experiment=esparse    # every table of the paper
 
-A workspace has one filter for all its panels, so every table has a workspace of its own: the runs of its sweep alone,
-grouped by what makes the table's rows. The report has a section per table, and in it a grid per column. Overrides are
-those of the runner, and narrow both. What was sent, and its address, is kept in outputs/dashboards/<experiment>.json:
-sent again, it is updated in place. dry=true writes that file and sends nothing; it needs neither key nor network.
+A workspace has one filter for all its panels, so each table has a workspace of its own: the runs of its sweep, grouped
+by the keys of the table's rows. The report has a section for each table, and in it a grid for each column. Overrides
+are those of the runner, and narrow both; hydra.searchpath=[DIR] finds experiments in other folders. What was sent, and
+its address, is kept in outputs/dashboards/<experiment>.json: sent again, it is updated in place. dry=true writes that
+file and sends nothing; it needs neither key nor network.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,135 +22,62 @@ from urllib.parse import urlsplit
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from omegaconf import DictConfig
 from wandb_workspaces.expr import And, FilterExpr, Or
 
-from runner.config.address import IDENTITY_KEYS, Run, resolved
-from runner.config.compose import compose_without_sweep, parse
-from runner.config.grids import expand_sweep
-from runner.config.help import experiments_with
+from runner.config.address import Run
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
 from runner.execution.loggers import wandb_mode, wandb_settings
-from runner.execution.record import read_metrics, read_result
+from runner.execution.record import read_result
 from runner.files import read_json, write_json
-from runner.results.build_table import build_table, label_of
-from runner.results.renderers import render
-from runner.results.table_model import as_names
+from runner.results.arguments import check_option, split_arguments
+from scripts.dashboard_tables import Section, choose_tables
 from scripts.wandb_server import check_server
 
-MOST = 100  # bars, lines, or groups that a panel draws
-OWN = ("entity", "project", "dry")
-PANELS = "\n- the panels show each run's last values as they were logged, not scaled and not reduced as above"
-WITHOUT = "\nWith dry=true the specification of the dashboard is written to a file instead."
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table of a dashboard. overrides: those that narrow it; text: measured beside reported, in Markdown."""
-
-    experiment: str
-    overrides: list[str]
-    cfg: DictConfig
-    runs: list[Run]
-    text: str
-
-    @classmethod
-    def read(cls, experiment: str, overrides: list[str]) -> Section:
-        """Raises UserError where the experiment's table cannot be made."""
-        everything = [f"experiment={experiment}", *overrides]
-        cfg = compose_without_sweep(everything)
-        runs = [Run.compose(run) for run in expand_sweep(cfg, everything)]
-        text = render(build_table(everything), "markdown") + PANELS
-        return cls(experiment, overrides, cfg, runs, text)
-
-    @cached_property
-    def name(self) -> str:
-        """The experiment and what narrows it, without the `=` and `+` that W&B takes in no workspace's name."""
-        narrowing = [o for o in self.overrides if key_of(o).partition(".")[0] in IDENTITY_KEYS]
-        return re.sub(r"[^\w ./,:()-]", " ", " ".join([self.experiment, *narrowing]))
-
-    @cached_property
-    def node(self) -> dict[str, Any]:
-        return resolved(self.cfg.table)
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        return as_names(self.node["rows"])
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return as_names(self.node.get("columns") or [])
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return as_names(self.node["metric"])
-
-    @property
-    def narrowed(self) -> list[str]:
-        """The keys that the overrides set, of those that decide a run's result and have one value."""
-        keys = [key for key in map(key_of, self.overrides) if key.partition(".")[0] in IDENTITY_KEYS]
-        return [key for key in keys if isinstance(self.runs[0].choice(key), str | int | float)]
-
-    @cached_property
-    def by_column(self) -> dict[str, list[Run]]:
-        """The runs of each column, by its label."""
-        found: dict[str, list[Run]] = {}
-        labels = {str(key): value for key, value in self.node.get("labels", {}).items()}
-        for run in self.runs:
-            label = label_of(run, self.columns, labels) if self.columns else "all"
-            found.setdefault(label, []).append(run)
-        return found
-
-    @cached_property
-    def curves(self) -> dict[str, list[str]]:
-        """What is measured each epoch (`acc`, `loss`) -> its metrics of all splits; the table's own first, then loss.
-
-        From the first run of the sweep that has left metrics.csv. Where none has, and the runs are trained: the table's
-        metric and the loss, of the training and the validation split.
-        """
-        rows = next(filter(None, (read_metrics(run.folder) for run in self.runs)), [])
-        own = self.metrics[0].partition("/")[2]
-        if not rows and any("fit" in run.cfg.stages for run in self.runs):
-            return {name: [f"train/{name}", f"val/{name}"] for name in (own, "loss")}
-        found: dict[str, list[str]] = {}
-        for metric in sorted({name for row in rows for name in row if "/" in name}):
-            found.setdefault(metric.partition("/")[2], []).append(metric)
-        return dict(sorted(found.items(), key=lambda item: (item[0] != own, item[0] != "loss")))
-
-
-def key_of(override: str) -> str:
-    return str(parse(override).key_or_group)
+MAX_RUNS = 100  # bars, lines or groups that a panel draws
+OPTIONS = {"experiment": "", "entity": "", "project": "", "dry": "false"}
+DRY_HINT = "\nWith dry=true the specification of the dashboard is written to a file instead."
 
 
 def config_key(run: Run, key: str) -> str:
-    """Where `choice_of` stands in the config that W&B has of a run."""
+    """Return the key of a choice or value in the config that W&B has of a run."""
     return f"choices.{key}" if run.choices.get(key) else key
 
 
-def stored(key: str) -> str:
-    """The key of a config as W&B stores it: `value` follows the first part."""
+def stored_key(key: str) -> str:
+    """Return a config key as W&B stores it: `value` follows the first part."""
     first, *rest = key.split(".")
     return ".".join([first, "value", *rest])
 
 
-def only(section: Section, runs: list[Run], keys: Iterable[str]) -> And | Or:
-    """A filter for these runs of a section, all those that have their values of `keys`.
+def run_filter(section: Section, runs: list[Run], keys: Iterable[str]) -> And | Or:
+    """Return a filter for some runs of a section.
 
-    Runs are in the group of the experiment that made them first; those that another one had made are told by their id.
+    W&B groups each run by the experiment that ran it first; runs that another experiment ran are matched by id.
+
+    Args:
+        section: section of the runs.
+        runs: runs to show: all runs of the section that have the same values of `keys`.
+        keys: config keys.
     """
     conditions: list[FilterExpr] = [ws.Metric("Group") == section.experiment]
     for key in dict.fromkeys(keys):
         values = list(dict.fromkeys(run.choice(key) for run in runs))
-        conditions.append(ws.Config(stored(config_key(runs[0], key))).isin(values))
+        conditions.append(ws.Config(stored_key(config_key(runs[0], key))).isin(values))
     results = ((run, read_result(run.folder)) for run in runs)
-    others = [run.id for run, result in results if result and result["choices"]["experiment"] != section.experiment]
+    others = [run.id for run, result in results if result and first_experiment(result) != section.experiment]
     return Or(And(*conditions), ws.Metric("ID").isin(others)) if others else And(*conditions)
 
 
-def bars(section: Section) -> list[wr.BarPlot]:
-    """The table's metrics, a plot for each and each key that makes rows."""
+def first_experiment(result: dict[str, Any]) -> str | None:
+    """Return the experiment that a finished run was executed for."""
+    choices = result.get("choices") or {}
+    return choices.get("experiment")
+
+
+def bar_plots(section: Section) -> list[wr.BarPlot]:
+    """Return a bar plot for each metric of the table and each key of its rows."""
     run = section.runs[0]
     return [
         wr.BarPlot(
@@ -161,93 +86,98 @@ def bars(section: Section) -> list[wr.BarPlot]:
             groupby=wr.Config(config_key(run, key)),
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
-            max_runs_to_show=MOST,
-            max_bars_to_show=MOST,
+            max_runs_to_show=MAX_RUNS,
+            max_bars_to_show=MAX_RUNS,
         )
-        for metric in section.metrics
-        for key in section.rows
+        for metric in section.spec.metric
+        for key in section.spec.rows
     ]
 
 
-def lines(section: Section) -> list[wr.LinePlot]:
-    """The learning curves, a plot for each quantity, grouped as the runs are."""
+def curve_plots(section: Section) -> list[wr.LinePlot]:
+    """Return a plot of learning curves for each quantity, grouped as the runs are."""
     return [
         wr.LinePlot(
             title=name,
             x="epoch",
-            y=metrics,
+            y=[*metrics],
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
-            max_runs_to_show=MOST,
+            max_runs_to_show=MAX_RUNS,
         )
         for name, metrics in section.curves.items()
     ]
 
 
 def workspace(section: Section, entity: str, project: str) -> ws.Workspace:
-    """The table as text, its metric, the learning curves; the runs' list shows the metric and what tells runs apart."""
-    keys = [config_key(section.runs[0], key) for key in (*section.rows, *section.columns)]
-    columns = [f"config:{stored(key)}" for key in keys]
-    mean = "" if len(section.by_column) == 1 else f" (mean over {', '.join(section.columns)})"
+    """Return the workspace of a table: its text, its metric, the learning curves.
+
+    The list of runs shows the metric and the keys of rows and columns.
+    """
+    spec = section.spec
+    keys = [config_key(section.runs[0], key) for key in (*spec.rows, *spec.columns)]
+    columns = [f"config:{stored_key(key)}" for key in keys]
+    mean = "" if len(section.by_column) == 1 else f" (mean over {', '.join(spec.columns)})"
     parts: dict[str, list[Any]] = {
-        section.node.get("title", section.name): [wr.MarkdownPanel(markdown=section.text)],
-        ", ".join(section.metrics) + mean: bars(section),
-        "learning curves" + mean: lines(section),
+        spec.title or section.name: [wr.MarkdownPanel(markdown=section.text)],
+        ", ".join(spec.metric) + mean: bar_plots(section),
+        "learning curves" + mean: curve_plots(section),
     }
     return ws.Workspace(
         entity=entity,
         project=project,
         name=section.name,
         sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in parts.items() if panels],
-        settings=ws.WorkspaceSettings(max_runs=MOST),
+        settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
-            filters=only(section, section.runs, section.narrowed),
-            groupby=[ws.Config(config_key(section.runs[0], key)) for key in section.rows],
-            pinned_columns=[*(f"summary:{metric}" for metric in section.metrics), *columns],
+            filters=run_filter(section, section.runs, section.narrowed),
+            groupby=[ws.Config(config_key(section.runs[0], key)) for key in spec.rows],
+            pinned_columns=[*(f"summary:{metric}" for metric in spec.metric), *columns],
         ),
     )
 
 
-def blocks(section: Section, where: dict[str, str]) -> list[Any]:
-    """A table's part of the report. where: entity and project of its runs, which W&B looks up; empty: the report's."""
-    found: list[Any] = [wr.H1(section.name), wr.MarkdownBlock(section.text)]
+def report_blocks(section: Section, project: dict[str, Any]) -> list[Any]:
+    """Return the blocks of a table in the report.
+
+    Args:
+        section: section of the table.
+        project: entity and project of the runs, which W&B looks up; empty for those of the report.
+    """
+    blocks: list[Any] = [wr.H1(section.name), wr.MarkdownBlock(section.text)]
     for label, runs in section.by_column.items():
         runset = wr.Runset(
-            **where,
+            **project,
             name=label,
-            filters=only(section, runs, [*section.columns, *section.narrowed]),
-            groupby=[f"config.{config_key(runs[0], key)}" for key in section.rows],
+            filters=run_filter(section, runs, [*section.spec.columns, *section.narrowed]),
+            groupby=[f"config.{config_key(runs[0], key)}" for key in section.spec.rows],
         )
-        found += [wr.H2(label), wr.PanelGrid(runsets=[runset], panels=[*bars(section), *lines(section)])]
-    return found
+        panels: list[Any] = [*bar_plots(section), *curve_plots(section)]
+        blocks += [wr.H2(label), wr.PanelGrid(runsets=[runset], panels=panels)]
+    return blocks
 
 
-def report(title: str, sections: list[Section], entity: str, project: str, where: dict[str, str]) -> wr.Report:
-    """title: stands in its address, where slashes would be folders."""
+def make_report(
+    title: str, sections: list[Section], entity: str, project: str, run_project: dict[str, str]
+) -> wr.Report:
+    """Return the report of all tables.
+
+    Args:
+        title: title, which is part of the address; slashes are replaced.
+        sections: sections of the tables.
+        entity: entity of the report.
+        project: project of the report.
+        run_project: entity and project of the runs, or empty.
+    """
     contents = [wr.TableOfContents()] if len(sections) > 1 else []
-    everything = [*contents, *(block for section in sections for block in blocks(section, where))]
-    return wr.Report(
-        entity=entity, project=project, title=title.replace("/", "-")[:128], blocks=everything, width="fluid"
-    )
-
-
-def chosen(value: str) -> list[str]:
-    """`<paper>/<table>`, several with commas between, or a paper. Raises UserError where one of them is no table."""
-    known, found = experiments_with("table"), []
-    for name in filter(None, value.split(",")):
-        of_paper = [experiment for experiment in known if experiment.startswith(f"{name}/")]
-        if name not in known and not of_paper:
-            raise UserError(f"experiment={name} is no table; choose from {', '.join(known)}")
-        found += [name] if name in known else of_paper
-    if not found:
-        raise UserError(f"Which tables? python -m scripts.dashboard experiment=<one or several of {', '.join(known)}>")
-    return found
+    blocks = [*contents, *(block for section in sections for block in report_blocks(section, run_project))]
+    return wr.Report(entity=entity, project=project, title=title.replace("/", "-")[:128], blocks=blocks, width="fluid")
 
 
 def specification(title: str, sections: list[Section], entity: str, project: str) -> dict[str, Any]:
-    """What W&B stores of the workspaces, by their names, and of the report; made without network."""
+    """Return what W&B stores of the workspaces, by their names, and of the report. Needs no network."""
     models = {section.name: workspace(section, entity, project)._to_model() for section in sections}
-    whole = report(title, sections, entity, project, {})._to_model()
+    whole = make_report(title, sections, entity, project, {})._to_model()
     return {
         "workspaces": {
             name: model.model_dump(mode="json", by_alias=True, exclude_none=True) for name, model in models.items()
@@ -257,31 +187,51 @@ def specification(title: str, sections: list[Section], entity: str, project: str
 
 
 def send(title: str, sections: list[Section], entity: str, project: str, before: dict[str, str]) -> dict[str, str]:
-    """Saves workspaces and report in the places of those sent before, if they are still there; address of each by name.
+    """Save workspaces and report, in place of those sent before if they still exist.
 
-    Raises UserError where there is no key, no server or no such project, or where W&B refuses.
+    Args:
+        title: title of the report.
+        sections: sections of the tables.
+        entity: entity, or empty for the default one.
+        project: project.
+        before: addresses of what was sent before, by name.
+
+    Returns:
+        Addresses by name.
+
+    Raises:
+        UserError: there is no key, no server or no such project, or W&B refuses.
     """
-    check_server(WITHOUT)
+    check_server(DRY_HINT)
     try:
-        entity = entity or wandb.Api().default_entity
-        there = f"/{entity}/{project}/"
-        here = {name: url for name, url in before.items() if f"{urlsplit(url).path}/".startswith(there)}
-        whole = report(title, sections, entity, project, {"entity": entity, "project": project})
-        addresses = {"report": save(whole, here.get("report"), ("title", "blocks", "width"))}
+        entity = entity or str(wandb.Api().default_entity)
+        prefix = f"/{entity}/{project}/"
+        old = {name: url for name, url in before.items() if f"{urlsplit(url).path}/".startswith(prefix)}
+        whole = make_report(title, sections, entity, project, {"entity": entity, "project": project})
+        addresses = {"report": save(whole, old.get("report"), ("title", "blocks", "width"))}
         for section in sections:
             parts = ("sections", "settings", "runset_settings")
-            addresses[section.name] = save(workspace(section, entity, project), here.get(section.name), parts)
+            addresses[section.name] = save(workspace(section, entity, project), old.get(section.name), parts)
     except (wandb.Error, ValueError) as error:
-        raise UserError(f"W&B refused the dashboard: {error}{WITHOUT}") from error
+        raise UserError(f"W&B refused the dashboard: {error}{DRY_HINT}") from error
     return addresses
 
 
 def save(new: Any, address: str | None, parts: tuple[str, ...]) -> str:
-    """Saves a report or workspace, its parts put into the one at `address` if that is still there; its address."""
+    """Save a report or workspace.
+
+    Args:
+        new: report or workspace.
+        address: address of the one to update, if it still exists; or None.
+        parts: attributes that are updated.
+
+    Returns:
+        Address.
+    """
     if address:
         try:
             old = type(new).from_url(address)
-        except Exception:  # whatever W&B makes of one that was deleted
+        except Exception:  # W&B raises various errors for one that was deleted
             old = None
         if old:
             for part in parts:
@@ -291,46 +241,47 @@ def save(new: Any, address: str | None, parts: tuple[str, ...]) -> str:
     return str(new.url)
 
 
-def shown(address: str) -> str:
-    """wandb-workspaces leaves out the folder that the app may lie in on its server."""
+def app_address(address: str) -> str:
+    """Return an address below the app's own; wandb-workspaces leaves out the app's folder on its server."""
     return str(wandb_settings().app_url).rstrip("/") + urlsplit(address)._replace(scheme="", netloc="").geturl()
 
 
-def make(arguments: list[str]) -> list[str]:
-    """Writes the dashboard's file and, unless dry=true, sends it; what to tell the user.
+def make_dashboard(arguments: list[str]) -> list[str]:
+    """Write the file of a dashboard and, unless dry=true, send it.
 
-    Raises UserError for a mistake of the user's.
+    Returns:
+        Lines for the user: addresses, and the path of the file.
+
+    Raises:
+        UserError: an argument is wrong, or nothing could be sent.
     """
-    given = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in ("experiment", *OWN)}
-    if given.get("dry", "false") not in ("true", "false"):
-        raise UserError(f"dry={given['dry']} is neither true nor false")
-    overrides = [a for a in arguments if a.partition("=")[0] not in ("experiment", *OWN)]
-    experiment = given.get("experiment", "")
-    sections = [Section.read(name, overrides) for name in chosen(experiment)]
+    options, overrides = split_arguments(arguments, OPTIONS)
+    check_option("dry", options["dry"], ("true", "false"))
+    sections = [Section.read(name, overrides) for name in choose_tables(options["experiment"], overrides)]
     cfg = sections[0].cfg
-    project = given.get("project") or cfg.logger.get("project")
+    project = options["project"] or cfg.logger.get("project")
     if not project:
-        raise UserError("Which W&B project? project=<name>")
-    entity = given.get("entity") or cfg.logger.get("entity") or ""
-    title = sections[0].name if len(sections) == 1 else experiment
+        raise UserError("name the W&B project: project=<name>")
+    entity = options["entity"] or cfg.logger.get("entity") or ""
+    title = sections[0].name if len(sections) == 1 else options["experiment"]
     name = title if len(sections) == 1 else title.replace("/", "-")
     path = Path(cfg.paths.outputs).absolute() / "dashboards" / f"{name.replace(' ', '_')}.json"
     addresses = (read_json(path) or {}).get("addresses", {})
-    if given.get("dry") != "true":
+    lines = [str(path)]
+    if options["dry"] == "false":
         addresses = send(title, sections, entity, project, addresses)
+        lines = [*(f"{name}: {app_address(address)}" for name, address in addresses.items()), str(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, specification(title, sections, entity, project) | {"addresses": addresses})
-    return (
-        [str(path)] if given.get("dry") == "true" else [*(f"{k}: {shown(v)}" for k, v in addresses.items()), str(path)]
-    )
+    return lines
 
 
 @exit_on_broken_pipe()
 @cli_errors()
 def main() -> None:
-    """Exit codes: 0; 2 for a mistake of the user's, or where nothing could be sent."""
-    wandb_mode()  # quietens W&B
-    print("\n".join(make(sys.argv[1:])))
+    """Make a dashboard. Exit codes: 0; 2 for a mistake of the user, or if nothing could be sent."""
+    wandb_mode()  # silences W&B
+    print("\n".join(make_dashboard(sys.argv[1:])))
 
 
 if __name__ == "__main__":

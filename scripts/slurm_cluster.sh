@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# A SLURM of this machine alone, to try sweeps on: munged, slurmctld and slurmd, run by you, all files in one folder.
-#   eval "$(scripts/slurm_cluster.sh up [folder])"    starts it, and lets this shell's sbatch, squeue and scontrol find it
-#   scripts/slurm_cluster.sh down [folder]            ends its jobs and its daemons
-# Jobs of its partition `urgent` preempt those of `main`, the default, which are requeued.
-# Takes Debian's packages: apt-get install slurm-wlm munge. No accounting: sacct knows nothing.
-# CPUS=<n> pretends to have more or fewer cores than there are.
+# SLURM cluster of this machine alone, to try sweeps on: munged, slurmctld and slurmd run as you, all files in one folder.
+#   eval "$(scripts/slurm_cluster.sh up [folder])"    start it, and let this shell's sbatch, squeue and scontrol find it
+#   scripts/slurm_cluster.sh down [folder]            end its jobs and its daemons
+# Jobs of the partition `urgent` preempt those of `main`, the default, which are requeued.
+# Needs Debian's packages: apt-get install slurm-wlm munge. There is no accounting, so sacct shows nothing.
+# CPUS=<n> declares a number of cores that may differ from the machine's.
 set -euo pipefail
 
 command=${1:-}
 folder=$(realpath -m "${2:-${TMPDIR:-/tmp}/slurm-$(id -un)}")
 PATH=$PATH:/usr/sbin:/sbin
 
+# Write slurm.conf. config_overrides makes SLURM use the declared cores; without it, a node that has fewer is drained.
 configure() {
     local host cpus memory port
     host=$(hostname -s) cpus=${CPUS:-$(nproc)} memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024))
@@ -46,6 +47,7 @@ PreemptMode=REQUEUE
 MinJobAge=300
 KillWait=15
 ReturnToService=2
+SlurmdParameters=config_overrides
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=15
 PartitionName=urgent Nodes=$host MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
@@ -55,10 +57,10 @@ CONF
 up() {
     local program
     for program in munged slurmctld slurmd sbatch; do
-        command -v "$program" >/dev/null || { echo "no $program here: apt-get install slurm-wlm munge" >&2; exit 1; }
+        command -v "$program" >/dev/null || { echo "$program is not installed: apt-get install slurm-wlm munge" >&2; exit 1; }
     done
     if [[ -f $folder/slurm.conf ]] && SLURM_CONF=$folder/slurm.conf sinfo -h >/dev/null 2>&1; then
-        echo "it runs already" >&2
+        echo "the cluster is running already" >&2
     else
         mkdir -p "$folder/state" "$folder/spool"
         chmod 700 "$folder"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Uploads runs that were written offline to Weights & Biases, each once. For clusters whose nodes have no network.
+# Upload runs that were recorded offline to Weights & Biases, each once. For clusters whose nodes have no network.
 #   scripts/wandb_sync.sh [--dry-run] [--all] [outputs]
-# --dry-run lists what would be uploaded. --all takes also runs whose state.json says that they are under way, if no process
-# works on them: killed ones, not started again. A run that was resumed has several files: they are appended, in order.
-# Exit code: 0; 1 where an upload failed, the others being done; 2 for a mistake, or where there is no key or no server.
+# --dry-run lists the files to upload. --all also uploads runs whose state.json says `running` although no process runs
+# them, which were killed and not started again. A resumed run has several files, which are appended in order.
+# Exit code: 0; 1 if an upload failed (the others are uploaded); 2 for a mistake, or without a key or server.
 set -euo pipefail
 
 root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
@@ -26,28 +26,30 @@ done
 outputs=$(realpath -m "${outputs:-$root/outputs}")
 [[ -d $outputs ]] || { echo "there is no folder $outputs" >&2; exit 2; }
 
-under_way() { # the runner removes state.json at the end, and writes another state when it fails or is interrupted
+# state.json says `running` until the run ends: the runner then removes it, or writes `failed` or `interrupted`.
+under_way() {
     grep -qs '"state": "running"' "$1/state.json"
 }
 
+# No process holds the lock of the run.
 killed() {
     ! under_way "$1" || flock -n "$1/.lock" true
 }
 
 todo=() synced=0 waiting=0
 while IFS= read -r -d '' file; do
-    if [[ -e $file.synced ]]; then # W&B's own mark
+    if [[ -e $file.synced ]]; then # W&B marks uploaded files so
         synced=$((synced + 1))
     elif under_way "${file%/wandb/*}" && { [[ -z $all ]] || ! killed "${file%/wandb/*}"; }; then
         waiting=$((waiting + 1))
     else
         todo+=("$file")
     fi
-done < <(find "$outputs" -path '*/wandb/offline-run-*/*.wandb' -type f -size +7c -print0 | sort -z) # 7 bytes: a header
+done < <(find "$outputs" -path '*/wandb/offline-run-*/*.wandb' -type f -size +7c -print0 | sort -z) # 7 bytes are a header alone
 
 if [[ -n $dry ]]; then
     ((${#todo[@]} == 0)) || printf '%s\n' "${todo[@]%/*}"
-    echo "would be uploaded: ${#todo[@]}, before: $synced, under way or killed: $waiting"
+    echo "to upload: ${#todo[@]}, uploaded before: $synced, under way or killed: $waiting"
     exit 0
 fi
 
@@ -59,8 +61,9 @@ if ((${#todo[@]})); then
     trap 'rm -rf "$WANDB_DIR"' EXIT
 fi
 
-# W&B neither marks the file of a process that was killed, which it has uploaded up to where it breaks off, nor goes on to
-# the next file of that run: so we mark it, and call again. Its exit code says nothing of single runs: the marks do.
+# The file of a killed process ends in the middle of a record. W&B uploads it up to there, but neither marks it nor goes
+# on to the next file of the run. So this script marks it and calls W&B again. W&B's exit code says nothing about single
+# runs, its marks do.
 left=("${todo[@]}") cut=1
 while ((${#left[@]} && cut)); do
     wandb sync "${left[@]}" 2>&1 | tee "$WANDB_DIR/printed" || true
@@ -79,5 +82,5 @@ while ((${#left[@]} && cut)); do
     left=("${failed[@]}")
 done
 
-echo "uploaded: $((${#todo[@]} - ${#left[@]})), before: $synced, under way or killed: $waiting, failed: ${#left[@]}"
+echo "uploaded: $((${#todo[@]} - ${#left[@]})), uploaded before: $synced, under way or killed: $waiting, failed: ${#left[@]}"
 ((${#left[@]} == 0)) || { printf 'failed: %s\n' "${left[@]%/*}" >&2; exit 1; }

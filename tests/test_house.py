@@ -115,7 +115,7 @@ def test_results_need_neither_launchers_nor_the_command_line():
 
 def test_results_types_import_no_renderer():
     for name in ("runner.results.table_model", "runner.results.figure_model"):
-        assert not [b for b in import_graph()[name] if "render" in b or "plotting" in b]
+        assert not [b for b in import_graph()[name] if "render" in b or "draw_" in b]
 
 
 def chain(file: Path) -> int:

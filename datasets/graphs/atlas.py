@@ -1,16 +1,18 @@
-"""All connected graphs of three to seven nodes, from the atlas that networkx ships; needs no download."""
+"""Embedded collection: all connected graphs of three to seven nodes, from the atlas that networkx ships."""
 
 from __future__ import annotations
 
 import torch
 
+from datasets.graphs.features import dense_categories
 from datasets.graphs.store import GraphStore
 
 
 def biconnected_atlas() -> GraphStore:
-    """994 graphs (Read and Wilson, An Atlas of Graphs); class 1: no single node's removal disconnects the graph.
+    """Return 994 graphs (Read and Wilson, An Atlas of Graphs) with the question whether they are biconnected.
 
-    x is the node's degree. The label is exact: networkx decides it for each graph.
+    Class 1: no single node's removal disconnects the graph. The label is exact: networkx decides it for each graph.
+    x is the node's degree.
     """
     import networkx as nx
 
@@ -20,6 +22,5 @@ def biconnected_atlas() -> GraphStore:
     edges = torch.cat([torch.tensor(list(g.edges)) + start for g, start in zip(graphs, first, strict=True)])
     y = torch.tensor([int(nx.is_biconnected(g)) for g in graphs])
     store = GraphStore.from_edges(torch.empty(0), torch.cat([edges, edges.flip(1)]).T, sizes, y)
-    store.x = store.rowptr.diff() - 1  # no connected graph has a node of degree 0
-    store.num_categories = int(store.x.max()) + 1
+    store.x, store.num_categories = dense_categories(store.rowptr.diff())  # degrees 1 to 6
     return store

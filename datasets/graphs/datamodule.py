@@ -1,30 +1,41 @@
-"""DataModules of graph collections: cross-validation folds, and loaders over ready tensors."""
+"""DataModules of graph collections: cross-validation folds, and loaders over tensors in memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
 
 from datasets.batching import ranks
+from datasets.checks import check_choice, check_keys, check_positive, check_seed
 from datasets.download import CorruptData, missing
 from datasets.graphs.atlas import biconnected_atlas
-from datasets.graphs.splits import fair_split, published_split, xu_split
+from datasets.graphs.features import NODE_FEATURES
+from datasets.graphs.gin_text import find_gin, read_gin
+from datasets.graphs.splits import FOLDS, fair_split, published_split, xu_split
 from datasets.graphs.store import GraphLoader, GraphStore
-from datasets.graphs.tu import find_gin, find_tu, read_gin, read_tu
+from datasets.graphs.tu import find_tu, read_tu
+
+COUNTS = ("graphs", "classes", "features")
 
 
 class CollectionDataModule(LightningDataModule):
-    """Loaders over the parts of a collection held in memory: train (shuffled), val, test.
+    """DataModule of a graph collection held in memory. A subclass reads it.
 
-    A subclass says how it is read. Batches are the global ones: under several processes each takes its share.
+    Loaders: train (shuffled), val, test. Batches are global ones: of several processes each takes its share.
 
     Args:
         batch_size: graphs in a global batch.
-        expect: counts that the data must have: graphs, classes, features. A damaged copy is refused by them.
-        root: the data folder. seed: of the shuffling. workers: unused, the data is in memory.
+        expect: numbers of `graphs`, `classes` and `features` that the data must have; a damaged copy is refused by
+            them. None: not checked.
+        root: data folder.
+        seed: seed of the shuffling.
+        workers: unused, the data is in memory.
+
+    Raises:
+        ValueError: bad arguments.
     """
 
     def __init__(
@@ -36,60 +47,74 @@ class CollectionDataModule(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"dataset.batch_size must be positive, got {batch_size}")
+        check_positive("dataset", batch_size=batch_size)
+        check_keys("dataset.expect", expect or {}, COUNTS)
         self.batch_size, self.expect = batch_size, dict(expect or {})
         self.root, self.seed = Path(root), seed
         self.store: GraphStore | None = None
 
     def load(self) -> tuple[GraphStore, dict[str, torch.Tensor]]:
-        """The collection, and which of its graphs are train, val and test; a subclass says how."""
-        raise TypeError(f"{type(self).__name__} does not say how its graphs are read")
+        """Read the collection. A subclass implements this.
+
+        Returns:
+            The collection, and the graphs of train, val and test, int64 each.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.load is missing")
 
     def setup(self, stage: str | None = None) -> None:
+        """Read the collection and its parts, once."""
         if self.store is None:
             self.store, self.parts = self.load()
 
     def check(self, store: GraphStore) -> None:
-        """Raises CorruptData where a count is not as expected."""
-        found = {"graphs": len(store), "classes": int(store.y.max()) + 1, "features": store.num_features}
-        if wrong := {key: found[key] for key, value in self.expect.items() if found[key] != value}:
+        """Raise CorruptData if a count differs from `expect`."""
+        counts = {"graphs": len(store), "classes": int(store.y.max()) + 1, "features": store.num_features}
+        if wrong := {key: counts[key] for key, value in self.expect.items() if counts[key] != value}:
             raise CorruptData(
-                f"this copy of the data has {wrong}, expected {self.expect}: it is damaged or another version"
+                f"this copy of the data has {wrong}, expected {self.expect}: it is damaged or another version; "
+                "to use it nevertheless, set dataset.expect=null (an empty {} keeps the values of the config file)"
             )
 
-    def _loader(self, part: str, **options) -> GraphLoader:
+    def _loader(self, part: str, **options: Any) -> GraphLoader:
+        assert self.store is not None, "setup first"
         options |= ranks(self.trainer)
         return GraphLoader(self.store, self.parts[part], self.batch_size, seed=self.seed, **options)
 
     def train_dataloader(self) -> GraphLoader:
+        """Return the loader of shuffled training batches."""
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> GraphLoader | list[GraphLoader]:
+        """Return the loader of the validation part, or several."""
         return self._loader("val")
 
     def test_dataloader(self) -> GraphLoader:
+        """Return the loader of the test part."""
         return self._loader("test")
 
 
 class GraphDataModule(CollectionDataModule):
-    """Yields `GraphBatch`: x (N, F) float32 one-hot node labels, y (B,) int64 in 0..C-1, and the batch's structure.
+    """DataModule of a collection for graph classification by cross-validation. A subclass reads it.
 
-    Loaders: train (shuffled), val (the fold that is watched, then the training part unshuffled if `evaluate_train`),
-    test.
+    It yields `GraphBatch`: x (N, F) float32 node features, y (B,) int64 in 0..C-1, and the structure of the batch.
+    Loaders: train (shuffled), val (the watched fold, then the training part unshuffled if `evaluate_train`), test.
 
     Args:
         protocol: `xu` watches the held-out fold itself, as Xu et al. 2019 (val and test are the same graphs);
             `fair` selects on a tenth of the training part, as Errica et al. 2020.
-        fold: 0..9. fold_seed: of StratifiedKFold; the papers' code uses 9.
-        iterations: random batches in an epoch (the GIN paper: 50); None: one pass.
-        readout: how papers pool this collection's nodes, `sum` or `mean`; models read it from here.
-        constant_features: one constant 1 instead of the node labels (REDDIT-BINARY).
+        fold: number of the cross-validation fold that is held out, 0..9.
+        fold_seed: seed of StratifiedKFold; the papers' code uses 9.
+        iterations: random batches in an epoch (the GIN paper: 50); None: one pass through the graphs.
+        readout: pooling of the nodes that papers use for this collection, `sum` or `mean`; models read it from the
+            config.
         evaluate_train: also evaluate the training part after every epoch.
-        splits_file: a published split file (JSON of Errica et al.) below the data folder, instead of our folds.
-        collection: what `CollectionDataModule` takes.
+        splits_file: published split file (JSON of Errica et al.) below the data folder, in place of our folds.
+        collection: arguments of `CollectionDataModule`.
 
-    Raises MissingData, CorruptData (setup), ValueError (bad arguments).
+    Raises:
+        ValueError: bad arguments.
+        MissingData: a file is missing (in `setup`).
+        CorruptData: a file is damaged (in `setup`).
     """
 
     task = "graph-classification"
@@ -101,40 +126,36 @@ class GraphDataModule(CollectionDataModule):
         fold_seed: int = 9,
         iterations: int | None = None,
         readout: Literal["sum", "mean"] = "sum",
-        constant_features: bool = False,
         evaluate_train: bool = True,
         splits_file: str | None = None,
-        **collection,
+        **collection: Any,
     ) -> None:
         super().__init__(**collection)
-        if protocol not in ("xu", "fair"):
-            raise ValueError(f"dataset.protocol must be xu or fair, got {protocol}")
-        if readout not in ("sum", "mean"):
-            raise ValueError(f"dataset.readout must be sum or mean, got {readout}")
-        if not 0 <= fold < 10:
-            raise ValueError(f"dataset.fold must lie in 0..9, got {fold}")
+        check_choice("dataset.protocol", protocol, ("xu", "fair"))
+        check_choice("dataset.readout", readout, ("sum", "mean"))
+        check_choice("dataset.fold", fold, tuple(range(FOLDS)))
+        check_seed("dataset", fold_seed=fold_seed)
+        check_positive("dataset", iterations=iterations)
         if splits_file and protocol != "fair":
             raise ValueError("dataset.splits_file goes with dataset.protocol=fair")
         self.protocol, self.fold, self.fold_seed = protocol, fold, fold_seed
         self.iterations, self.readout = iterations, readout
-        self.constant_features, self.evaluate_train = constant_features, evaluate_train
-        self.splits_file = splits_file
+        self.evaluate_train, self.splits_file = evaluate_train, splits_file
 
     def read(self) -> GraphStore:
-        """The collection; a subclass says how."""
-        raise TypeError(f"{type(self).__name__} does not say how its graphs are read")
+        """Read the collection. A subclass implements this."""
+        raise NotImplementedError(f"{type(self).__name__}.read is missing")
 
     def load(self) -> tuple[GraphStore, dict[str, torch.Tensor]]:
+        """Read the collection, check it, and split it by the protocol."""
         store = self.read()
         self.check(store)
-        if self.constant_features:
-            store.x, store.num_categories = torch.ones(store.rowptr.numel() - 1, 1), None
         return store, self._split(store)
 
     def _split(self, store: GraphStore) -> dict[str, torch.Tensor]:
         if self.splits_file:
             path = self.root / self.splits_file
-            if not path.exists():
+            if not path.is_file():
                 raise missing("the split file", [path], None, self.root)
             return published_split(path, self.fold, len(store))
         split = xu_split if self.protocol == "xu" else fair_split
@@ -142,42 +163,64 @@ class GraphDataModule(CollectionDataModule):
 
     @property
     def dims(self) -> dict[str, int]:
-        """What a network must be told of the data: in_channels, out_channels. After `setup`."""
+        """Arguments of a network that depend on the data, after `setup`: in_channels, out_channels."""
         assert self.store is not None, "setup first"
         return {"in_channels": self.store.num_features, "out_channels": int(self.store.y.max()) + 1}
 
     def train_dataloader(self) -> GraphLoader:
+        """Return the loader of shuffled training batches, `iterations` in an epoch if that is set."""
         return self._loader("train", shuffle=True, iterations=self.iterations)
 
     def val_dataloader(self) -> list[GraphLoader]:
+        """Return the loader of the watched fold and, with `evaluate_train`, of the training part."""
         return [self._loader(part) for part in (["val", "train"] if self.evaluate_train else ["val"])]
 
 
 class TUGraphs(GraphDataModule):
-    """A collection of the TU benchmark; yields what `GraphDataModule` says.
+    """DataModule of a collection of the TU benchmark; it yields what `GraphDataModule` describes.
 
     Args:
-        name: as the collection spells it (MUTAG, PROTEINS, ...).
-        format: `tu` (raw) or `gin` (text of Xu et al.). Their order of graphs differs, hence their folds.
-        cleaned: without isomorphic duplicates (raw format only).
+        name: name of the collection as its files spell it (MUTAG, PROTEINS, ...).
+        format: `tu` (raw files) or `gin` (text files of Xu et al.). They order the graphs differently, so their folds
+            differ. Nothing is chosen by what lies on disk: one run id means one order.
+        cleaned: take the variant without isomorphic duplicates; raw files only.
+        node_features: `labels` (one-hot), `attributes`, `both`, `degree` (one-hot), `constant` (a 1), or `auto`:
+            labels, else attributes, else degree, whichever the files have.
+        kwargs: arguments of `GraphDataModule`.
+
+    Raises:
+        ValueError: bad arguments, or node features that the files do not have (in `setup`).
     """
 
-    def __init__(self, name: str, format: Literal["tu", "gin"] = "tu", cleaned: bool = False, **kwargs) -> None:
+    def __init__(
+        self,
+        name: str,
+        format: Literal["tu", "gin"] = "tu",
+        cleaned: bool = False,
+        node_features: Literal["auto", "labels", "attributes", "both", "degree", "constant"] = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        if format not in ("tu", "gin"):
-            raise ValueError(f"dataset.format must be tu or gin, got {format}")
+        check_choice("dataset.format", format, ("tu", "gin"))
+        check_choice("dataset.node_features", node_features, NODE_FEATURES)
         if format == "gin" and self.splits_file:
             raise ValueError("dataset.splits_file counts graphs in the order of the raw format: dataset.format=tu")
-        self.name, self.format, self.cleaned = name, format, cleaned
+        if format == "gin" and cleaned:
+            raise ValueError("dataset.cleaned=true exists in the raw format alone: dataset.format=tu")
+        self.collection, self.format, self.cleaned = name, format, cleaned
+        self.node_features = node_features
 
     def read(self) -> GraphStore:
+        """Read the files, which are downloaded if they are missing."""
         if self.format == "gin":
-            return read_gin(find_gin(self.root, self.name))
-        return read_tu(find_tu(self.root, self.name, self.cleaned), self.name)
+            return read_gin(find_gin(self.root, self.collection), self.node_features)
+        folder = find_tu(self.root, self.collection, self.cleaned)
+        return read_tu(folder, self.collection, self.node_features)
 
 
 class AtlasGraphs(GraphDataModule):
-    """The embedded collection: is a small graph biconnected? Yields what `GraphDataModule` says; needs no files."""
+    """DataModule of the embedded collection: is a graph biconnected? It yields what `GraphDataModule` describes."""
 
     def read(self) -> GraphStore:
+        """Make the graphs; no files are needed."""
         return biconnected_atlas()

@@ -1,4 +1,4 @@
-"""ogbg-molhiv (Hu et al. 2020, Open Graph Benchmark), made from the table of MoleculeNet's HIV data set."""
+"""Data set ogbg-molhiv (Hu et al. 2020, Open Graph Benchmark), built from MoleculeNet's table of the HIV data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import gzip
 import hashlib
 import logging
-import os
 import pickle
 import zlib
 from collections import defaultdict
@@ -19,16 +18,18 @@ from filelock import FileLock
 from torch import Tensor
 
 from datasets.download import CorruptData, cache_folder, fetch, first_existing, missing
+from datasets.files import atomic_write
 from datasets.graphs.datamodule import CollectionDataModule
 from datasets.graphs.store import GraphStore, offsets
+from datasets.progress import track
 
 log = logging.getLogger(__name__)
 
 HIV_URL = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/HIV.csv"
-FORMAT = 1  # of the tensors that are kept; to be raised with every change of what they hold
+FORMAT = 1  # version of the cached tensors; to be raised with every change of their content
 
-# OGB's feature tables: a value's place in its list is its category, and one more category takes every other value
-# (none for the stereo list, whose last entry does, and for the truth values).
+# OGB's feature tables. The category of a value is its place in the list. Values that a list lacks have one more
+# category, except for the stereo list, where they have that of its last entry, and for the truth values.
 ATOM_VALUES: tuple[list, ...] = (
     list(range(1, 119)),  # atomic number
     ["CHI_UNSPECIFIED", "CHI_TETRAHEDRAL_CW", "CHI_TETRAHEDRAL_CCW", "CHI_OTHER"],
@@ -50,38 +51,52 @@ BOND_SIZES = [5, 6, 2]
 
 
 class MolHIV(CollectionDataModule):
-    """Does a molecule inhibit the replication of HIV? 41,127 molecules, 1,443 do; split by scaffold, 80/10/10.
+    """DataModule of ogbg-molhiv: 41,127 molecules, of which 1,443 inhibit HIV; split by scaffold, 80/10/10.
 
-    Yields `GraphBatch`: x (N, 9) int64, OGB's categories of each atom, column i in 0..ATOM_SIZES[i]-1; bonds (N, 13)
+    It yields `GraphBatch`: x (N, 9) int64, OGB's categories of each atom, column i in 0..ATOM_SIZES[i]-1; bonds (N, 13)
     float32, how often each of OGB's bond categories (5 types, 6 stereo, 2 conjugated) occurs among an atom's bonds;
-    y (B,) int64, 1: active. Arguments as of `CollectionDataModule`.
+    y (B,) int64, 1: active. It takes the arguments of `CollectionDataModule`.
 
-    The molecules are built from their SMILES once, which needs RDKit and takes about a minute, and kept below the data
-    folder where that is writable, else in the user's cache.
-    Raises MissingData, CorruptData, ImportError without RDKit (setup), ValueError (bad arguments).
+    The molecules are built from their SMILES strings once, which needs RDKit and takes about a minute, and are cached
+    below the data folder if that is writable, else in the user's cache.
+
+    Raises:
+        ValueError: bad arguments.
+        MissingData: the table is missing, and its download fails (in `setup`).
+        CorruptData: the table or the cache is damaged (in `setup`).
+        ImportError: RDKit is not installed (in `setup`).
     """
 
     task = "molecule-property"
 
     def load(self) -> tuple[GraphStore, dict[str, Tensor]]:
-        kept = cached(find_hiv(self.root), self.root)
-        parts = {part: kept.pop(part) for part in ("train", "val", "test")}
-        store = GraphStore(**(kept | {"x": kept["x"].long(), "col": kept["col"].long()}))
+        """Read the cached tensors, which are built from the table if they are missing."""
+        tensors = cached(find_hiv(self.root), self.root)
+        parts = {part: tensors.pop(part) for part in ("train", "val", "test")}
+        fields: dict[str, Any] = tensors | {"x": tensors["x"].long(), "col": tensors["col"].long()}
+        store = GraphStore(**fields)
         self.check(store)
         return store, parts
 
     @property
     def dims(self) -> dict[str, list[int]]:
-        """What a network must be told of the data: the number of categories of each atom and bond feature."""
+        """Arguments of a network that depend on the data: the number of categories of each atom and bond feature."""
         return {"atom_sizes": ATOM_SIZES, "bond_sizes": BOND_SIZES}
 
 
 def find_hiv(root: Path) -> Path:
-    """HIV.csv, or HIV.csv.gz; downloaded where it is missing. Raises MissingData."""
+    """Return the path of HIV.csv or HIV.csv.gz; it is downloaded if it is missing.
+
+    Args:
+        root: data folder.
+
+    Raises:
+        MissingData: the table is missing, and its download fails.
+    """
     folders = [root / "graphs" / "mol", root / "mol", root]
     wanted = [folder / name for folder in folders for name in ("HIV.csv", "HIV.csv.gz")]
-    if found := first_existing(*wanted):
-        return found
+    if path := first_existing(*wanted):
+        return path
     try:
         return fetch(HIV_URL, root / "mol" / "HIV.csv")
     except OSError as error:
@@ -89,9 +104,18 @@ def find_hiv(root: Path) -> Path:
 
 
 def cached(table: Path, root: Path) -> dict[str, Tensor]:
-    """`build(*read_hiv(table))`, built once for each content of the table: one process builds, the others wait.
+    """Return the tensors of a table, built once for each content of it: one process builds, the others wait.
 
-    Raises CorruptData, ImportError.
+    Args:
+        table: path of the table.
+        root: data folder.
+
+    Returns:
+        What `build_molecules` returns.
+
+    Raises:
+        CorruptData: the table or the cache is damaged.
+        ImportError: RDKit is not installed.
     """
     key = hashlib.sha256(table.read_bytes()).hexdigest()[:16]
     path = cache_folder(root, "processed") / f"molhiv-{key}-v{FORMAT}.pt"
@@ -99,17 +123,20 @@ def cached(table: Path, root: Path) -> dict[str, Tensor]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                temporary = path.with_suffix(".part")
-                torch.save(build(*read_hiv(table)), temporary)
-                os.replace(temporary, path)
+                with atomic_write(path) as temporary:
+                    torch.save(build_molecules(*read_hiv(table)), temporary)
     try:
         return torch.load(path, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CorruptData(f"{path} is damaged: delete it, and it is built anew ({error})") from error
+        raise CorruptData(f"{path} is damaged: delete it, and it is built again ({error})") from error
 
 
 def read_hiv(table: Path) -> tuple[list[str], list[int]]:
-    """SMILES and labels (1: active), a row a molecule. Raises CorruptData."""
+    """Read SMILES strings and labels (1: active), one of each per molecule.
+
+    Raises:
+        CorruptData: the table is damaged or lacks a column.
+    """
     try:
         with (gzip.open if table.suffix == ".gz" else open)(table, "rt", newline="") as file:
             rows = [(row["smiles"], int(row["HIV_active"])) for row in csv.DictReader(file)]
@@ -123,24 +150,30 @@ def read_hiv(table: Path) -> tuple[list[str], list[int]]:
     return list(smiles), list(labels)
 
 
-def build(smiles: list[str], labels: list[int]) -> dict[str, Tensor]:
-    """What `GraphStore` takes (x, bonds uint8; col int32), and the graphs of the parts train, val, test.
+def build_molecules(smiles: list[str], labels: list[int]) -> dict[str, Tensor]:
+    """Build graphs from SMILES strings.
 
-    Raises CorruptData for a SMILES string that is none, ImportError without RDKit.
+    Args:
+        smiles: SMILES string of each molecule.
+        labels: label of each molecule, 0 or 1.
+
+    Returns:
+        Arguments of `GraphStore` (x and bonds uint8, col int32), and the graphs of the parts train, val and test.
+
+    Raises:
+        CorruptData: a string is no SMILES string.
+        ImportError: RDKit is not installed.
     """
     try:
         from rdkit import Chem, rdBase
     except ImportError as error:
         raise ImportError("molecules are built with RDKit, which is not installed: pip install '.[chem]'") from error
-    from rich.console import Console
-    from rich.progress import track
-
     log.info("building %d molecules from their SMILES strings, once: about a minute", len(smiles))
     sizes, num_bonds, scaffolds = [], [], []
     atoms: list[tuple] = []
     bonds: list[tuple] = []
     with rdBase.BlockLogs():
-        for row, text in enumerate(track(smiles, "molecules", console=Console(stderr=True), transient=True)):
+        for row, text in enumerate(track(smiles, "molecules")):
             molecule, scaffold = _parse(text, row)
             scaffolds.append(scaffold)
             sizes.append(molecule.GetNumAtoms())
@@ -161,10 +194,10 @@ def build(smiles: list[str], labels: list[int]) -> dict[str, Tensor]:
 
 
 def _parse(text: str, row: int) -> tuple[Any, str]:
-    """The molecule, and the SMILES string of its Bemis-Murcko scaffold without chirality ("" where it has no ring).
+    """Return the molecule and its scaffold: the Bemis-Murcko SMILES string without chirality, "" without a ring.
 
     RDKit refuses the valences of seven molecules of the table (complexes of Al, B and Ge). They are read without that
-    check, and count as without scaffold.
+    check, and count as molecules without scaffold.
     """
     from rdkit import Chem
     from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
@@ -179,8 +212,8 @@ def _parse(text: str, row: int) -> tuple[Any, str]:
     return molecule, ""
 
 
-def _atom(atom) -> tuple:
-    """RDKit's values of the features in ATOM_VALUES."""
+def _atom(atom: Any) -> tuple:
+    """Return RDKit's values of the features in ATOM_VALUES."""
     return (
         atom.GetAtomicNum(),
         atom.GetChiralTag(),
@@ -194,8 +227,8 @@ def _atom(atom) -> tuple:
     )
 
 
-def _bond(bond) -> tuple:
-    """Both ends, and RDKit's values of the features in BOND_VALUES."""
+def _bond(bond: Any) -> tuple:
+    """Return both ends, and RDKit's values of the features in BOND_VALUES."""
     return (
         bond.GetBeginAtomIdx(),
         bond.GetEndAtomIdx(),
@@ -206,22 +239,35 @@ def _bond(bond) -> tuple:
 
 
 def categories(values: np.ndarray, tables: tuple[list, ...], sizes: list[int], number: dict[str, int]) -> Tensor:
-    """Places in OGB's tables: (n, K) integers -> (n, K) uint8; a value that its table lacks takes the last category.
+    """Return OGB's category of each value; a value that its table lacks has the last category.
 
-    sizes: categories of each feature. number: RDKit's number of each name in the tables.
+    Args:
+        values: (n, K) integers.
+        tables: values of each of the K features, in the order of their categories.
+        sizes: number of categories of each feature.
+        number: RDKit's number of each name in the tables.
+
+    Returns:
+        (n, K) uint8.
     """
     columns = []
     for column, table, size in zip(values.T, tables, sizes, strict=True):
         place = {number.get(value, value): i for i, value in enumerate(table)}
-        found, inverse = np.unique(column, return_inverse=True)
-        columns.append(np.array([place.get(int(value), size - 1) for value in found], dtype=np.uint8)[inverse])
+        observed, inverse = np.unique(column, return_inverse=True)
+        columns.append(np.array([place.get(int(value), size - 1) for value in observed], dtype=np.uint8)[inverse])
     return torch.from_numpy(np.stack(columns, axis=1))
 
 
 def count_bonds(ends: Tensor, category: Tensor, num_atoms: int) -> Tensor:
-    """How often each bond category occurs at each atom.
+    """Count the bonds of each category at each atom.
 
-    ends: (E, 2) atoms of each bond; category: (E, 3). Returns (num_atoms, 13) uint8, the three features side by side.
+    Args:
+        ends: (E, 2) atoms of each bond.
+        category: (E, 3) category of each bond feature.
+        num_atoms: number of atoms.
+
+    Returns:
+        (num_atoms, 13) uint8, the three features side by side.
     """
     width = sum(BOND_SIZES)
     column = category.long() + offsets(torch.tensor(BOND_SIZES))[:-1]
@@ -230,9 +276,16 @@ def count_bonds(ends: Tensor, category: Tensor, num_atoms: int) -> Tensor:
 
 
 def scaffold_split(scaffolds: list[str]) -> dict[str, Tensor]:
-    """Molecules of one scaffold stay together; the largest groups train, to 80 %, the next validate, to 90 %.
+    """Split molecules by scaffold: the largest groups fill train to 80 %, the next ones val to 90 %, the rest is test.
 
-    Groups of one size come in the order of their first molecule, the last one first (as in DeepChem and OGB).
+    Molecules of one scaffold stay together. Groups of one size are in the order of their first molecule, the last one
+    first (as in DeepChem and OGB).
+
+    Args:
+        scaffolds: scaffold of each molecule.
+
+    Returns:
+        Molecules of train, val and test, int64 each.
     """
     groups = defaultdict(list)
     for molecule, scaffold in enumerate(scaffolds):

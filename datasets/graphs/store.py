@@ -1,9 +1,10 @@
-"""Many small graphs as a few flat tensors, and mini-batches cut out of them by slicing."""
+"""Collections of small graphs as flat tensors, and mini-batches cut out of them by slicing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,16 @@ from datasets.batching import generator
 
 
 def csr(rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
-    """0/1 sparse matrix (len(rowptr) - 1, num_cols), float32, from compressed rows, with the indices that MKL takes."""
+    """Return a sparse matrix of ones in compressed rows, with 32-bit indices, as MKL needs them.
+
+    Args:
+        rowptr: (rows + 1,) first entry of each row.
+        col: (entries,) column of each entry.
+        num_cols: number of columns.
+
+    Returns:
+        (rows, num_cols) sparse CSR float32.
+    """
     ones = torch.ones(col.numel(), device=col.device)
     size = (rowptr.numel() - 1, num_cols)
     return torch.sparse_csr_tensor(rowptr.int(), col.int(), ones, size=size, check_invariants=False)
@@ -20,13 +30,28 @@ def csr(rowptr: Tensor, col: Tensor, num_cols: int) -> Tensor:
 
 @dataclass
 class GraphBatch:
-    """B graphs with N nodes and E directed edges in all, as one block-diagonal graph.
+    """Batch of B graphs with N nodes and E directed edges in all, as one block-diagonal graph.
 
-    x: (N, F) float32 features, or int64 categories; adj: (N, N) sparse CSR float32, symmetric, entry 1 per edge;
-    pool: (B, N) sparse CSR float32, row g sums over the nodes of graph g; batch: (N,) int64, graph of each node;
-    sizes: (B,) int64, nodes of each graph; degree: (N,) float32, row sums of adj; y: (B,) int64 class;
-    bonds: (N, K) float32, how often each edge category occurs among a node's edges, or None;
-    total: graphs in the global batch, of which this process may hold only a part.
+    Attributes:
+        x: node features, or categories.
+        adj: adjacency matrix, symmetric, with an entry of 1 for each edge.
+        pool: matrix whose row g sums over the nodes of graph g.
+        batch: graph of each node.
+        sizes: number of nodes of each graph.
+        degree: row sums of `adj`.
+        y: class of each graph.
+        total: number of graphs in the global batch, of which this process may hold only a part.
+        bonds: number of times that each edge category occurs among a node's edges, or None.
+
+    Shapes:
+        x: (N, F) float32 or int64.
+        adj: (N, N) sparse CSR float32.
+        pool: (B, N) sparse CSR float32.
+        batch: (N,) int64.
+        sizes: (B,) int64.
+        degree: (N,) float32.
+        y: (B,) int64.
+        bonds: (N, K) float32.
     """
 
     x: Tensor
@@ -41,12 +66,14 @@ class GraphBatch:
 
     @property
     def num_graphs(self) -> int:
+        """Number of graphs, B."""
         return self.sizes.numel()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
+        """Return the batch on a device."""
         if self.x.device == torch.device(device):
             return self
-        moved = {
+        moved: dict[str, Any] = {
             f.name: v.to(device, non_blocking=non_blocking)
             for f in fields(self)
             if isinstance(v := getattr(self, f.name), Tensor)
@@ -56,12 +83,24 @@ class GraphBatch:
 
 @dataclass
 class GraphStore:
-    """A whole collection: G graphs, N nodes, E directed edges, kept as ready tensors.
+    """Collection of G graphs with N nodes and E directed edges. The adjacency must be symmetric (see `check`).
 
-    x: (N, F) features of any dtype; with `num_categories`, (N,) integers that a batch turns into one-hot rows;
-    ptr: (G + 1,) first node of each graph; rowptr: (N + 1,), col: (E,) neighbours (global node numbers, sorted) in
-    compressed rows; y: (G,) int64; bonds: (N, K) integers or None. The adjacency is symmetric: `check` raises
-    otherwise.
+    Attributes:
+        x: node features; with `num_categories`, numbers that a batch turns into one-hot rows.
+        ptr: first node of each graph.
+        rowptr: first edge of each node.
+        col: neighbours as global node numbers, sorted, in compressed rows.
+        y: class of each graph.
+        num_categories: number of categories of x, or None if x is a matrix.
+        bonds: number of times that each edge category occurs among a node's edges, or None.
+
+    Shapes:
+        x: (N, F) of any type, or (N,) integers.
+        ptr: (G + 1,) int64.
+        rowptr: (N + 1,) int64.
+        col: (E,) int64.
+        y: (G,) int64.
+        bonds: (N, K) integers.
     """
 
     x: Tensor
@@ -73,8 +112,16 @@ class GraphStore:
     bonds: Tensor | None = None
 
     @classmethod
-    def from_edges(cls, x: Tensor, edge_index: Tensor, sizes: Tensor, y: Tensor, **rest) -> GraphStore:
-        """From (2, E) directed edges of global node numbers in any order; parallel edges are merged."""
+    def from_edges(cls, x: Tensor, edge_index: Tensor, sizes: Tensor, y: Tensor, **rest: Any) -> GraphStore:
+        """Make a store from a list of edges; parallel edges are merged.
+
+        Args:
+            x: node features, as in the class.
+            edge_index: (2, E) int64 directed edges of global node numbers, in any order.
+            sizes: (G,) int64 number of nodes of each graph.
+            y: (G,) int64 class of each graph.
+            rest: other attributes of the class.
+        """
         num_nodes = int(sizes.sum())
         key = torch.unique(edge_index[0] * num_nodes + edge_index[1])
         row, col = key // num_nodes, key % num_nodes
@@ -85,15 +132,16 @@ class GraphStore:
 
     @property
     def sizes(self) -> Tensor:
-        """(G,) nodes of each graph."""
+        """Number of nodes of each graph, (G,) int64."""
         return self.ptr.diff()
 
     @property
     def num_features(self) -> int:
+        """Number of node features of a batch, F."""
         return self.num_categories or self.x.shape[1]
 
     def check(self) -> None:
-        """Raises ValueError where an edge has no reverse or leaves its graph."""
+        """Raise ValueError if an edge has no reverse or leaves its graph."""
         num_nodes = self.rowptr.numel() - 1
         row = torch.repeat_interleave(torch.arange(num_nodes), self.rowptr.diff())
         graph = torch.repeat_interleave(torch.arange(len(self)), self.sizes)
@@ -103,7 +151,12 @@ class GraphStore:
             raise ValueError("the graphs must be undirected: some edge is listed in one direction only")
 
     def select(self, index: Tensor, total: int | None = None) -> GraphBatch:
-        """The graphs `index` (B,) as one batch, in that order."""
+        """Return some graphs as one batch.
+
+        Args:
+            index: (B,) int64 numbers of the graphs; the batch has their order.
+            total: number of graphs in the global batch; None: B.
+        """
         sizes = self.sizes[index]
         nodes, start = ranges(self.ptr[index], sizes)
         degrees = self.rowptr[nodes + 1] - self.rowptr[nodes]
@@ -129,22 +182,31 @@ class GraphStore:
 
 
 def offsets(counts: Tensor) -> Tensor:
-    """Cumulative sums with a leading zero: (n,) -> (n + 1,)."""
+    """Return the cumulative sums with a leading zero: (n,) -> (n + 1,)."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
 def ranges(first: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Concatenation of `arange(first[i], first[i] + counts[i])`, and where each of them starts in it."""
+    """Return the concatenation of all `arange(first[i], first[i] + counts[i])`, and the start of each of them in it."""
     start = counts.cumsum(0) - counts
     return torch.repeat_interleave(first - start, counts) + torch.arange(int(counts.sum())), start
 
 
 class GraphLoader:
-    """Iterates over batches of `batch_size` graphs of a store; of several processes each gets its share of every batch.
+    """Loader of GraphBatches; of several processes each gets its share of every global batch.
 
-    Shuffling follows (seed, epoch) alone, so that a resumed run sees the order of an uninterrupted one. With
-    `iterations` an epoch is that many random batches instead of one pass. Without shuffling the batches are built once
-    and kept.
+    Shuffling depends on (seed, epoch) alone, so that a resumed run sees the order of an uninterrupted one. Without
+    shuffling the batches are built once and kept.
+
+    Args:
+        store: collection of graphs.
+        index: (M,) int64 numbers of the graphs to go through.
+        batch_size: graphs in a global batch.
+        shuffle: shuffle the graphs in every epoch.
+        iterations: number of random batches that make an epoch; None: one pass through the graphs.
+        seed: seed of the shuffling.
+        rank: number of this process.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -163,22 +225,31 @@ class GraphLoader:
         self.shuffle, self.iterations, self.seed = shuffle, iterations, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
+        self.sampler, self.batch_sampler = self, None  # Lightning calls set_epoch of a loader's sampler
         self._kept: list[GraphBatch] | None = None
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch, which the shuffling depends on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.iterations or -(-self.index.numel() // self.batch_size)
 
     def __iter__(self) -> Iterator[GraphBatch]:
-        if self.shuffle:  # the epoch is looked up at the first batch: Lightning sets it after it has made the iterator
+        if self.shuffle:  # the epoch is read at the first batch: Lightning sets it after it has created the iterator
             yield from self._batches(self._shuffled(generator(self.seed, self.epoch)))
             return
         if self._kept is None:
             self._kept = list(self._batches(self.index.split(self.batch_size)))
         yield from self._kept
+
+    def fewest_nodes(self) -> int:
+        """Return the smallest number of nodes that a batch of this process can have: that of the smallest graphs."""
+        last = self.index.numel() % self.batch_size
+        full = min(self.batch_size, self.index.numel())
+        graphs = full if self.iterations or not last else last
+        share = len(range(self.rank, graphs, self.world_size))
+        return int(self.store.sizes[self.index].sort().values[:share].sum())
 
     def _shuffled(self, drawn: torch.Generator) -> Iterator[Tensor]:
         if not self.iterations:

@@ -1,177 +1,179 @@
-"""The TU collection (Morris et al. 2020), in its raw text format and in the text format of Xu et al. 2019 (GIN)."""
+"""Reader of the TU collection (Morris et al. 2020) in its raw text format."""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.download import UNREADABLE_ZIP, CorruptData, fetch, first_existing, missing, unzip
+from datasets.download import CorruptData, fetch, first_existing, missing, unzip
+from datasets.graphs.features import NodeData, node_features
 from datasets.graphs.store import GraphStore
 
 TU_URL = "https://www.chrsmrrs.com/graphkerneldatasets/{name}.zip"
 CLEANED_URL = "https://raw.githubusercontent.com/nd7141/graph_datasets/master/datasets/{name}.zip"
-GIN_FOLDERS = ("dataset", "gin", "graphs/gin_txt")
-GIN_URL = "https://github.com/weihua916/powerful-gnns/raw/master/dataset.zip"
+
+# Files of a collection that nothing here reads.
+UNUSED = {
+    "edge_labels": "edge labels",
+    "edge_attributes": "edge attributes",
+    "graph_attributes": "graph attributes",
+}
 
 
-def tu_on_disk(root: Path, name: str, cleaned: bool = False) -> Path | None:
-    """The folder of NAME_A.txt and its companions, as torch-geometric lays it out."""
-    found = first_existing(*(folder / f"{name}_A.txt" for folder in _tu_folders(root, name, cleaned)))
-    return found and found.parent
-
-
-def _tu_folders(root: Path, name: str, cleaned: bool) -> list[Path]:
+def _folders(root: Path, name: str, cleaned: bool) -> list[Path]:
     raw = "raw_cleaned" if cleaned else "raw"
     return [root / "TUDataset" / name / raw, root / name / raw]
 
 
 def find_tu(root: Path, name: str, cleaned: bool = False) -> Path:
-    """As `tu_on_disk`, downloaded where it is missing.
+    """Return the folder of NAME_A.txt and its companions, in torch-geometric's layout.
 
-    `cleaned` takes the variant without isomorphic duplicates (Ivanov et al. 2019). Raises MissingData, CorruptData.
+    A missing collection is unpacked from its zip file, which is looked for below the data folder and else downloaded.
+
+    Args:
+        root: data folder.
+        name: name of the collection.
+        cleaned: take the variant without isomorphic duplicates (Ivanov et al. 2019).
+
+    Raises:
+        MissingData: the collection is not on disk, and its download fails.
+        CorruptData: the archive is damaged or lacks the collection.
     """
-    if found := tu_on_disk(root, name, cleaned):
-        return found
-    folders = _tu_folders(root, name, cleaned)
+    folders = _folders(root, name, cleaned)
+    if file := first_existing(*(folder / f"{name}_A.txt" for folder in folders)):
+        return file.parent
     raw = folders[0].name
     url = (CLEANED_URL if cleaned else TU_URL).format(name=name)
-    try:
-        unpacked = _unpacked(url, folders[0].parent / f"{name}-{raw}.zip", folders[0].with_name(f"{raw}-archive"))
-    except OSError as error:
-        wanted = [folder / f"{name}_A.txt" for folder in folders]
-        raise missing(f"{name} (TU format)", wanted, url, root, error) from error
-    if found := next(unpacked.rglob(f"{name}_A.txt"), None):
-        return found.parent
-    raise CorruptData(f"{unpacked}, unpacked from {url}, holds no {name}_A.txt")
+    unpacked = folders[0].with_name(f"{raw}-archive")
+    archives = [
+        folders[0].parent / f"{name}-{raw}.zip",
+        root / "graphs" / f"tu_{raw.removeprefix('raw_')}" / f"{name}.zip",
+    ]
+    if not unpacked.exists():
+        try:
+            archive = first_existing(*archives) or fetch(url, archives[0])
+        except OSError as error:
+            wanted = [*(folder / f"{name}_A.txt" for folder in folders), *archives]
+            raise missing(f"{name} (TU format)", wanted, url, root, error) from error
+        unzip(archive, unpacked)
+    if file := next(unpacked.rglob(f"{name}_A.txt"), None):
+        return file.parent
+    raise CorruptData(f"{unpacked}, unpacked from the archive of {url}, holds no {name}_A.txt")
 
 
-def gin_on_disk(root: Path, name: str) -> Path | None:
-    """NAME/NAME.txt, or a zip file that holds it."""
-    files = (root / folder / file for folder in GIN_FOLDERS for file in (f"{name}/{name}.txt", f"{name}.zip"))
-    return first_existing(*files)
+def read_tu(folder: Path, name: str, features: str = "auto") -> GraphStore:
+    """Read the raw format. Self loops are dropped and parallel edges merged, as torch-geometric does.
 
+    Edge labels, edge attributes and graph attributes are not read; a log line says so if they exist.
 
-def find_gin(root: Path, name: str) -> Path:
-    """As `gin_on_disk`, downloaded where it is missing. Raises MissingData, CorruptData."""
-    if found := gin_on_disk(root, name):
-        return found
-    wanted = [root / folder / name / f"{name}.txt" for folder in GIN_FOLDERS]
-    try:
-        unpacked = _unpacked(GIN_URL, root / "gin" / "dataset.zip", root / "gin" / "powerful-gnns")
-    except OSError as error:
-        raise missing(f"{name} (GIN text format)", wanted, GIN_URL, root, error) from error
-    if found := next(unpacked.rglob(f"{name}.txt"), None):
-        return found
-    raise missing(f"{name} (GIN text format)", wanted, None, root)
+    Args:
+        folder: folder of the files.
+        name: name of the collection, which begins the file names.
+        features: node features, one of `features.NODE_FEATURES`.
 
-
-def _unpacked(url: str, archive: Path, folder: Path) -> Path:
-    """The folder that the downloaded archive is unpacked to. Raises OSError, CorruptData."""
-    if not folder.exists():
-        unzip(fetch(url, archive), folder)
-    return folder
-
-
-def read_tu(folder: Path, name: str) -> GraphStore:
-    """Reads the raw format. Self loops are dropped and parallel edges merged, as torch-geometric does.
-
-    x is the node label where there is one, else the node's degree, in which a self loop counts once, as in the papers'
-    code; numbered densely, since values that do not occur would be dead columns. Raises CorruptData for files that
-    contradict each other.
+    Raises:
+        CorruptData: a file is missing or damaged, or files contradict each other.
+        ValueError: the collection lacks the node features that are chosen.
     """
 
     def path(part: str) -> Path:
         return folder / f"{name}_{part}.txt"
 
-    def read(part: str, columns: int) -> Tensor:
-        """(lines, columns)"""
-        try:
-            with warnings.catch_warnings(action="ignore"):  # numpy's, of a file without lines
-                table = np.loadtxt(path(part), delimiter=",", dtype=np.int64, ndmin=2)
-        except FileNotFoundError as error:
-            raise CorruptData(f"{path(part)} is missing") from error
-        except ValueError as error:
-            raise CorruptData(f"{path(part)}: {error}") from error
-        if not table.size or table.shape[1] < columns:
-            raise CorruptData(f"{path(part)} must have lines of {columns} numbers, has {table.shape}")
-        return torch.from_numpy(table)
-
-    edge_index = read("A", 2)[:, :2].T - 1
-    graph, labels = read("graph_indicator", 1)[:, 0] - 1, read("graph_labels", 1)[:, 0]
+    if not path("graph_labels").exists() and path("graph_attributes").exists():
+        raise CorruptData(
+            f"{path('graph_labels')} is missing: {name} is for regression, and graphs are classified here"
+        )
+    edge_index = read_table(path("A"), columns=2).T - 1
+    graph = read_table(path("graph_indicator"), columns=1)[:, 0] - 1
+    labels = read_table(path("graph_labels"), columns=1)[:, 0]
     if (graph.diff() < 0).any() or int(graph[0]) < 0 or int(graph[-1]) + 1 != len(labels):
         raise CorruptData(
             f"{path('graph_indicator')} must be sorted, from 1 to the {len(labels)} graphs of {path('graph_labels')}"
         )
     if int(edge_index.min()) < 0 or int(edge_index.max()) >= graph.numel():
         raise CorruptData(f"{path('A')} names a node outside 1..{graph.numel()}")
-    tags = read("node_labels", 1)[:, 0] if path("node_labels").exists() else None
-    if tags is not None and tags.numel() != graph.numel():
-        raise CorruptData(f"{path('node_labels')} has {tags.numel()} lines for {graph.numel()} nodes")
-    return _store(path("A"), edge_index, torch.bincount(graph), labels, tags)
+    node_labels = _read_nodes(path("node_labels"), graph.numel(), np.int64)
+    attributes = _read_nodes(path("node_attributes"), graph.numel(), np.float64)
+    store, degree = build_store(path("A"), edge_index, torch.bincount(graph), labels)
+    nodes = NodeData(degree, node_labels, None if attributes is None else attributes.float())
+    unused = [what for part, what in UNUSED.items() if path(part).exists()]
+    store.x, store.num_categories = node_features(nodes, features, name, unused)
+    return store
 
 
-def read_gin(path: Path) -> GraphStore:
-    """Reads the GIN text format, per graph "n label" and per node "tag m v1 .. vm" with neighbours from 0.
+def read_table(path: Path, columns: int | None = None, dtype: type = np.int64) -> Tensor:
+    """Read a text file of numbers that are separated by commas.
 
-    Self loops are dropped (COLLAB's file has some). x as in `read_tu`. Raises CorruptData.
+    Args:
+        path: the file.
+        columns: number of columns that it must have; None: any.
+        dtype: type of the numbers.
+
+    Returns:
+        (lines, columns) tensor.
+
+    Raises:
+        CorruptData: the file is missing, has a blank line, another number of columns, or what is no finite number.
     """
     try:
-        with _open_text(path) as file:
-            num_graphs = int(file.readline())
-            sizes, labels, tags, degrees, neighbours, first = [], [], [], [], [], 0
-            for _ in range(num_graphs):
-                size, label = map(int, file.readline().split()[:2])
-                for _ in range(size):
-                    tag, degree, *rest = file.readline().split()
-                    tags.append(int(tag))
-                    degrees.append(int(degree))
-                    neighbours.append(np.array(rest[: int(degree)], dtype=np.int64) + first)
-                sizes.append(size)
-                labels.append(label)
-                first += size
-            if file.read().strip():
-                raise ValueError(f"it goes on after its {num_graphs} graphs")
-    except (ValueError, KeyError, *UNREADABLE_ZIP) as error:
-        raise CorruptData(f"{path} is cut short or not in the GIN text format: {error}") from error
-    degree = torch.tensor(degrees)
-    col = torch.from_numpy(np.concatenate(neighbours)) if neighbours else torch.empty(0, dtype=torch.long)
-    if not col.numel() or col.numel() != int(degree.sum()):
-        raise CorruptData(f"{path} is cut short: a node has fewer neighbours than it says")
-    if int(col.min()) < 0 or int(col.max()) >= degree.numel():
-        raise CorruptData(f"{path} names a neighbour that is no node of its graph")
-    edge_index = torch.stack([torch.repeat_interleave(degree), col])
-    tag = torch.tensor(tags) if len(set(tags)) > 1 else None
-    return _store(path, edge_index, torch.tensor(sizes), torch.tensor(labels), tag)
+        text = path.read_text().rstrip()
+        if text and (blank := re.search(r"^[^\S\n]*$", text, re.MULTILINE)):
+            line = text.count("\n", 0, blank.start()) + 1
+            raise CorruptData(f"{path}, line {line} is blank, so the lines below it would be those of other rows")
+        with warnings.catch_warnings(action="ignore"):  # numpy's, of a file without lines
+            table: np.ndarray = np.loadtxt(io.StringIO(text), delimiter=",", dtype=dtype, ndmin=2, comments=None)
+    except FileNotFoundError as error:
+        raise CorruptData(f"{path} is missing") from error
+    except CorruptData:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise CorruptData(f"{path}: {error}") from error
+    if not table.size:
+        raise CorruptData(f"{path} has no lines")
+    if columns is not None and table.shape[1] != columns:
+        raise CorruptData(f"{path} must have lines of {columns} numbers, has {table.shape[1]} in each line")
+    if not (finite := np.isfinite(table).all(axis=1)).all():
+        raise CorruptData(f"{path}, line {int(finite.argmin()) + 1} has a value that is not finite")
+    return torch.from_numpy(table)
 
 
-@contextmanager
-def _open_text(path: Path) -> Iterator[io.TextIOBase]:
-    if path.suffix != ".zip":
-        with open(path) as file:
-            yield file
-        return
-    with zipfile.ZipFile(path) as archive, archive.open(f"{path.stem}/{path.stem}.txt") as member:
-        yield io.TextIOWrapper(member)
+def _read_nodes(path: Path, num_nodes: int, dtype: type) -> Tensor | None:
+    """Return the numbers of each node, (N, columns), or None if there is no such file."""
+    if not path.exists():
+        return None
+    table = read_table(path, dtype=dtype)
+    if len(table) != num_nodes:
+        raise CorruptData(f"{path} has {len(table)} lines for {num_nodes} nodes")
+    return table
 
 
-def _store(source: Path, edge_index: Tensor, sizes: Tensor, labels: Tensor, tags: Tensor | None) -> GraphStore:
+def build_store(source: Path, edge_index: Tensor, sizes: Tensor, labels: Tensor) -> tuple[GraphStore, Tensor]:
+    """Make a store without node features; graph labels are numbered from 0 without gaps.
+
+    Args:
+        source: file of the edges, for messages.
+        edge_index: (2, E) directed edges of global node numbers; self loops are dropped, parallel edges merged.
+        sizes: (G,) number of nodes of each graph.
+        labels: (G,) int64.
+
+    Returns:
+        The store, and the degree of each node, (N,) int64, in which a self loop counts once.
+
+    Raises:
+        CorruptData: an edge has no reverse, or joins two graphs.
+    """
     is_loop = edge_index[0] == edge_index[1]
     loops, edge_index = edge_index[0, is_loop].unique(), edge_index[:, ~is_loop]
     y = torch.unique(labels, return_inverse=True)[1]
     store = GraphStore.from_edges(torch.empty(0), edge_index, sizes, y)
-    values = store.rowptr.diff().index_add_(0, loops, torch.ones_like(loops)) if tags is None else tags
-    observed, dense = torch.unique(values, return_inverse=True)
-    store.x, store.num_categories = dense, observed.numel()
     try:
         store.check()
     except ValueError as error:
         raise CorruptData(f"{source}: {error}") from error
-    return store
+    return store, store.rowptr.diff().index_add_(0, loops, torch.ones_like(loops))

@@ -1,1 +1,1 @@
-"""Labelled images for classification, held in memory as bytes."""
+"""Data sets of labelled images for classification, held in memory as bytes."""

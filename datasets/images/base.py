@@ -1,4 +1,4 @@
-"""What all DataModules of labelled images do: parts held in memory as bytes, and loaders over them."""
+"""Base class of all DataModules of labelled images: parts held in memory as bytes, and loaders over them."""
 
 from __future__ import annotations
 
@@ -12,67 +12,75 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from datasets.batching import ranks
-from datasets.download import CorruptData
+from datasets.checks import check_choice, check_keys, check_not_negative, check_positive, check_seed
 from datasets.images.augment import Augment
-from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, Turns
-from datasets.images.longtail import first_of_each, tail_counts
-from datasets.images.noise import (
-    check_noise,
-    corrupt,
-    read_labels,
-    write_labels,
-)
+from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, StepNumbers
+from datasets.images.longtail import long_tail_counts
+from datasets.images.noise import add_label_noise, check_noise, read_labels
+from datasets.images.parts import channel_moments, check_parts, hold_out, keep_long_tail, limited, select, take_meta
 
-META, CHOSEN = 1, 2  # keep what is drawn for these batches apart from what is drawn for training
+META, CHOSEN = 1, 2  # keep the random numbers of these batches apart from those of training
+NOISE_KEYS = ("kind", "rate")
 
 
 class ImageDataModule(LightningDataModule):
-    """Yields `ImageBatch`: x (B, C, H, W) float32 in [0, 1], y (B,) int64 in 0..K-1, index (B,) int64 in the part.
+    """DataModule of labelled images. A subclass reads them.
 
-    Loaders: train (shuffled, augmented), val (the parts `val_parts`, none of them augmented: no loader where nothing
-    is held out), test. Batches are the global ones: under several processes each takes its share. Normalisation is the
-    model's: it finds mean and std in `dims`.
+    It yields `ImageBatch`: x (B, C, H, W) float32 in [0, 1], y (B,) int64 in 0..K-1, index (B,) int64, place of each
+    image in its part. Images are not normalised: the model does that, with `mean` and `std` of `dims`.
 
-    A method that cuts its own batches (`chosen_batches`) sets `steps` before training: called in every epoch, it says
-    how many steps that has; train then yields their numbers alone.
+    Loaders: train (shuffled, augmented), val (the parts `val_parts`, not augmented; no loader if nothing is held out),
+    test. Batches are global ones: of several processes each takes its share. A method that cuts its own batches
+    (`chosen_batches`) sets `steps` before training, a function that returns the number of steps of the epoch; the
+    train loader then yields step numbers alone.
 
-    After `setup`: `parts`, the ImageSet of train, test and, with `holdout`, val, with `meta`, meta; a method may
-    replace one (other labels, say) before the loaders are made. `classes`: names of the classes. Of the training part,
-    `true_labels` (N,) int64, as the files have them, and `noisy` (N,) bool, where the labels in `parts` are others.
+    Attributes after `setup`:
+        parts: ImageSet of train, test and, if configured, val and meta. A method may replace one, for instance with
+            other labels, before the loaders are created.
+        classes: names of the classes.
+        true_labels: (N,) int64 labels of the training part as the files have them.
+        noisy: (N,) bool, True where the label in `parts` differs from `true_labels`.
 
-    The training part is what `holdout`, then `meta`, then `imbalance` leave; then its labels get noise, and last comes
-    `limit_train`. So val, meta and test keep the labels of the files.
+    The training part is what `holdout`, then `meta`, then `imbalance` leave. Then its labels get noise, and
+    `limit_train` is applied last. So val, meta and test keep the labels of the files.
 
     Args:
-        batch_size, eval_batch_size: images in a global batch of training; of validation and test.
-        augment: arguments of `Augment` for training; None: as they are.
-        holdout: images of the training part, drawn at random, that become val.
-        split_seed: of what is held out, of meta, of the images that a long tail keeps, and of what the limits leave.
-        limit_train, limit_test: so many images at most, the first of the part (without val and meta) when it is
-            shuffled by `split_seed`; they stay in the order of the files. None: all.
+        batch_size: images in a global training batch.
+        eval_batch_size: images in a global batch of validation and test.
+        augment: arguments of `Augment` for training images, or None for no augmentation.
+        holdout: number of training images, drawn at random, that become val.
+        split_seed: seed of `holdout`, `meta`, `imbalance` and the limits.
+        limit_train: largest number of training images: the first ones of a shuffle by `split_seed`, in the order of
+            the files. None: all.
+        limit_test: largest number of test images, likewise.
         drop_last: leave out a last training batch that is not full.
         evaluate_train: also evaluate the training part, without augmentation, after every epoch.
-        validate_on_test: the test images take the place of val: what published tables call the best epoch is chosen on
-            them.
-        mean, std: of each channel over the whole training part, pixels in [0, 1]; None: computed.
-        expect: images that `train` and `test` must have. A damaged copy is refused by them.
-        meta: images of each class that are taken out of the training part and become meta.
-        meta_from: `test`: out of the test part instead, as MLC does. A method that learns from them has then seen
-            images of the test set.
-        imbalance: how many times fewer images the last class keeps than the first, those between exponentially fewer
-            from class to class; the first keeps as many as the smallest class has. None: all are kept.
-        noise: `kind` (of `noise.KINDS`) and `rate` (in [0, 1]) of wrong training labels. None: none.
-        noise_seed: of which images get which labels.
-        noise_file: JSON list of the training labels, below the data folder; read, and `noise` not drawn. It has a
+        mean: mean of each channel over the training part, of pixels in [0, 1]; None: computed.
+        std: standard deviation of each channel, likewise.
+        expect: number of images that `train` and `test` must have; a damaged copy is refused by them.
+        meta: number of images of each class that become the part meta.
+        meta_from: part that `meta` is taken from, `train` or `test`. With `test`, as in MLC, a method that learns from
+            meta has seen images of the test set.
+        imbalance: ratio of the numbers of images of the first and the last class, with exponentially fewer images from
+            class to class; the first class keeps as many as the smallest class has. None: all images are kept.
+        noise: `kind` (name in `noise.KINDS`) and `rate` (in [0, 1]) of label noise in training. None: no noise.
+        noise_seed: seed of the label noise.
+        noise_file: JSON list of the training labels, below the data folder; it takes the place of `noise`. It has a
             label for every image that `holdout`, `meta` and `imbalance` leave, in the order of the files.
-        root: the data folder. seed: of shuffling and augmentation. workers: unused, the data is in memory.
+        validate_on_test: validate on the test images instead of val. Published tables choose the best epoch so.
+        root: data folder.
+        seed: seed of shuffling and augmentation.
+        workers: unused, the data is in memory.
 
-    Raises MissingData, CorruptData, ValueError (setup: more held out than there is; noise that is not defined for this
-    set; bad arguments).
+    Raises:
+        ValueError: bad arguments; in `setup`, more images held out than there are, or noise that is not defined for
+            this set.
+        MissingData: a file is missing (in `setup`).
+        CorruptData: a file is damaged (in `setup`).
     """
 
     task = "image-classification"
-    confusions: Mapping[int, int] | None = None  # class -> the class that it passes for in asymmetric noise
+    confusions: Mapping[int, int] | None = None  # class -> class that it is confused with in asymmetric noise
     coarse: Sequence[int] | None = None  # super-class of each class
 
     def __init__(
@@ -101,36 +109,28 @@ class ImageDataModule(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        positive = {
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "limit_train": limit_train,
-            "limit_test": limit_test,
-        }
-        for name, value in positive.items():
-            if value is not None and value < 1:
-                raise ValueError(f"dataset.{name} must be positive, got {value}")
-        for name, value in {"holdout": holdout, "meta": meta, "noise_seed": noise_seed}.items():
-            if value < 0:
-                raise ValueError(f"dataset.{name} must not be negative, got {value}")
-        if meta_from not in ("train", "test"):
-            raise ValueError(f"dataset.meta_from must be train or test, got {meta_from!r}")
+        check_positive("dataset", batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_positive("dataset", limit_train=limit_train, limit_test=limit_test)
+        check_not_negative("dataset", holdout=holdout, meta=meta)
+        check_seed("dataset", noise_seed=noise_seed)
+        check_choice("dataset.meta_from", meta_from, ("train", "test"))
+        check_std(std)
         if imbalance is not None:
-            tail_counts(1, imbalance, 1)
+            long_tail_counts(1, imbalance, 1)  # raises for a ratio below 1
         if noise is not None:
-            if not isinstance(noise, Mapping):
-                raise ValueError(f"dataset.noise has a kind and a rate, and is {noise}: dataset.noise.rate={noise}")
-            if set(noise) != {"kind", "rate"}:
-                raise ValueError(f"dataset.noise must have kind and rate, has {', '.join(noise) or 'neither'}")
+            check_keys("dataset.noise", noise, NOISE_KEYS, NOISE_KEYS)
             check_noise(**noise)
-        if std is not None and min(std, default=1) <= 0:
-            raise ValueError(f"dataset.std must be positive, got {list(std)}")
+        if augment:
+            check_keys("dataset.augment", augment, ("crop", "flip"))
+        check_keys("dataset.expect", expect or {}, ("train", "test"))
+
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment = Augment(**augment) if augment else None
         self.holdout, self.split_seed = holdout, split_seed
-        self.limits = {"train": limit_train, "test": limit_test}
+        self.limit_train, self.limit_test = limit_train, limit_test
         self.drop_last, self.evaluate_train = drop_last, evaluate_train
-        self.mean, self.std = (None if values is None else list(values) for values in (mean, std))
+        self.mean = None if mean is None else list(mean)
+        self.std = None if std is None else list(std)
         self.expect = dict(expect or {})
         self.meta, self.meta_from, self.imbalance = meta, meta_from, imbalance
         self.noise = None if noise is None else dict(noise)
@@ -142,198 +142,177 @@ class ImageDataModule(LightningDataModule):
         self._copies: dict[tuple[str, torch.device], tuple[ImageSet, ImageSet]] = {}
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
-        """Train, test, names of the classes; a subclass says how."""
-        raise TypeError(f"{type(self).__name__} does not say how its images are read")
+        """Read the files. A subclass implements this.
+
+        Returns:
+            Train, test, names of the classes.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.read is missing")
 
     def setup(self, stage: str | None = None) -> None:
+        """Read the images and split them into parts, once."""
         if self.parts:
             return
         train, test, self.classes = self.read()
-        self._check({"train": train, "test": test})
-        self.mean, self.std = self._moments(train.images)
-        parts = self._split(train)
-        if self.meta:
-            source = test if self.meta_from == "test" else parts["train"]
-            parts["meta"], rest = self._without_meta(source)
-            if self.meta_from == "test":
-                test = rest
-            else:
-                parts["train"] = rest
-        parts["train"] = self._tailed(parts["train"])
-        labels = self._noisy(parts["train"].labels)
-        kept = self._kept("train", len(labels))
-        self.true_labels = parts["train"].labels[kept]
+        check_parts({"train": train, "test": test}, self.classes, self.expect)
+        self._check_size(train.images)
+        self._set_moments(train.images)
+        parts: dict[str, ImageSet] = {}
+        if self.holdout:
+            parts["val"], train = hold_out(train, self.holdout, self.split_seed)
+        if self.meta and self.meta_from == "test":
+            parts["meta"], test = take_meta(test, self.meta, self.classes, self.split_seed, "test")
+        elif self.meta:
+            parts["meta"], train = take_meta(train, self.meta, self.classes, self.split_seed, "training")
+        if self.imbalance is not None:
+            train = keep_long_tail(train, self.imbalance, self.classes, self.split_seed)
+        labels = self._noisy_labels(train.labels)
+        kept = limited(len(labels), self.limit_train, self.split_seed)
+        self.true_labels = train.labels[kept]
         self.noisy = labels[kept] != self.true_labels
-        parts["train"] = _select(parts["train"]._replace(labels=labels), kept)
-        self.parts = parts | {"test": _select(test, self._kept("test", len(test.labels)))}
+        parts["train"] = select(train._replace(labels=labels), kept)
+        parts["test"] = select(test, limited(len(test.labels), self.limit_test, self.split_seed))
+        self.parts = parts
 
-    def _check(self, parts: dict[str, ImageSet]) -> None:
-        """Raises CorruptData where the parts are not of square images of one size with labels of the classes."""
-        found = {name: len(part.labels) for name, part in parts.items()}
-        if wrong := {name: found[name] for name, count in self.expect.items() if found[name] != count}:
-            raise CorruptData(
-                f"this copy of the data has {wrong} images, expected {self.expect}: it is damaged or another version"
+    def _check_size(self, images: Tensor) -> None:
+        """Raise ValueError if a random crop could show nothing but padding."""
+        if self.augment and self.augment.crop >= images.shape[-1]:
+            raise ValueError(
+                f"dataset.augment.crop={self.augment.crop} must be smaller than the images, which have "
+                f"{images.shape[-1]} pixels a side"
             )
-        shape = parts["train"].images.shape[1:]
-        for name, (images, labels) in parts.items():
-            if not len(labels):
-                raise CorruptData(f"the {name} part has no images")
-            if images.shape[1:] != shape or shape[1] != shape[2]:
-                raise CorruptData(
-                    f"the {name} part has images of {tuple(images.shape[1:])} (channels, height, width); "
-                    f"they must be square and of one size, training images are {tuple(shape)}"
-                )
-            lowest, highest = int(labels.min()), int(labels.max())
-            if lowest < 0 or highest >= len(self.classes):
-                raise CorruptData(
-                    f"the {name} part has labels from {lowest} to {highest}, expected 0..{len(self.classes) - 1}"
-                )
 
-    def _moments(self, images: Tensor) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, those given before those computed (to four digits)."""
-        given = {"mean": self.mean, "std": self.std}
-        for name, values in given.items():
+    def _set_moments(self, images: Tensor) -> None:
+        """Compute mean and standard deviation of each channel, unless they are given."""
+        for name, values in {"mean": self.mean, "std": self.std}.items():
             if values is not None and len(values) != images.shape[1]:
                 raise ValueError(
                     f"dataset.{name} has {len(values)} numbers, the images have {images.shape[1]} channels"
                 )
-        mean, std = moments(images) if None in given.values() else (None, None)
-        return self.mean or mean, self.std or std
+        if not self.mean or not self.std:
+            mean, std = channel_moments(images)
+            self.mean, self.std = self.mean or mean, self.std or std
 
-    def _split(self, train: ImageSet) -> dict[str, ImageSet]:
-        """Train and, where images are held out, val."""
-        parts = {}
-        count = len(train.labels)
-        if self.holdout >= count:
-            raise ValueError(f"dataset.holdout={self.holdout} leaves none of the {count} training images")
-        if self.holdout:
-            held, rest = self._shuffled(count).split([self.holdout, count - self.holdout])
-            parts["val"], train = _select(train, held), _select(train, rest)
-        return parts | {"train": train}
-
-    def _without_meta(self, part: ImageSet) -> tuple[ImageSet, ImageSet]:
-        """The images that become meta, and the others."""
-        images = {"train": "training", "test": "test"}[self.meta_from]
-        for name, have in zip(self.classes, self._class_sizes(part.labels), strict=True):
-            if self.meta >= have:
-                raise ValueError(f"dataset.meta={self.meta} leaves none of the {have} {images} images of {name!r}")
-        index = first_of_each(part.labels, [self.meta] * len(self.classes), self.split_seed)
-        rest = torch.ones(len(part.labels), dtype=torch.bool).index_fill(0, index, False).nonzero()[:, 0]
-        return _select(part, index), _select(part, rest)
-
-    def _class_sizes(self, labels: Tensor) -> list[int]:
-        return labels.bincount(minlength=len(self.classes)).tolist()
-
-    def _tailed(self, train: ImageSet) -> ImageSet:
-        if self.imbalance is None:
-            return train
-        smallest = min(self._class_sizes(train.labels))
-        counts = tail_counts(smallest, self.imbalance, len(self.classes))
-        if not counts[-1]:
-            raise ValueError(
-                f"dataset.imbalance={self.imbalance} leaves no training image of {self.classes[-1]!r}: "
-                f"the smallest class has {smallest}"
-            )
-        return _select(train, first_of_each(train.labels, counts, self.split_seed))
-
-    def _noisy(self, labels: Tensor) -> Tensor:
-        """(N,) -> (N,) int64: out of the file, else with noise, else as they are."""
+    def _noisy_labels(self, labels: Tensor) -> Tensor:
+        """Return the training labels (N,) int64: from the file, else with noise, else unchanged."""
         if self.noise_file is not None:
             return read_labels(self.root / self.noise_file, len(labels), len(self.classes), self.root)
         if self.noise is None:
             return labels
-        relations = {"coarse": self.coarse, "confusions": self.confusions}
-        return corrupt(labels, **self.noise, num_classes=len(self.classes), seed=self.noise_seed, **relations)
-
-    def save_noise(self, path: Path) -> None:
-        """Writes the training labels as `noise_file` has them. After `setup`, without `limit_train`."""
-        write_labels(path, self.train_labels)
-
-    def _kept(self, name: str, count: int) -> Tensor:
-        """Places of the images that the limit leaves of `count`."""
-        limit = self.limits[name]
-        return torch.arange(count) if limit is None or limit >= count else self._shuffled(count)[:limit].sort().values
-
-    def _shuffled(self, count: int) -> Tensor:
-        return torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
+        return add_label_noise(
+            labels,
+            kind=self.noise["kind"],
+            rate=self.noise["rate"],
+            num_classes=len(self.classes),
+            seed=self.noise_seed,
+            coarse=self.coarse,
+            confusions=self.confusions,
+        )
 
     @property
     def dims(self) -> dict[str, Any]:
-        """What a network must be told of the data. After `setup`."""
+        """Arguments of a network: in_channels, num_classes, image_size, mean, std; after `setup`."""
         channels, size = self.train_images.shape[1:3]
         sizes = {"in_channels": channels, "num_classes": len(self.classes), "image_size": size}
         return sizes | {"mean": self.mean, "std": self.std}
 
     @property
     def train_images(self) -> Tensor:
-        """(N, C, H, W) uint8."""
+        """Training images, (N, C, H, W) uint8."""
         return self.parts["train"].images
 
     @property
     def train_labels(self) -> Tensor:
-        """(N,) int64."""
+        """Training labels with their noise, (N,) int64."""
         return self.parts["train"].labels
 
     @property
     def val_parts(self) -> list[str]:
-        """The parts that validation goes through, in the order of its loaders."""
+        """Names of the parts of the validation loaders, in their order."""
         first = "test" if self.validate_on_test else "val"
         return [*([first] if first in self.parts else []), *(["train"] if self.evaluate_train else [])]
 
     def val_prefix(self, loader: int) -> str:
-        """What metrics of a validation loader begin with: `val/`, also where the test images take its place."""
+        """Return the prefix of the metrics of a validation loader: `val/`, also with `validate_on_test`.
+
+        Args:
+            loader: index of the validation loader.
+        """
         return "train/eval_" if self.val_parts[loader] == "train" else "val/"
 
     def _loader(self, part: str, batch_size: int, **options: Any) -> ImageLoader:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         options |= ranks(self.trainer)
-        return ImageLoader(self._placed(part, device), batch_size, seed=self.seed, device=device, **options)
+        return ImageLoader(self._on_device(part, device), batch_size, seed=self.seed, device=device, **options)
 
-    def _placed(self, part: str, device: torch.device) -> ImageSet:
-        """A part on a device, where it lies once for all loaders."""
-        images, placed = self._copies.get((part, device), (None, None))
-        if placed is None or images is not self.parts[part]:
+    def _on_device(self, part: str, device: torch.device) -> ImageSet:
+        """Return a part on a device, where one copy serves all loaders."""
+        images, copy = self._copies.get((part, device), (None, None))
+        if copy is None or images is not self.parts[part]:
             images = self.parts[part]
-            placed = ImageSet(*(tensor.to(device) for tensor in images))
-            self._copies[part, device] = images, placed
-        return placed
+            copy = ImageSet(*(tensor.to(device) for tensor in images))
+            self._copies[part, device] = images, copy
+        return copy
 
-    def train_dataloader(self) -> ImageLoader | Turns:
+    def train_dataloader(self) -> ImageLoader | StepNumbers:
+        """Return the loader of training batches, or of step numbers if a method has set `steps`."""
         if self.steps is not None:
-            return Turns(self.steps)
+            return StepNumbers(self.steps)
         return self._loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last, augment=self.augment)
 
     def val_dataloader(self) -> list[ImageLoader]:
+        """Return a loader for each of `val_parts`."""
         return [self._loader(part, self.eval_batch_size) for part in self.val_parts]
 
     def test_dataloader(self) -> ImageLoader:
+        """Return the loader of the test part."""
         return self._loader("test", self.eval_batch_size)
 
     def meta_batches(self, batch_size: int, epoch: int) -> Iterator[ImageBatch]:
-        """Endless shuffled batches of the meta part, augmented as in training; all full, index being the place in meta.
+        """Yield endless shuffled batches of the meta part, augmented as in training.
 
-        They follow (seed, epoch) alone, so a resumed epoch gets the same ones. Each turn through the part is shuffled
-        anew and leaves out what fills no batch. Of several processes each gets its share of every batch.
+        They depend on the seed and the epoch alone, so a resumed epoch gets the same ones. All are full: each turn
+        through the part is shuffled anew and leaves out what fills no batch. Of several processes each gets its share
+        of every batch.
 
-        Raises ValueError where there is no meta part, or not a batch of images in it.
+        Args:
+            batch_size: images in a global batch.
+            epoch: number of the epoch.
+
+        Returns:
+            Iterator over batches, whose index is the place in the meta part.
+
+        Raises:
+            ValueError: there is no meta part, or it has fewer images than a batch.
         """
-        have = len(self.parts["meta"].labels) if "meta" in self.parts else 0
-        if not 0 < batch_size <= have:
+        size = len(self.parts["meta"].labels) if "meta" in self.parts else 0
+        if not 0 < batch_size <= size:
             raise ValueError(
-                f"a meta batch of {batch_size} images cannot be cut out of {have}: "
+                f"a meta batch of {batch_size} images cannot be cut out of {size}: "
                 f"dataset.meta={self.meta} images of each of {len(self.classes)} classes"
             )
         return self._endless("meta", batch_size, (META, epoch))
 
     def plain_batches(self) -> ImageLoader:
-        """The training images in their order, as they are, in batches for evaluation."""
+        """Return a loader of the training images in their order, without augmentation, in evaluation batches."""
         return self._loader("train", self.eval_batch_size)
 
     def chosen_batches(self, places: Tensor, batch_size: int, views: int, key: tuple[int, ...]) -> Iterator[ImageBatch]:
-        """Endless shuffled batches of the training images at `places` (M,), each `views` times, augmented as in
-        training; all full. They follow (seed, key) and the places alone.
+        """Yield endless shuffled full batches of some training images, augmented as in training.
 
-        Raises ValueError where the images do not fill a batch.
+        They depend on the seed, the key and the places alone.
+
+        Args:
+            places: (M,) int64, places of the images in the training part.
+            batch_size: images in a batch, before they are repeated.
+            views: number of differently augmented copies of each image in a batch.
+            key: whole numbers, such as the epoch.
+
+        Returns:
+            Iterator over batches of `views` times `batch_size` images.
+
+        Raises:
+            ValueError: the images do not fill a batch.
         """
         return self._endless("train", batch_size, (CHOSEN, *key), places=places, views=views)
 
@@ -348,20 +327,7 @@ class ImageDataModule(LightningDataModule):
         return endless()
 
 
-def moments(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, of pixels in [0, 1], to four digits: (N, C, H, W) uint8 -> C, C."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for channel in images.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
-        mean.append(round(float(share.double() @ values), 4))
-        std.append(round(float((share.double() @ (values - share.double() @ values) ** 2).sqrt()), 4))
-    return mean, std
-
-
-def _select(part: ImageSet, index: Tensor) -> ImageSet:
-    """The images at `index`, in their old order; no copy of all."""
-    if len(index) == len(part.labels):
-        return part
-    index = index.sort().values
-    return ImageSet(part.images[index], part.labels[index])
+def check_std(std: Sequence[float] | None) -> None:
+    """Raise ValueError if a standard deviation is not positive."""
+    if std is not None and not all(value > 0 for value in std):
+        raise ValueError(f"dataset.std must be positive, got {list(std)}")

@@ -1,9 +1,8 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their Python version: pickles, read without running what they name."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their Python version: pickles, read without executing code in them."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,18 @@ from datasets.images.loader import ImageSet
 
 
 class Layout(NamedTuple):
-    """Where one of the two keeps what; md5 of the archive."""
+    """File names and dictionary keys of one of the two sets.
+
+    Attributes:
+        folder: folder of the files, in the archive and on disk.
+        archive: file name of the archive.
+        md5: checksum of the archive.
+        train: files of the training part.
+        test: file of the test part.
+        meta: file of the class names.
+        labels: key of the labels in the files of the parts.
+        names: key of the class names in `meta`.
+    """
 
     folder: str
     archive: str
@@ -53,10 +63,17 @@ LAYOUTS = {
 
 
 def find_cifar(root: Path, layout: Layout) -> Path:
-    """The folder of the pickles, else unpacked from the archive below `root`, else downloaded.
+    """Return the folder of the pickles: on disk, else unpacked from the archive, else downloaded.
 
-    The checksum is the archive's: pickles that lie in the folder are taken as they are. Raises MissingData,
-    CorruptData.
+    Only the archive has a checksum: pickles that lie in the folder are not checked.
+
+    Args:
+        root: data folder.
+        layout: file names of the set.
+
+    Raises:
+        MissingData: neither folder nor archive exist, and the download fails.
+        CorruptData: the archive is damaged.
     """
     folder, archive, url = root / layout.folder, root / layout.archive, URL + layout.archive
     if not folder.exists():
@@ -70,7 +87,18 @@ def find_cifar(root: Path, layout: Layout) -> Path:
 
 
 def read_cifar(folder: Path, layout: Layout) -> tuple[ImageSet, ImageSet, list[str]]:
-    """Train, test, names of the classes. Raises CorruptData."""
+    """Read the set.
+
+    Args:
+        folder: folder of the pickles.
+        layout: file names of the set.
+
+    Returns:
+        Train, test, names of the classes.
+
+    Raises:
+        CorruptData: a file is missing, damaged or has other content.
+    """
     (names,) = _entries(folder / layout.meta, layout.names)
     if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
         raise CorruptData(f"{folder / layout.meta}: {layout.names} is no list of names")
@@ -81,11 +109,11 @@ def read_cifar(folder: Path, layout: Layout) -> tuple[ImageSet, ImageSet, list[s
 
 
 def _read_batch(path: Path, key: str) -> ImageSet:
-    """Rows of 3072 bytes: 1024 red, 1024 green, 1024 blue, each plane row by row."""
+    """Read a file of images: rows of 3072 bytes, 1024 red, 1024 green, 1024 blue, each plane row by row."""
     data, labels = _entries(path, "data", key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise CorruptData(f"{path}: data must be uint8 (images, 3072), is {found}")
+        actual = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise CorruptData(f"{path}: data must be uint8 (images, 3072), is {actual}")
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
         raise CorruptData(f"{path}: {key} is no list of numbers")
     if len(data) != len(labels):
@@ -94,7 +122,7 @@ def _read_batch(path: Path, key: str) -> ImageSet:
 
 
 def _entries(path: Path, *keys: str) -> list[Any]:
-    """The entries of the file's dictionary, whose keys and text are bytes where Python 3 rewrote it for Python 2."""
+    """Return entries of the file's dictionary. Its keys are bytes if Python 3 rewrote it for Python 2."""
     content = read_pickle(path)
     if not isinstance(content, dict):
         raise CorruptData(f"{path} is no dictionary")
@@ -105,9 +133,10 @@ def _entries(path: Path, *keys: str) -> list[Any]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle of containers, numbers, text (latin-1 where Python 2 wrote it) and numpy arrays holds.
+    """Read a pickle of containers, numbers, text (latin-1 if Python 2 wrote it) and numpy arrays.
 
-    Raises CorruptData for a damaged file, and for one that names anything else, before that is run.
+    Raises:
+        CorruptData: the file is missing or damaged, or names anything else, which is not executed.
     """
     try:
         with open(path, "rb") as file:
@@ -119,16 +148,17 @@ def read_pickle(path: Path) -> Any:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Refuses all but what numpy's arrays are rebuilt by."""
+    """Unpickler that allows nothing but the functions that rebuild numpy arrays."""
 
-    def find_class(self, module: str, name: str) -> Callable:
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the function or class that the pickle names, if it is allowed."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return np.zeros(0).__reduce__()[0]
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
             return _latin1
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which such a file has no need of")
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed in such a file")
 
 
 def _latin1(text: str, encoding: str) -> bytes:

@@ -1,9 +1,10 @@
-"""DataModules of published sets of labelled images, of one's own, and of the embedded digits."""
+"""DataModules of published image data sets, of image folders, and of the embedded digits."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from datasets.checks import check_choice, check_positive
 from datasets.download import missing
 from datasets.images.base import ImageDataModule
 from datasets.images.cifar import LAYOUTS, find_cifar, read_cifar
@@ -19,10 +20,11 @@ DIGITS = [str(digit) for digit in range(10)]
 
 
 class Digits(ImageDataModule):
-    """The embedded digits: 10 classes, grey, (size, size); yields what `ImageDataModule` says; needs no files.
+    """DataModule of the embedded digits: 10 classes, grey, no files needed; it yields what `ImageDataModule` describes.
 
     Args:
-        size: pixels a side, at least the 8 that they come with.
+        size: side of the images in pixels, at least 8, their original size.
+        kwargs: arguments of `ImageDataModule`.
     """
 
     def __init__(self, size: int = 16, **kwargs: Any) -> None:
@@ -32,16 +34,19 @@ class Digits(ImageDataModule):
         self.size = size
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the digits."""
         return *read_digits(self.size), DIGITS
 
 
 class MNIST(ImageDataModule):
-    """Handwritten digits, grey, 28 x 28; yields what `ImageDataModule` says."""
+    """DataModule of MNIST: handwritten digits, grey, 28 x 28; it yields what `ImageDataModule` describes."""
 
     folder = "MNIST"
-    names = DIGITS
-    url = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # the authors' own address answers no more
-    md5: ClassVar = {
+    names: ClassVar[list[str]] = DIGITS
+    url = (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/"  # a mirror: the authors' own address does not answer any more
+    )
+    md5: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
         "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
         "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
@@ -49,20 +54,21 @@ class MNIST(ImageDataModule):
     }
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the idx files."""
         files = find_idx(self.root, self.folder, self.url, self.md5)
         return read_idx_set(files, "train"), read_idx_set(files, "test"), self.names
 
 
 class FashionMNIST(MNIST):
-    """Articles of clothing, grey, 28 x 28; yields what `ImageDataModule` says."""
+    """DataModule of Fashion-MNIST: clothing, grey, 28 x 28; it yields what `ImageDataModule` describes."""
 
     folder = "FashionMNIST"
-    names: ClassVar = [
+    names: ClassVar[list[str]] = [
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ]
     url = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    md5: ClassVar = {
+    md5: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
         "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
@@ -71,16 +77,16 @@ class FashionMNIST(MNIST):
 
 
 class CIFAR(ImageDataModule):
-    """Small photographs, RGB, 32 x 32; yields what `ImageDataModule` says.
+    """DataModule of CIFAR-10 or CIFAR-100: photographs, RGB, 32 x 32; it yields what `ImageDataModule` describes.
 
     Args:
-        variant: 10 or 100 classes (the fine ones).
+        variant: number of classes, 10 or 100 (the fine ones).
+        kwargs: arguments of `ImageDataModule`.
     """
 
     def __init__(self, variant: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if variant not in LAYOUTS:
-            raise ValueError(f"dataset.variant must be 10 or 100, got {variant}")
+        check_choice("dataset.variant", variant, tuple(LAYOUTS))
         self.layout = LAYOUTS[variant]
         if variant == 10:
             self.confusions = CIFAR10_CONFUSIONS
@@ -88,42 +94,49 @@ class CIFAR(ImageDataModule):
             self.coarse = CIFAR100_COARSE
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the pickles."""
         return read_cifar(find_cifar(self.root, self.layout), self.layout)
 
 
 class SVHN(ImageDataModule):
-    """House numbers, cropped to a digit, RGB, 32 x 32; yields what `ImageDataModule` says."""
+    """DataModule of SVHN: cropped digits of house numbers, RGB, 32 x 32; it yields what `ImageDataModule` describes."""
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the MATLAB files."""
         train, test = (read_svhn(find_svhn(self.root, part)) for part in ("train", "test"))
         return train, test, DIGITS
 
 
 class TinyImageNet(ImageDataModule):
-    """200 classes of ImageNet, RGB, 64 x 64; yields what `ImageDataModule` says. Test is its validation part."""
+    """DataModule of Tiny-ImageNet: 200 classes, RGB, 64 x 64; it yields what `ImageDataModule` describes.
+
+    The test part is its validation part.
+    """
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the images."""
         return read_tiny_imagenet(find_tiny_imagenet(self.root))
 
 
 class ImageFolder(ImageDataModule):
-    """Image files of one's own, a folder a class; yields what `ImageDataModule` says.
+    """DataModule of image files in one folder a class; it yields what `ImageDataModule` describes.
 
     Args:
-        folder: below the data folder, or absolute; holds train/CLASS/*.png (.jpg, .pgm, ...) and test/CLASS/*, or val
-            where there is no test.
-        size: every image is squeezed to (size, size). channels: 3 (RGB) or 1 (grey).
+        folder: path below the data folder, or absolute. It holds train/CLASS/*.png (.jpg, .pgm, ..., sub-folders too)
+            and test/CLASS/*, or val if there is no test.
+        size: side to which every image is resized, without keeping its proportions.
+        channels: 3 for RGB, 1 for grey.
+        kwargs: arguments of `ImageDataModule`.
     """
 
     def __init__(self, folder: str, size: int = 32, channels: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if size < 1:
-            raise ValueError(f"dataset.size must be positive, got {size}")
-        if channels not in (1, 3):
-            raise ValueError(f"dataset.channels must be 1 or 3, got {channels}")
+        check_positive("dataset", size=size)
+        check_choice("dataset.channels", channels, (1, 3))
         self.folder, self.size, self.channels = folder, size, channels
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the folder."""
         folder = self.root / self.folder
         if not (folder / "train").is_dir():
             wanted = [folder / "train" / "CLASS" / "IMAGE.png", folder / "test" / "CLASS" / "IMAGE.png"]
@@ -132,29 +145,32 @@ class ImageFolder(ImageDataModule):
 
 
 class RedMiniImageNet(ImageDataModule):
-    """100 classes of ImageNet with wrong images of the web, RGB, 32 x 32; yields what `ImageDataModule` says.
+    """DataModule of Red Mini-ImageNet: 100 classes, RGB, 32 x 32; it yields what `ImageDataModule` describes.
 
-    Which of the labels are wrong is not known: `noisy` is where `noise` has changed them.
+    It is not known which labels are wrong: `noisy` marks those that `noise` has changed.
 
     Args:
-        level: share of the training images that the web's wrong ones replace, of `RED_LEVELS`.
+        level: share of training images that are replaced by mislabelled ones from the web, one of `RED_LEVELS`.
+        kwargs: arguments of `ImageDataModule`.
     """
 
     def __init__(self, level: float = 0.4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if level not in RED_LEVELS:
-            raise ValueError(f"dataset.level must be one of {', '.join(map(str, RED_LEVELS))}; got {level}")
+        check_choice("dataset.level", level, RED_LEVELS)
         self.level = float(level)
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the lists and their images."""
         return read_red_mini_imagenet(self.root, self.level)
 
 
-class _Squared(ImageDataModule):
-    """Photographs of any form, of which the middle is kept.
+class CenterCrops(ImageDataModule):
+    """Base class for photographs of any form: they are resized, and their centre is cut out.
 
     Args:
-        size: pixels a side. resize: of the shorter side of the image that this is the middle of, at least `size`.
+        size: side of the centre in pixels.
+        resize: shorter side of the resized image in pixels, at least `size`.
+        kwargs: arguments of `ImageDataModule`.
     """
 
     def __init__(self, size: int, resize: int, **kwargs: Any) -> None:
@@ -164,34 +180,34 @@ class _Squared(ImageDataModule):
         self.size, self.resize = size, resize
 
 
-class MiniWebVision(_Squared):
-    """The first 50 classes of WebVision 1.0's Google images, RGB; yields what `ImageDataModule` says.
+class MiniWebVision(CenterCrops):
+    """DataModule of the first 50 classes of WebVision 1.0's Google images, RGB.
 
-    Which labels are wrong is not known. Test is its validation part.
-
-    Args:
-        size: pixels a side. resize: of the shorter side of the image that this is the middle of, at least `size`.
+    It yields what `ImageDataModule` describes and takes the arguments of `CenterCrops`. It is not known which labels
+    are wrong. The test part is its validation part.
     """
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the lists and their images."""
         return read_mini_webvision(self.root, self.size, self.resize)
 
 
-class Clothing1M(_Squared):
-    """Photographs of 14 kinds of clothes out of shops, RGB; yields what `ImageDataModule` says. Test is the clean one.
+class Clothing1M(CenterCrops):
+    """DataModule of Clothing1M: photographs of 14 kinds of clothes from shops, RGB.
 
-    Which training labels are wrong is not known.
+    It yields what `ImageDataModule` describes. It is not known which training labels are wrong. The test part is the
+    clean one.
 
     Args:
-        per_class: so many training images of each class, drawn by `split_seed`; None: all.
-        size: pixels a side. resize: of the shorter side of the image that this is the middle of, at least `size`.
+        per_class: number of training images of each class, drawn by `split_seed`; None: all.
+        kwargs: arguments of `CenterCrops`.
     """
 
     def __init__(self, per_class: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if per_class is not None and per_class < 1:
-            raise ValueError(f"dataset.per_class must be positive, got {per_class}")
+        check_positive("dataset", per_class=per_class)
         self.per_class = per_class
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
+        """Read the lists and their images."""
         return read_clothing1m(self.root, self.size, self.resize, self.per_class, self.split_seed)

@@ -1,4 +1,4 @@
-"""The embedded digits: 1,797 handwritten ones of 8 x 8 (Alpaydin and Kaynak 1998), which come with scikit-learn."""
+"""Embedded data set: 1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998), shipped with scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ TEST = 360
 
 
 def read_digits(size: int) -> tuple[ImageSet, ImageSet]:
-    """Train (1,437) and test (360), a split of our own, stratified and always the same.
+    """Read the digits and split them into train (1,437) and test (360), stratified and always alike.
 
-    Their values 0..16 become 0..255, enlarged bilinearly to (size, size) and rounded.
+    The split is ours; none is published. The values 0..16 are scaled to 0..255.
+
+    Args:
+        size: side of the images, which are enlarged bilinearly.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

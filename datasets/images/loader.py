@@ -13,36 +13,55 @@ from datasets.images.augment import Augment
 
 
 class ImageSet(NamedTuple):
-    """images: (N, C, H, W) uint8; labels: (N,) int64, classes 0..K-1."""
+    """Images and their labels.
+
+    Shapes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, classes 0..K-1.
+    """
 
     images: Tensor
     labels: Tensor
 
 
 class ImageBatch(NamedTuple):
-    """x: (B, C, H, W) float32 in [0, 1]; y: (B,) int64 class; index: (B,) int64, place of each image in its part."""
+    """Batch of images.
+
+    Shapes:
+        x: (B, C, H, W) float32 in [0, 1].
+        y: (B,) int64, class of each image.
+        index: (B,) int64, place of each image in its part.
+    """
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
 
 
 class ImageLoader:
-    """Iterates over ImageBatches of `batch_size` images; of several processes each gets its share of every batch.
+    """Loader of ImageBatches; of several processes each gets its share of every global batch.
 
-    Shuffling follows (seed, epoch) alone, and augmentation (seed, epoch, number of the batch): a resumed run sees what
-    an uninterrupted one sees, and neither the device nor the number of processes changes what is drawn. The images
-    move to `device` once, as bytes; batches are cut out, augmented and made float there.
+    Shuffling depends on (seed, epoch) alone, and augmentation on (seed, epoch, number of the batch). So a resumed run
+    sees what an uninterrupted one sees, and neither the device nor the number of processes changes what is drawn. The
+    images move to `device` once, as bytes; batches are cut out, augmented and converted to float there.
 
-    A last batch of fewer images than there are processes joins the one before it, so that none is left without.
+    A last batch with fewer images than there are processes is joined to the one before it.
 
     Args:
-        places: the images that it goes through, (M,) int64 in the part; None: all of them.
-        drop_last: leave out a last batch that is not full. augment: what is done to every batch.
-        views: times that a batch has each of its `batch_size` images, augmented anew: all of them, then all again.
-        rank, world_size: of this process.
+        images: images and labels of a part.
+        batch_size: images in a global batch.
+        places: (M,) int64, places of the images to go through; None: all.
+        shuffle: shuffle the images in every epoch.
+        drop_last: leave out a last batch that is not full.
+        augment: augmentation of every batch, or None.
+        views: number of differently augmented copies of each image in a batch: all images once, then all again.
+        seed: seed of shuffling and augmentation.
+        rank: number of this process.
+        world_size: number of processes.
+        device: device of the batches.
 
-    Raises ValueError where there is not a batch for every process.
+    Raises:
+        ValueError: there is not an image of each batch for every process, or no full batch with `drop_last`.
     """
 
     def __init__(
@@ -70,20 +89,20 @@ class ImageLoader:
         self.shuffle, self.drop_last, self.augment, self.views, self.seed = shuffle, drop_last, augment, views, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
+        self.sampler, self.batch_sampler = self, None  # Lightning calls set_epoch of a loader's sampler
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch, which shuffling and augmentation depend on."""
         self.epoch = epoch
 
     def _sizes(self) -> list[int]:
-        """Images of each global batch."""
         return batch_sizes(len(self.places), self.batch_size, self.world_size, self.drop_last)
 
     def __len__(self) -> int:
         return len(self._sizes())
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        epoch = self.epoch  # looked up at the first batch: Lightning sets it after it has made the iterator
+        epoch = self.epoch  # read at the first batch: Lightning sets it after it has created the iterator
         order = self.places
         if self.shuffle:
             order = order[torch.randperm(len(order), generator=generator(self.seed, epoch))]
@@ -92,20 +111,31 @@ class ImageLoader:
             yield self._batch(index, (self.seed, epoch, number))
 
     def _batch(self, index: Tensor, key: tuple[int, ...]) -> ImageBatch:
-        """This process's share of the global batch of the images `index`, whose augmentation follows `key`."""
+        """Return this process's share of a global batch.
+
+        Args:
+            index: (B,) int64, places of the images of the global batch.
+            key: numbers that the augmentation depends on.
+        """
         share = torch.arange(self.views * len(index)).view(self.views, -1)[:, self.rank :: self.world_size].flatten()
         index = index.repeat(self.views)
-        here = index[share].to(self.images.images.device)
-        x = self.images.images.index_select(0, here)
+        places = index[share].to(self.images.images.device)
+        x = self.images.images.index_select(0, places)
         if self.augment:
             corner, mirrored = self.augment.draw(len(index), generator(*key))
             x = self.augment.apply(x, corner[share], mirrored[share])
-        return ImageBatch(x.float().div_(255), self.images.labels.index_select(0, here), here)
+        return ImageBatch(x.float().div_(255), self.images.labels.index_select(0, places), places)
 
 
-class Turns:
-    """Iterates over 0, 1, ..., as many as `count` says once the first is asked for: a training loop's steps, for
-    methods that cut their own batches, of a number that may change from epoch to epoch. At least one."""
+class StepNumbers:
+    """Step numbers of an epoch, 0, 1, ..., for methods that cut their own batches.
+
+    There is at least one step.
+
+    Args:
+        count: function that returns the number of steps. It is called after the first number has been yielded, when
+            the epoch has begun, since the number may change from epoch to epoch.
+    """
 
     def __init__(self, count: Callable[[], int]) -> None:
         self.count = count

@@ -8,21 +8,37 @@ import torch
 from torch import Tensor
 
 
-def tail_counts(largest: int, imbalance: float, num_classes: int) -> list[int]:
-    """K numbers of images: int(largest f^(c / (K - 1))) of class c, f = 1 / imbalance.
+def long_tail_counts(largest: int, imbalance: float, num_classes: int) -> list[int]:
+    """Return the number of images of each class: int(largest f^(c / (K - 1))) for class c, with f = 1 / imbalance.
 
-    The first class has `largest`, the last about `imbalance` times fewer. Raises ValueError for imbalance < 1.
+    Args:
+        largest: number of images of the first class.
+        imbalance: ratio of the numbers of images of the first and the last class, at least 1.
+        num_classes: number of classes, K.
+
+    Raises:
+        ValueError: the ratio is below 1.
     """
     if not imbalance >= 1:
         raise ValueError(f"dataset.imbalance must be at least 1 (times fewer images), got {imbalance}")
     return [int(largest * (1 / imbalance) ** (c / max(num_classes - 1, 1))) for c in range(num_classes)]
 
 
-def first_of_each(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
-    """(N,) int64 classes -> (sum of counts,) int64 places of the first counts[c] of a shuffle of each class c.
+def subset_per_class(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
+    """Draw counts[c] images of each class c: the first ones of a shuffle of the class.
 
-    With the same seed, smaller counts give a part of what larger ones give. In ascending order. Raises ValueError where
-    a class has too few.
+    With the same seed, smaller counts give a subset of what larger ones give.
+
+    Args:
+        labels: (N,) int64 classes.
+        counts: number of images of each class.
+        seed: seed of the shuffles.
+
+    Returns:
+        Places of the images, in ascending order: (sum of counts,) int64.
+
+    Raises:
+        ValueError: a class has too few images.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = []

@@ -1,4 +1,4 @@
-"""SVHN (Netzer et al. 2011), the cropped digits: MATLAB files."""
+"""Reader of the MATLAB files of SVHN (Netzer et al. 2011), the cropped digits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ MD5 = {
 
 
 def find_svhn(root: Path, part: str) -> Path:
-    """PART_32x32.mat below root/SVHN, root/svhn or root, downloaded where it is missing.
+    """Return the path of PART_32x32.mat below root/SVHN, root/svhn or root; it is downloaded if it is missing.
 
-    Raises MissingData, CorruptData.
+    Args:
+        root: data folder.
+        part: "train" or "test".
+
+    Raises:
+        MissingData: the file is missing, and its download fails.
+        CorruptData: the downloaded file has another checksum.
     """
     name = f"{part}_32x32.mat"
     places = [root / "SVHN" / name, root / "svhn" / name, root / name]
@@ -31,7 +37,11 @@ def find_svhn(root: Path, part: str) -> Path:
 
 
 def read_svhn(path: Path) -> ImageSet:
-    """X: uint8 (32, 32, 3, N), y: (N, 1) in 1..10, where 10 stands for the digit 0. Raises CorruptData."""
+    """Read a part: X uint8 (32, 32, 3, N) and y (N, 1) in 1..10, where 10 stands for the digit 0.
+
+    Raises:
+        CorruptData: the file is damaged or has other content.
+    """
     from scipy.io import loadmat
 
     try:

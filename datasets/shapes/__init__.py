@@ -1,1 +1,1 @@
-"""Solid shapes: points that lie inside or outside, points on the surface, voxels and pictures of them."""
+"""Shapes: query points inside and outside, points on the surface, voxels and images."""

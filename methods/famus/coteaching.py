@@ -1,4 +1,4 @@
-"""Co-teaching (Han et al. 2018): two networks, each of which learns what the other finds easy."""
+"""Co-teaching (Han et al. 2018, arXiv 1804.06872): each of two networks learns the small-loss samples of the other."""
 
 from __future__ import annotations
 
@@ -7,72 +7,92 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.famus.module import NoisyTraining, hits
-from methods.famus.pair import Pair
+from methods.famus.module import NoisyTraining, correct_in_top_k
+from methods.famus.network_pair import NetworkPair
 
 
-def kept_share(epoch: int, forget_rate: float, gradual: int) -> float:
-    """Of the samples of a batch: from 1 in the first epoch down to 1 - forget_rate after `gradual` epochs."""
-    if gradual <= 1:
+def remember_rate(epoch: int, forget_rate: float, gradual_epochs: int) -> float:
+    """Return R(T), the fraction of samples kept: 1 in the first epoch, 1 - forget_rate after `gradual_epochs`.
+
+    Args:
+        epoch: epoch T, from 0.
+        forget_rate: fraction of samples left out at last.
+        gradual_epochs: number of epochs in which the fraction falls linearly (T_k).
+    """
+    if gradual_epochs <= 1:
         return 1 - forget_rate
-    return 1 - forget_rate * min(epoch / (gradual - 1), 1.0)
+    return 1 - forget_rate * min(epoch / (gradual_epochs - 1), 1.0)
 
 
-def exchanged(first: Tensor, second: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Places of the samples that the first and the second network learn: the `count` of least loss by the other one.
+def exchange_small_losses(first: Tensor, second: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Select the samples that each network learns: those with the smallest losses under the other network.
 
-    first, second: (n,) losses by each network. -> (count,), (count,).
+    Args:
+        first: losses (n,) under the first network.
+        second: losses (n,) under the second network.
+        count: number of samples to select.
+
+    Returns:
+        Indices (count,) for the first and for the second network.
     """
     for_first, for_second = (losses.detach().topk(count, largest=False).indices for losses in (second, first))
     return for_first, for_second
 
 
 class CoTeaching(NoisyTraining):
-    """Adam on both networks; each learns the samples of least loss by the other. Accuracies are means of the two's.
+    """Co-teaching with Adam. Validation and test accuracies are means over both networks.
 
-    Losses, weights and `train/acc` are the first network's. The given `lr` is Adam's; SGD's arguments have no place.
+    Losses, weights and train/acc are those of the first network.
 
     Args:
-        network: the first of the two.
-        forget_rate: samples left out at last, as a fraction: the noise rate. gradual: epochs until then.
-        decay_from: epoch, from 0, from which on lr goes to 0 in a straight line, and beta1 is `late_beta`.
+        network: the first network; the second is another draw of it.
+        forget_rate: fraction of samples left out at last; the noise rate.
+        gradual_epochs: number of epochs until then (T_k).
+        lr: learning rate of Adam.
+        decay_start: epoch, from 0, from which the rate falls linearly to 0 and beta1 is `late_beta1`.
+        late_beta1: beta1 of Adam from `decay_start` on.
     """
 
     def __init__(
         self,
         network: nn.Module,
         forget_rate: float,
-        gradual: int = 10,
+        gradual_epochs: int = 10,
         lr: float = 0.001,
-        decay_from: int = 80,
-        late_beta: float = 0.1,
+        decay_start: int = 80,
+        late_beta1: float = 0.1,
     ) -> None:
-        super().__init__(Pair(network), lr)
+        super().__init__(NetworkPair(network), lr)
         if not 0 <= forget_rate < 1:
             raise ValueError(f"method.forget_rate must be in [0, 1), got {forget_rate}")
-        self.forget_rate, self.gradual, self.decay_from, self.late_beta = forget_rate, gradual, decay_from, late_beta
+        self.forget_rate, self.gradual_epochs = forget_rate, gradual_epochs
+        self.decay_start, self.late_beta1 = decay_start, late_beta1
 
     def configure_optimizers(self) -> Any:
+        """Return Adam over both networks."""
         return [torch.optim.Adam(self.network.parameters(), self.lr)], []
 
     def on_train_epoch_start(self) -> None:
+        """Set Adam's learning rate and beta1 of the epoch."""
         super().on_train_epoch_start()
-        epochs = self.trainer.max_epochs
-        if self.current_epoch >= self.decay_from:
+        epochs = self.trainer.max_epochs or 0
+        if self.current_epoch >= self.decay_start:
             (group,) = self.trainer.optimizers[0].param_groups
-            group["lr"] = self.lr * (epochs - self.current_epoch) / (epochs - self.decay_from)
-            group["betas"] = (self.late_beta, group["betas"][1])
+            group["lr"] = self.lr * (epochs - self.current_epoch) / (epochs - self.decay_start)
+            group["betas"] = (self.late_beta1, group["betas"][1])
 
-    def training_step(self, batch: Any, index: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Train both networks on the samples that they exchange."""
         first, second = (network(batch.x) for network in self.network.networks)
-        losses = [self.loss(logits, batch.y) for logits in (first, second)]
-        kept = kept_share(self.current_epoch, self.forget_rate, self.gradual)
+        first_losses, second_losses = (self.loss(logits, batch.y) for logits in (first, second))
+        kept = remember_rate(self.current_epoch, self.forget_rate, self.gradual_epochs)
         count = max(1, int(kept * len(batch.y)))
-        mine, theirs = exchanged(*losses, count)
-        self.descend(losses[0][mine].mean() + losses[1][theirs].mean())
-        share = torch.zeros_like(losses[0], requires_grad=False).index_fill(0, mine, 1 / count)
-        return self.record(batch, first, losses[0], share)
+        for_first, for_second = exchange_small_losses(first_losses, second_losses, count)
+        self.update_network(first_losses[for_first].mean() + second_losses[for_second].mean())
+        weights = torch.zeros_like(first_losses, requires_grad=False).index_fill(0, for_first, 1 / count)
+        return self.log_batch(batch, first, first_losses, weights)
 
-    def right(self, batch: Any, top: int = 1) -> Tensor:
-        found = [hits(network(batch.x), batch.y, top) for network in self.network.networks]
-        return (found[0] + found[1]) / 2
+    def correct(self, batch: Any, top_k: int = 1) -> Tensor:
+        """Return (n,), the fraction of the networks that are right on each image."""
+        first, second = (correct_in_top_k(network(batch.x), batch.y, top_k) for network in self.network.networks)
+        return (first + second) / 2

@@ -1,4 +1,4 @@
-"""Losses of each sample, and class weights, for classes of unequal size."""
+"""Per-sample losses for noisy or imbalanced classes, and the classifier that LDAM needs."""
 
 from __future__ import annotations
 
@@ -8,46 +8,53 @@ from torch.nn.functional import cross_entropy, linear, normalize, one_hot
 
 
 def focal_losses(logits: Tensor, y: Tensor, gamma: float) -> Tensor:
-    """(1 - p)^gamma times the cross-entropy, p of the labelled class (Lin et al. 2017). (n, K), (n,) -> (n,)."""
+    """Return (1 - p)^gamma times the cross-entropy, p being the probability of the label (Lin et al. 2017).
+
+    Shapes: logits (n, K), y (n,) -> (n,).
+    """
     losses = cross_entropy(logits, y, reduction="none")
     return (1 - (-losses).exp()) ** gamma * losses
 
 
-def class_margins(counts: Tensor, largest: float) -> Tensor:
-    """Margins in proportion to n^(-1/4) (Cao et al. 2019, equation 13): (K,) images of each class -> (K,).
+def class_margins(counts: Tensor, max_margin: float) -> Tensor:
+    """Return margins proportional to n^(-1/4) (Cao et al. 2019, equation 13).
 
-    largest: of the smallest class.
+    Args:
+        counts: number of images of each class, (K,).
+        max_margin: margin of the smallest class.
+
+    Returns:
+        Margins (K,), float32.
     """
     margins = counts.double() ** -0.25
-    return (margins * (largest / margins.max())).float()
+    return (margins * (max_margin / margins.max())).float()
 
 
 def margin_losses(logits: Tensor, y: Tensor, margins: Tensor) -> Tensor:
-    """Cross-entropy with the labelled class's logit lowered by its margin (LDAM). (n, K), (n,), (K,) -> (n,)."""
+    """Return the cross-entropy with the label's logit lowered by its margin (LDAM).
+
+    Shapes: logits (n, K), y (n,), margins (K,) -> (n,).
+    """
     return cross_entropy(logits - one_hot(y, logits.shape[1]) * margins, y, reduction="none")
 
 
-def balanced_weights(counts: Tensor, beta: float) -> Tensor:
-    """(1 - beta) / (1 - beta^n), with mean 1 (Cui et al. 2019): (K,) images of each class -> (K,).
-
-    beta = 0 gives all classes 1; towards 1 they tend to 1 / n.
-    """
-    weights = (1 - beta) / (1 - beta ** counts.double())
-    return (weights / weights.mean()).float()
-
-
 class CrossEntropy(nn.Module):
-    """Cross-entropy of each sample: logits (n, K), classes (n,) -> (n,)."""
+    """Cross-entropy of each sample. Base class of the other losses."""
 
-    def see(self, counts: Tensor) -> None:
-        """counts: (K,) training images of each class, before training."""
+    def set_class_counts(self, counts: Tensor) -> None:
+        """Take the number of training images of each class, (K,), before training."""
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the losses: (n, K), (n,) -> (n,)."""
         return cross_entropy(logits, y, reduction="none")
 
 
 class Focal(CrossEntropy):
-    """`focal_losses`. gamma: 0 is the cross-entropy."""
+    """Focal loss of each sample (Lin et al. 2017), in its softmax form.
+
+    Args:
+        gamma: exponent of 1 - p; 0 gives the cross-entropy.
+    """
 
     def __init__(self, gamma: float = 1.0) -> None:
         super().__init__()
@@ -56,38 +63,50 @@ class Focal(CrossEntropy):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the losses: (n, K), (n,) -> (n,)."""
         return focal_losses(logits, y, self.gamma)
 
 
 class LDAM(CrossEntropy):
-    """`margin_losses` for a classifier that gives scaled cosines (`CosineHead`).
+    """Label-distribution-aware margin loss (Cao et al. 2019), for logits that are scaled cosines (`CosineHead`).
 
-    margin: of the smallest class, as a cosine. scale: of the logits, that of the head.
+    Args:
+        max_margin: margin of the smallest class, as a cosine.
+        scale: factor of the cosines in the logits, the same as in the head.
     """
 
     margins: Tensor
 
-    def __init__(self, margin: float = 0.5, scale: float = 30.0) -> None:
+    def __init__(self, max_margin: float = 0.5, scale: float = 30.0) -> None:
         super().__init__()
-        self.margin, self.scale = margin, scale
+        self.max_margin, self.scale = max_margin, scale
 
-    def see(self, counts: Tensor) -> None:
-        """Raises ValueError where a class has no images."""
+    def set_class_counts(self, counts: Tensor) -> None:
+        """Compute the margins from the number of training images of each class, (K,).
+
+        Raises:
+            ValueError: a class has no images.
+        """
         if not counts.all():
             raise ValueError(
-                "method.loss sets margins by the classes' numbers of training images, and one has none: "
+                "method.loss sets margins by the number of training images of each class, and a class has none: "
                 "raise dataset.limit_train, or lower dataset.imbalance"
             )
-        self.register_buffer("margins", self.scale * class_margins(counts, self.margin), persistent=False)
+        self.register_buffer("margins", self.scale * class_margins(counts, self.max_margin), persistent=False)
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the losses: (n, K), (n,) -> (n,)."""
         return margin_losses(logits, y, self.margins)
 
 
 class CosineHead(nn.Module):
-    """In place of a linear classifier: `scale` times the cosine of features (n, D) and each class's weights -> (n, K).
+    """Classifier whose logits are scaled cosines of the features and each class's weights (LDAM).
 
-    linear: the one that is replaced, of whose size it is. Weights start in random directions, with length 1.
+    Weights start in random directions with length 1.
+
+    Args:
+        linear: linear classifier that it replaces, which gives the sizes.
+        scale: factor of the cosines.
     """
 
     def __init__(self, linear: nn.Linear, scale: float = 30.0) -> None:
@@ -96,4 +115,5 @@ class CosineHead(nn.Module):
         self.weight = nn.Parameter(normalize(torch.randn_like(linear.weight)))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the logits: (n, D) -> (n, K)."""
         return self.scale * linear(normalize(features), normalize(self.weight))

@@ -1,4 +1,4 @@
-"""How noisy the statistics of BatchNorm are on graphs (paper, section 3.2 and figure 3)."""
+"""Noise of BatchNorm's batch statistics on graphs (paper, section 3.2 and figure 3)."""
 
 from __future__ import annotations
 
@@ -9,68 +9,98 @@ import torch
 from torch import Tensor, nn
 
 from methods.graphnorm.module import GraphClassifier
+from methods.plots import COLUMN_WIDTH
 
 LAYERS = ("first", "last")
 
 
 class BatchNoise(GraphClassifier):
-    """Trains exactly as GraphClassifier does, and watches what enters the network's first and last BatchNorm.
+    """GraphClassifier that records the statistics of the inputs of the network's first and last BatchNorm.
 
-    Metrics, beside those of GraphClassifier, once an epoch and averaged over the channels: `train/bn_first_mean`,
-    `train/bn_first_std` (over all nodes of the epoch's batches: the data set's), `train/bn_first_mean_max|_min`,
-    `train/bn_first_std_max|_min` (largest and smallest over the batches), and the same for `last`. They are the very
-    statistics that training normalised with, so both contain how far the weights moved within the epoch.
+    Metrics beside those of GraphClassifier, once an epoch and averaged over the channels (likewise for `last`):
+        train/bn_first_mean, train/bn_first_std: over all nodes of the epoch's batches, that is of the data set.
+        train/bn_first_mean_max, train/bn_first_mean_min: largest and smallest mean of a batch.
+        train/bn_first_std_max, train/bn_first_std_min: largest and smallest standard deviation of a batch.
+
+    They are the statistics that training normalised with, so they contain the change of the weights within the epoch.
     Under several processes a batch is a process's share of it, as it is for BatchNorm.
 
-    Args: those of GraphClassifier. Raises ValueError where the network has no BatchNorm.
+    Args:
+        network: network with a BatchNorm layer.
+        kwargs: arguments of `GraphClassifier`.
+
+    Raises:
+        ValueError: the network has no BatchNorm.
     """
 
-    def __init__(self, network: nn.Module, **kwargs) -> None:
+    def __init__(self, network: nn.Module, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
         norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
         if not norms:
-            raise ValueError("this method watches BatchNorm, which the network does not have: set model.norm=batch")
+            raise ValueError("this method records BatchNorm, which the network does not have: set model.norm=batch")
         self.batches: dict[str, list[tuple[Tensor, Tensor, int]]] = {layer: [] for layer in LAYERS}
         self.history: dict[str, list[float]] = {}
         for layer, norm in zip(LAYERS, (norms[0], norms[-1]), strict=True):
-            norm.register_forward_pre_hook(partial(self._watch, layer))
+            norm.register_forward_pre_hook(partial(self._record, layer))
 
-    def _watch(self, layer: str, norm: nn.Module, args: tuple[Tensor]) -> None:
+    def _record(self, layer: str, norm: nn.Module, args: tuple[Tensor]) -> None:
         if norm.training:
             h = args[0].detach()  # (N, d)
             self.batches[layer].append((h.mean(0), h.var(0, correction=0), len(h)))
 
     def on_train_epoch_end(self) -> None:
+        """Log the statistics of the epoch."""
         super().on_train_epoch_end()
         for layer, batches in self.batches.items():
             means, variances, nodes = zip(*batches, strict=True)
             batches.clear()
             channels = means[0].numel()
-            gathered = [self.all_gather(torch.stack(t)).reshape(-1, channels) for t in (means, variances)]
-            nodes = self.all_gather(means[0].new_tensor(nodes)).reshape(-1)
-            for name, value in summarise(*gathered, nodes).items():
+            statistics = batch_statistics(
+                self._gather(torch.stack(means)).reshape(-1, channels),
+                self._gather(torch.stack(variances)).reshape(-1, channels),
+                self._gather(means[0].new_tensor(nodes)).reshape(-1),
+            )
+            for name, value in statistics.items():
                 self.log(f"train/bn_{layer}_{name}", value, sync_dist=True)
                 self.history.setdefault(f"{layer}_{name}", []).append(float(value))
 
+    def _gather(self, tensor: Tensor) -> Tensor:
+        """Return the tensors of all processes."""
+        gathered = self.all_gather(tensor)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the statistics of all epochs."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["batch_noise"] = {name: list(values) for name, values in self.history.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load the statistics of all epochs, unless the checkpoint is loaded for a test."""
         super().on_load_checkpoint(checkpoint)
         if self.trainer.training:
             self.history = {name: list(values) for name, values in checkpoint["batch_noise"].items()}
 
     def figures(self) -> dict[str, Any]:
-        """Statistics of the data set beside the extremes over the batches, against the epoch."""
-        return super().figures() | {"batch_noise": draw(self.history)}
+        """Return the figures of GraphClassifier and one of the statistics against the epoch."""
+        return super().figures() | {"batch_noise": draw_batch_noise(self.history)}
 
 
-def summarise(means: Tensor, variances: Tensor, nodes: Tensor) -> dict[str, Tensor]:
-    """From the statistics of T batches to scalars, each averaged over the d channels.
+def batch_statistics(means: Tensor, variances: Tensor, nodes: Tensor) -> dict[str, Tensor]:
+    """Compute statistics of all batches together and their extremes, averaged over the channels.
 
-    means, variances (biased): (T, d); nodes in each batch: (T,). Returns `mean`, `std` (of all the batches' nodes
-    together, by the law of total variance), and `mean_max`, `mean_min`, `std_max`, `std_min` (over the batches).
+    Args:
+        means: mean of each batch.
+        variances: biased variance of each batch.
+        nodes: number of nodes of each batch.
+
+    Returns:
+        Scalars by name: `mean` and `std` of the nodes of all batches together, by the law of total variance; and
+        `mean_max`, `mean_min`, `std_max`, `std_min` over the batches.
+
+    Shapes:
+        means, variances: (T, d).
+        nodes: (T,).
     """
     weights = (nodes / nodes.sum()).unsqueeze(1)
     mean = (weights * means).sum(0)
@@ -81,11 +111,15 @@ def summarise(means: Tensor, variances: Tensor, nodes: Tensor) -> dict[str, Tens
     return summary
 
 
-def draw(history: dict[str, list[float]]) -> Any:
-    """Rows: mean, standard deviation; columns: first, last BatchNorm. history: `<layer>_<name>` -> a value an epoch."""
+def draw_batch_noise(history: dict[str, list[float]]) -> Any:
+    """Draw mean (upper row) and standard deviation (lower row) of the first and the last BatchNorm (columns).
+
+    Args:
+        history: values of the epochs by `<layer>_<statistic>`.
+    """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(3.4, 2.9), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(COLUMN_WIDTH, 2.9), sharex=True, layout="constrained")
     for column, layer in zip(axes.T, LAYERS, strict=True):
         column[0].set_title(f"{layer} BatchNorm")
         column[-1].set_xlabel("epoch")

@@ -1,34 +1,36 @@
-"""Sums over neighbours and over graphs as sparse products, with backward passes that never build a transpose."""
+"""Sums over neighbours and over graphs as sparse products, whose backward passes build no transposed matrix."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 class _SymmetricProduct(torch.autograd.Function):
-    """A h + own h for symmetric sparse A and a number own: the backward pass is A g + own g."""
+    """A h + w h for symmetric sparse A and a number w; the backward pass is A g + w g."""
 
     @staticmethod
-    def forward(ctx, adj: Tensor, h: Tensor, own: float) -> Tensor:
-        ctx.adj, ctx.own = adj, own
-        return _product(adj, h, own)
+    def forward(ctx: Any, adj: Tensor, h: Tensor, self_weight: float) -> Tensor:
+        ctx.adj, ctx.self_weight = adj, self_weight
+        return _product(adj, h, self_weight)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
-        return None, _product(ctx.adj, grad.contiguous(), ctx.own), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+        return None, _product(ctx.adj, grad.contiguous(), ctx.self_weight), None
 
 
 class _SegmentSum(torch.autograd.Function):
-    """Sum of consecutive rows per graph: the backward pass copies each graph's gradient to its nodes."""
+    """Sum over the nodes of each graph; the backward pass copies each graph's gradient to its nodes."""
 
     @staticmethod
-    def forward(ctx, pool: Tensor, batch: Tensor, h: Tensor) -> Tensor:
+    def forward(ctx: Any, pool: Tensor, batch: Tensor, h: Tensor) -> Tensor:
         ctx.batch = batch
         return _product(pool, h)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:  # type: ignore[override]
         return None, None, grad.index_select(0, ctx.batch)
 
 
@@ -36,7 +38,17 @@ class _GraphNorm(torch.autograd.Function):
     """GraphNorm with its closed-form gradient, in float32 or better."""
 
     @staticmethod
-    def forward(ctx, h, mean_scale, weight, bias, pool, batch, inverse_sizes, eps):
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        mean_scale: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        pool: Tensor,
+        batch: Tensor,
+        inverse_sizes: Tensor,
+        eps: float,
+    ) -> Tensor:
         mean = _product(pool, h) * inverse_sizes
         shifted = (mean * mean_scale).index_select(0, batch)
         torch.sub(h, shifted, out=shifted)
@@ -47,7 +59,7 @@ class _GraphNorm(torch.autograd.Function):
         return torch.addcmul(bias, scaled, weight)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         mean_scale, weight, mean, rstd, scaled, batch, inverse_sizes = ctx.saved_tensors
         per_graph = _product(ctx.pool, grad * scaled)
         grad_weight, grad_bias = per_graph.sum(0), grad.sum(0)
@@ -61,33 +73,73 @@ class _GraphNorm(torch.autograd.Function):
         return grad_h, grad_scale, grad_weight, grad_bias, None, None, None, None
 
 
-def _product(sparse: Tensor, dense: Tensor, own: float = 0.0) -> Tensor:
+def _product(sparse: Tensor, dense: Tensor, self_weight: float = 0.0) -> Tensor:
     with torch.autocast(dense.device.type, enabled=False):  # sums stay in float32 or better
         sparse = sparse if sparse.dtype == dense.dtype else sparse.to(dense.dtype)
-        return torch.addmm(dense, sparse, dense, beta=own) if own else sparse @ dense
+        return torch.addmm(dense, sparse, dense, beta=self_weight) if self_weight else sparse @ dense
 
 
 def _at_least_float32(h: Tensor) -> Tensor:
     return h if h.dtype == torch.float64 else h.float()
 
 
-def neighbour_sum(adj: Tensor, h: Tensor, own: float = 0.0) -> Tensor:
-    """Sum over each node's neighbours, and `own` times itself: symmetric sparse (N, N), (N, d) -> (N, d)."""
-    return _SymmetricProduct.apply(adj, _at_least_float32(h), own)
+def neighbour_sum(adj: Tensor, h: Tensor, self_weight: float = 0.0) -> Tensor:
+    """Return the sum over the neighbours of each node, in float32 or better.
+
+    Args:
+        adj: symmetric sparse adjacency matrix.
+        h: node features.
+        self_weight: weight of the node itself in its sum.
+
+    Shapes:
+        adj: (N, N).
+        h: (N, d).
+        return: (N, d).
+    """
+    return _SymmetricProduct.apply(adj, _at_least_float32(h), self_weight)
 
 
 def segment_sum(pool: Tensor, batch: Tensor, h: Tensor) -> Tensor:
-    """Sum over each graph's nodes: sparse (B, N), (N,) graph of each node, (N, d) -> (B, d)."""
+    """Return the sum over the nodes of each graph, in float32 or better.
+
+    Args:
+        pool: sparse matrix whose row g sums over the nodes of graph g.
+        batch: graph of each node.
+        h: node features.
+
+    Shapes:
+        pool: (B, N).
+        batch: (N,).
+        h: (N, d).
+        return: (B, d).
+    """
     return _SegmentSum.apply(pool, batch, _at_least_float32(h))
 
 
 def graph_norm(
     h: Tensor, mean_scale: Tensor, weight: Tensor, bias: Tensor, pool: Tensor, batch: Tensor, sizes: Tensor, eps: float
 ) -> Tensor:
-    """GraphNorm (paper, section 4), per graph and channel: weight * s / sqrt(mean(s^2) + eps) + bias with
-    s = h - mean_scale * mean(h).
+    """Apply GraphNorm (paper, section 4), in float32 or better.
 
-    h: (N, d); mean_scale, weight, bias: (d,); pool: sparse (B, N); batch: (N,); sizes: (B,). Returns (N, d).
+    Per graph and channel: weight s / sqrt(mean(s^2) + eps) + bias with s = h - mean_scale mean(h).
+
+    Args:
+        h: node features.
+        mean_scale: share of the mean that is subtracted, the paper's alpha.
+        weight: factor of the normalised values, the paper's gamma.
+        bias: summand of the normalised values, the paper's beta.
+        pool: sparse matrix whose row g sums over the nodes of graph g.
+        batch: graph of each node.
+        sizes: number of nodes of each graph.
+        eps: summand inside the root.
+
+    Shapes:
+        h: (N, d).
+        mean_scale, weight, bias: (d,).
+        pool: (B, N).
+        batch: (N,).
+        sizes: (B,).
+        return: (N, d).
     """
     h = _at_least_float32(h)
     inverse_sizes = (1 / sizes.clamp(min=1).to(h.dtype)).unsqueeze(1)

@@ -9,45 +9,57 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from datasets.graphs.store import GraphBatch
+from methods.plots import COLUMN_WIDTH
+
 ZERO = 1e-9  # singular values below this share of the largest count as 0
 
 
 def q_gin(adjacency: Tensor, xi: float = 0.0) -> Tensor:
-    """Aggregation matrix of GIN: A + (1 + xi) I. adjacency: (n, n)."""
+    """Return the aggregation matrix of GIN, A + (1 + xi) I: (n, n) -> (n, n)."""
     return adjacency + (1 + xi) * torch.eye(len(adjacency), dtype=adjacency.dtype, device=adjacency.device)
 
 
 def q_gcn(adjacency: Tensor) -> Tensor:
-    """Aggregation matrix of GCN: D^-1/2 (A + I) D^-1/2, D the row sums of A + I. adjacency: (n, n)."""
+    """Return the aggregation matrix of GCN, D^-1/2 (A + I) D^-1/2 with D the row sums of A + I: (n, n) -> (n, n)."""
     looped = q_gin(adjacency)
     scale = looped.sum(1).rsqrt()
     return scale[:, None] * looped * scale
 
 
 def shifted(q: Tensor) -> Tensor:
-    """Q N with N = I - 1 1^T / n, which subtracts the mean over a graph's nodes: (n, n) -> (n, n)."""
+    """Return Q N with N = I - 1 1^T / n, which subtracts the mean over a graph's nodes: (n, n) -> (n, n)."""
     return q - q.mean(1, keepdim=True)
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """In descending order: (n, n) -> (n,). Exact (a full decomposition), in the matrix's precision."""
+    """Return the singular values in descending order, by a full decomposition: (n, n) -> (n,)."""
     return torch.linalg.svdvals(matrix)
 
 
 def interlaces(q: Tensor, qn: Tensor) -> bool:
-    """Theorem 3.1: q_1 >= qn_1 >= q_2 >= ... >= q_n >= qn_n = 0, up to rounding. q, qn: (n,) in descending order."""
+    """Return whether theorem 3.1 holds up to rounding: q_1 >= qn_1 >= q_2 >= ... >= q_n >= qn_n = 0.
+
+    Args:
+        q: (n,) singular values of Q in descending order.
+        qn: (n,) singular values of Q N in descending order.
+    """
     slack = ZERO * float(q[0])
     return bool((qn <= q + slack).all() and (q[1:] <= qn[:-1] + slack).all() and qn[-1] <= slack)
 
 
 def log10_condition(values: Tensor) -> float | None:
-    """Of the largest over the smallest non-zero singular value; None where all are 0. values: (n,), descending."""
+    """Return log10 of the largest over the smallest non-zero singular value, or None if all are 0.
+
+    Args:
+        values: (n,) singular values in descending order.
+    """
     positive = values[values > ZERO * values[0].clamp(min=1)]
     return float(torch.log10(positive[0] / positive[-1])) if len(positive) else None
 
 
-def adjacencies(graphs) -> Iterator[Tensor]:
-    """The dense float64 adjacency (n, n) of each graph of a GraphBatch, in order."""
+def dense_adjacencies(graphs: GraphBatch) -> Iterator[Tensor]:
+    """Yield the dense adjacency matrix of each graph of a batch, (n, n) float64."""
     crow, col, value = graphs.adj.crow_indices(), graphs.adj.col_indices(), graphs.adj.values().double()
     row = torch.repeat_interleave(crow.diff())
     first = 0
@@ -60,18 +72,23 @@ def adjacencies(graphs) -> Iterator[Tensor]:
 
 
 class Spectrum(LightningModule):
-    """Decomposes Q and Q N of GIN and of GCN for every graph of the held-out fold, in float64. Trains nothing.
+    """Singular values of Q and Q N of GIN and GCN for every graph of the held-out fold, in float64, without training.
 
-    Metrics, each a mean over the fold's graphs, for `gin` and `gcn`: `test/gin_largest_q`, `test/gin_largest_qn`
-    (largest singular value), `test/gin_shrinkage` (the second over the first), `test/gin_log10_condition_q`, `..._qn`
-    (largest over smallest non-zero, of the graphs whose QN is not 0), `test/gin_interlacing` (share of the graphs that
-    obey theorem 3.1, so 1); `test/nodes` (graph size).
+    Metrics, each a mean over the fold's graphs (likewise for `gcn`):
+        test/gin_largest_q, test/gin_largest_qn: largest singular value.
+        test/gin_shrinkage: largest singular value of Q N over that of Q.
+        test/gin_log10_condition_q, test/gin_log10_condition_qn: log10 of the largest over the smallest non-zero
+            singular value, of the graphs whose Q N is not 0.
+        test/gin_interlacing: share of the graphs for which theorem 3.1 holds, so 1.
+        test/nodes: number of nodes.
 
     Args:
-        network: what the runner builds from conf/model; left aside, since Q depends on the graph alone.
-        xi: of Q_GIN = A + (1 + xi) I. graphs: positions, within the held-out fold, of the graphs that the figure shows.
+        network: network that the runner builds; unused, since Q depends on the graph alone.
+        xi: xi of Q_GIN = A + (1 + xi) I.
+        graphs: positions, within the held-out fold, of the graphs that the figure shows.
 
-    Raises ValueError where `graphs` is empty or has a negative position.
+    Raises:
+        ValueError: `graphs` is empty or has a negative position.
     """
 
     tasks = ("graph-classification",)
@@ -83,24 +100,30 @@ class Spectrum(LightningModule):
         self.xi, self.graphs = xi, list(graphs)
         self.spectra: dict[str, list[tuple[Tensor, Tensor]]] = {"gin": [], "gcn": []}
 
-    def test_step(self, graphs, batch_idx: int) -> None:
-        for adjacency in adjacencies(graphs):
+    def test_step(self, graphs: GraphBatch, batch_idx: int) -> None:
+        """Decompose the matrices of each graph of a batch."""
+        for adjacency in dense_adjacencies(graphs):
             for name, q in (("gin", q_gin(adjacency, self.xi)), ("gcn", q_gcn(adjacency))):
                 spectrum = singular_values(q).cpu(), singular_values(shifted(q)).cpu()
                 self.spectra[name].append(spectrum)
-                self._log({f"test/{name}_{key}": value for key, value in measure(*spectrum).items()})
+                self._log({f"test/{name}_{key}": value for key, value in spectrum_metrics(*spectrum).items()})
             self._log({"test/nodes": float(len(adjacency))})
 
     def _log(self, metrics: dict[str, float]) -> None:
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def figures(self) -> dict[str, Any]:
-        """Singular values of the chosen graphs, and the largest ones of all graphs of the fold."""
-        return {"singular_values": draw(self.spectra, self.graphs)}
+        """Return a figure of the singular values of the chosen graphs, and of the largest ones of all graphs."""
+        return {"singular_values": draw_spectra(self.spectra, self.graphs)}
 
 
-def measure(q: Tensor, qn: Tensor) -> dict[str, float]:
-    """The metrics of one graph, from the singular values of Q and of QN, (n,) each in descending order."""
+def spectrum_metrics(q: Tensor, qn: Tensor) -> dict[str, float]:
+    """Return the metrics of one graph.
+
+    Args:
+        q: (n,) singular values of Q in descending order.
+        qn: (n,) singular values of Q N in descending order.
+    """
     metrics = {"largest_q": float(q[0]), "largest_qn": float(qn[0]), "shrinkage": float(qn[0] / q[0])}
     metrics["interlacing"] = float(interlaces(q, qn))
     condition = log10_condition(qn)
@@ -109,14 +132,19 @@ def measure(q: Tensor, qn: Tensor) -> dict[str, float]:
     return metrics
 
 
-def draw(spectra: dict[str, list[tuple[Tensor, Tensor]]], graphs: Sequence[int]) -> Any:
-    """A column for each aggregation, a row for each chosen graph; last row: all graphs' shrinkage by their size."""
+def draw_spectra(spectra: dict[str, list[tuple[Tensor, Tensor]]], graphs: Sequence[int]) -> Any:
+    """Draw a column for each aggregation, with a row for each chosen graph and one of all graphs' shrinkage by size.
+
+    Args:
+        spectra: singular values of Q and Q N of each graph, by aggregation, "gin" and "gcn".
+        graphs: positions of the chosen graphs.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter
 
     rows = [g for g in graphs if g < len(spectra["gin"])]
     height = 1.3 * (len(rows) + 1)
-    figure, axes = plt.subplots(len(rows) + 1, 2, figsize=(3.4, height), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(rows) + 1, 2, figsize=(COLUMN_WIDTH, height), squeeze=False, layout="constrained")
     for column, (name, label) in zip(axes.T, (("gin", "GIN"), ("gcn", "GCN")), strict=True):
         for ax, g in zip(column, rows, strict=False):
             q, qn = spectra[name][g]

@@ -1,4 +1,4 @@
-"""Reconstructions as files."""
+"""Reconstructions as mesh files."""
 
 from __future__ import annotations
 
@@ -6,35 +6,33 @@ from pathlib import Path
 
 import numpy as np
 
-from methods.occnet.surface import Mesh
+from methods.occnet.mesh import Mesh
 
 FORMATS = ("ply", "obj", "glb")
+EMPTY_FILES = {
+    ".ply": "ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\nproperty float y\nproperty float z\n"
+    "element face 0\nproperty list uchar int vertex_indices\nend_header\n",
+    ".obj": "# no surface\n",
+}
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:
-    """In the format that the file's name says, with normals at the vertices where the mesh has them.
+    """Write a mesh in the format of the suffix of the file, with normals at the vertices if it has them.
 
-    A mesh without faces makes a PLY or OBJ file without them, and no GLB, which cannot hold it.
+    A mesh without faces gives a PLY or OBJ file without them, and no GLB file, which cannot be empty.
     """
     import trimesh
 
     if mesh.empty and path.suffix == ".glb":
         return
     if mesh.empty:
-        path.write_text(EMPTY[path.suffix])
+        path.write_text(EMPTY_FILES[path.suffix])
         return
     trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False).export(path)
 
 
 def write_points(path: Path, points: np.ndarray) -> None:
-    """points: (n, 3), as PLY."""
+    """Write points (n, 3) as PLY."""
     import trimesh
 
     trimesh.PointCloud(points).export(path)
-
-
-EMPTY = {
-    ".ply": "ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\nproperty float y\nproperty float z\n"
-    "element face 0\nproperty list uchar int vertex_indices\nend_header\n",
-    ".obj": "# no surface\n",
-}

@@ -13,7 +13,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -35,15 +35,22 @@ def _initialised() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def group_errors() -> Iterator[None]:
-    """Turn Hydra's ValueError for a group whose choice is no name, such as `trainer=null`, into a Hydra error."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Config group override"):
-            raise
-        raise ConfigCompositionException(f"a group must be given the name of an option: {error}") from error
+def check_group_values(overrides: Iterable[str]) -> None:
+    """Check that groups are given names of options. Hydra itself fails at other values, such as `trainer=null`.
+
+    Raises:
+        ConfigCompositionException: a group is given a number, null or a mapping.
+    """
+    for override in map(parse, overrides):
+        value = None if override.is_sweep_override() else override.value()
+        deletes_any = override.is_delete() and value is None  # ~group
+        if override.is_sweep_override() or deletes_any or not is_group(override):
+            continue
+        names = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str | QuotedString) for name in names):
+            raise ConfigCompositionException(
+                f"{override.input_line}: {override.key_or_group} must be given the name of an option"
+            )
 
 
 def compose(overrides: Iterable[str]) -> DictConfig:
@@ -101,7 +108,8 @@ def is_group(override: Override) -> bool:
 @lru_cache(maxsize=1024)
 def _compose_groups(overrides: tuple[str, ...]) -> bytes:
     """Return the composed config, pickled: that is twenty times faster to copy than a config."""
-    with _initialised(), group_errors():
+    check_group_values(overrides)
+    with _initialised():
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
     OmegaConf.set_readonly(cfg.hydra, False)
     return pickle.dumps(cfg)

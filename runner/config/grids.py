@@ -23,7 +23,8 @@ def expand_sweep(cfg: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
 
     The sweep is the experiment's node `sweep` (one grid or a list of grids), or `hydra.sweeper.params`, with the
     overrides of the command line. An override of a key that grids sweep keeps, in each grid, the values that the grid
-    lists, and drops grids that list none of them; values that no grid lists are run in all grids.
+    lists, and drops grids that list none of them. A value that no grid lists is run in all grids if they list the same
+    values of its key (such as a new seed), else in the first of them (such as a new method).
 
     Args:
         cfg: composed config of the experiment, with Hydra's node.
@@ -73,12 +74,22 @@ def _choose(grid: Grid, grids: Sequence[Grid], given: Grid) -> Grid | None:
     """Apply the command line's values to a grid; None if the grid is left out."""
     chosen = dict(grid)
     for key, values in given.items():
-        listed = {value for other in grids for value in other.get(key, [])}
-        kept = [v for v in values if v not in listed or v in grid.get(key, values)]
+        kept = [value for value in values if _belongs(value, key, grid, grids)]
         if not kept:
             return None
         chosen[key] = kept
     return chosen
+
+
+def _belongs(value: str, key: str, grid: Grid, grids: Sequence[Grid]) -> bool:
+    """Return whether a value of the command line is run in a grid, as `expand_sweep` describes it."""
+    sweeping = [other for other in grids if key in other]
+    if key not in grid or not sweeping:
+        return True
+    if any(value in other[key] for other in sweeping):
+        return value in grid[key]
+    same_values = all(set(other[key]) == set(sweeping[0][key]) for other in sweeping)
+    return same_values or grid is sweeping[0]
 
 
 def values_of(override: str) -> list[str]:

@@ -29,7 +29,9 @@ def describe_error(error: Exception) -> str:
                 f"there is no {group}={name}. Did you mean {', '.join(close)}? "
                 f"All options: python -m runner --help {group}"
             )
-        return f"there is no {group}={name}; choose from {', '.join(options)}"
+        first = sorted(options, key=lambda option: option.count("/"))[:12]
+        more = f", ... ({len(options)} in all: python -m runner --help {group})" if len(options) > 12 else ""
+        return f"there is no {group}={name}; choose from {', '.join(first)}{more}"
     if re.match(r"You must specify '(method|dataset|model)'", message):
         return (
             "choose a method (method=<name>) or an experiment (experiment=<paper>/<name>); "

@@ -87,8 +87,7 @@ def check_root(cfg: DictConfig) -> None:
         UserError: a key is unknown, missing, or has a value of a wrong type or out of range.
     """
     groups = ("trainer", "logger", "method", "dataset", "model", "callbacks")  # their contents may hold interpolations
-    outdated = {"tuned", "attack", "clean", "transfer", "half", "mentors", "sets", "cnwl"}
-    content = {str(key): _contents(cfg, str(key), resolve=key not in groups) for key in cfg if key not in outdated}
+    content = {str(key): _contents(cfg, str(key), resolve=key not in groups) for key in cfg}
     try:
         RootConfig.model_validate(content)
     except ValidationError as error:

@@ -6,45 +6,46 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from runner.execution.plot_style import COLOURS, STYLE, WIDTH
+from runner.execution.plot_style import pyplot
 from runner.execution.record import read_metrics
 
 log = logging.getLogger(__name__)
 
 
 def save_figures(module: Any, folder: Path) -> list[Path]:
-    """Save the learning curves and the figures of the module's `figures()` (name -> matplotlib figure) as PNG.
+    """Save the learning curves and the figures of the module's `figures()` as PNG files.
 
-    A figure that cannot be drawn is logged and left out: it never costs the result.
+    A figure that cannot be drawn is logged and left out; the result is recorded all the same.
+
+    Args:
+        module: LightningModule of the run. Its method `figures()`, if it has one, returns matplotlib figures by name.
+        folder: folder of the run.
 
     Returns:
-        Places of the files.
+        Paths of the files.
     """
-    try:
-        return _save_figures(module, folder)
-    except Exception:
-        log.exception("the figures could not be drawn; the result is recorded without them")
-        return sorted((folder / "figures").glob("*.png"))
+    paths: list[Path] = []
+    for draw in (lambda: method_figures(module), lambda: curve_figures(folder)):
+        try:
+            with pyplot() as plt:
+                for name, figure in draw().items():
+                    paths.append(folder / "figures" / f"{name}.png")
+                    paths[-1].parent.mkdir(exist_ok=True)
+                    figure.savefig(paths[-1])
+                    plt.close(figure)
+        except Exception:
+            log.exception("not all figures could be drawn; the result is recorded without them")
+    return [path for path in paths if path.exists()]
 
 
-def _save_figures(module: Any, folder: Path) -> list[Path]:
-    import matplotlib
+def method_figures(module: Any) -> dict[str, Any]:
+    """Return the figures that the method draws itself, by name."""
+    return dict(module.figures()) if hasattr(module, "figures") else {}
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    paths = []
-    with plt.rc_context(STYLE):
-        figures = dict(module.figures()) if hasattr(module, "figures") else {}
-        if rows := read_metrics(folder):
-            figures |= {f"curve_{name}": figure for name, figure in learning_curves(rows).items()}
-        for name, figure in figures.items():
-            path = folder / "figures" / f"{name}.png"
-            path.parent.mkdir(exist_ok=True)
-            figure.savefig(path)
-            plt.close(figure)
-            paths.append(path)
-    return paths
+def curve_figures(folder: Path) -> dict[str, Any]:
+    """Return the figures of the learning curves in metrics.csv, by name."""
+    return {f"curve_{name}": figure for name, figure in learning_curves(read_metrics(folder)).items()}
 
 
 def learning_curves(rows: list[dict[str, float]]) -> dict[str, Any]:
@@ -56,21 +57,24 @@ def learning_curves(rows: list[dict[str, float]]) -> dict[str, Any]:
     Returns:
         Figures by the metric's name without its split.
     """
-    import matplotlib.pyplot as plt
-
     names = dict.fromkeys(name for row in rows for name in row if "/" in name)
     figures = {}
     for metric in dict.fromkeys(name.partition("/")[2] for name in names):
         splits = [name for name in names if name.partition("/")[2] == metric]
-        if len(splits) < 2 and not splits[0].startswith("val/"):
-            continue
-        figure, axes = plt.subplots(figsize=(WIDTH, 2.2))
-        for name, colour in zip(splits, COLOURS, strict=False):
-            points = [(row["epoch"] + 1, row[name]) for row in rows if name in row]
-            axes.plot(*zip(*points, strict=True), label=name.partition("/")[0], color=colour)
-        axes.set(xlabel="epoch", ylabel={"acc": "accuracy"}.get(metric, metric))
-        axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figures[metric] = figure
+        if len(splits) > 1 or splits[0].startswith("val/"):
+            figures[metric] = _learning_curve(rows, metric, splits)
     return figures
+
+
+def _learning_curve(rows: list[dict[str, float]], metric: str, splits: list[str]) -> Any:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    for name in splits:
+        points = [(row["epoch"] + 1, row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), label=name.partition("/")[0])
+    axes.set(xlabel="epoch", ylabel={"acc": "accuracy"}.get(metric, metric))
+    axes.locator_params(axis="x", integer=True)
+    axes.grid()
+    axes.legend()
+    return figure

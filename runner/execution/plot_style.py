@@ -1,31 +1,34 @@
-"""Style of all figures: sizes, fonts and colours."""
+"""Style of all figures. Sizes, fonts and colours are those of figures.mplstyle."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-WIDTH = 3.4  # inches: a column of a two-column paper
-STYLE: dict[Any, Any] = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.titlepad": 3,
-    "axes.labelpad": 2,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 0.9,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 300,
-}
-# Okabe and Ito's, which the colour-blind can tell apart
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
-DASHES = ("-", "--", ":", "-.")
+STYLE = Path(__file__).with_name("figures.mplstyle")
+COLUMN_WIDTH = 3.3  # inches: one column of a two-column paper
+LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
+HOLLOW: dict[str, Any] = {"markeredgewidth": 0.8, "markerfacecolor": "white"}  # marker of a reported value
+
+
+@contextmanager
+def pyplot() -> Iterator[Any]:
+    """Yield matplotlib.pyplot with the style of the project, drawing to files only."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.style.context(STYLE):
+        yield plt
+
+
+def colour(index: int) -> str:
+    """Return a colour of the style's palette, which repeats. Call it within `pyplot`."""
+    import matplotlib
+
+    palette = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    return str(palette[index % len(palette)])

@@ -3,114 +3,222 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from runner.config.address import Run, resolved
 from runner.config.compose import compose_without_sweep, parse
-from runner.config.grids import expand_sweep
 from runner.errors import UserError
-from runner.results.reductions import REDUCTIONS, Reduction
+from runner.results.experiment_runs import runs_of
+from runner.results.numerics import count_fingerprints, differences, most_frequent, numerics_notes
+from runner.results.reductions import REDUCTIONS, Measurements, Reduction
 from runner.results.significance import LEGEND, welch
-from runner.results.sources import OUTPUTS, Found, look_up
-from runner.results.table_model import Cell, Table, as_names
+from runner.results.sources import OUTPUTS, RunOutcome, look_up
+from runner.results.table_model import Cell, Table, TableSpec, as_names
+
+Place = tuple[str, str]  # labels of row and column
 
 
-def build_table(overrides: list[str], significance: str = "", source: str = OUTPUTS) -> Table:
-    """The table of the experiment that the overrides name, from the runs that the source has.
+@dataclass
+class RunsOfCell:
+    """Runs of one cell.
 
-    significance: as in the module's docstring; empty: no tests. Raises UserError where the experiment has no table, its
-    node names an unknown reduction, no finished run has the metric, or there is no such row or source.
+    Args:
+        metric: metric of the cell.
+        states: number of runs in each state.
+        finished: measurements of the finished runs.
     """
-    node = _table_node(overrides)
-    reduction, metrics = REDUCTIONS[node["reduce"]], as_names(node["metric"])
-    if reduction.per_epoch and len(metrics) > 1:
-        raise UserError(f"table.reduce={node['reduce']} picks an epoch by one metric; table.metric names several")
-    labels = {str(key): value for key, value in node.get("labels", {}).items()}
-    runs = [Run.compose(override) for override in expand_sweep(compose_without_sweep(overrides), overrides)]
-    found = look_up(source, runs, metrics[0] if reduction.per_epoch else None)
-    cells = _measured(runs, found, node, labels)
-    recorded = {name for _, outcome in found if outcome for row in [outcome.metrics, *outcome.rows] for name in row}
-    lacking = [(cell.metric, row) for (row, _), cell in cells.items() if not _reduce(cell, reduction, node)]
-    if lacking and not any(cell.n for cell in cells.values()):
-        raise UserError(
-            f"no finished run has {' or '.join(metrics)} to reduce by {node['reduce']}; they have recorded: "
-            f"{', '.join(sorted(recorded))}"
-        )
-    reported_only = _enter_reported(cells, node.get("reported", []))
+
+    metric: str
+    states: Counter[str] = field(default_factory=Counter)
+    finished: list[Measurements] = field(default_factory=list)
+
+
+def build_table(
+    overrides: list[str], significance: str = "", source: str = OUTPUTS, same_numerics: bool = False
+) -> Table:
+    """Build the table of the experiment that the overrides name.
+
+    Args:
+        overrides: overrides of the runner, `experiment=...` among them.
+        significance: row that the others are compared with, by its label or value; `true` for the main row of the
+            experiment; empty for no tests.
+        source: where the runs are looked up, see `look_up`.
+        same_numerics: whether to leave out the runs that differ from the most frequent numerics.
+
+    Raises:
+        UserError: the experiment has no table, its node is malformed, no finished run has the metric, or there is no
+            such row or source.
+    """
+    spec = table_spec(overrides)
+    reduction = REDUCTIONS[spec.reduce]
+    if reduction.per_epoch and len(spec.metric) > 1:
+        raise UserError(f"table.reduce={spec.reduce} chooses an epoch by one metric; table.metric names several")
+    runs = runs_of(overrides)
+    outcomes = look_up(source, runs, spec.metric[0] if reduction.per_epoch else None)
+    left_out: list[str] = []
+    if same_numerics:
+        outcomes, left_out = leave_out_other_numerics(outcomes)
+    groups = group_runs(spec, runs, outcomes)
+    lacking = drop_runs_without_metric(spec, reduction, groups, outcomes)
+    cells = {place: reduce_cell(group, reduction, spec) for place, group in groups.items()}
+    reported_only = enter_reported(cells, spec.reported)
     rows = list(dict.fromkeys([*reported_only, *(row for row, _ in cells)]))
-    main_row = _main_row(significance, node, rows, labels)
-    if main_row:
-        for (row, column), cell in cells.items():
-            if row != main_row and (main_row, column) in cells:
-                cell.p = welch(cell.values, cells[main_row, column].values)
+    main = main_row(significance, spec, rows)
+    if main:
+        compare_rows(cells, main)
+    finished = [o.finished for o in outcomes if o.finished]
+    damaged = [run.damage for run in finished if run.damage] if reduction.per_epoch else []
     return Table(
-        title=node.get("title", ""),
-        source=node.get("source", ""),
+        title=spec.title,
+        source=spec.source,
         rows=rows,
         columns=list(dict.fromkeys(column for _, column in cells)),
         cells=cells,
-        notes=_notes(node, reduction, cells, lacking, main_row, source),
-        digits=node.get("digits") or _digits(cells),
-        metric=(labels.get(metrics[0], metrics[0]) if len(metrics) == 1 else "") + _unit(node),
-        main=main_row,
+        notes=[
+            *metric_notes(spec, reduction, lacking, damaged),
+            *significance_notes(main, reduction),
+            *state_notes(cells, source),
+            *left_out,
+            *numerics_notes({place: group.finished for place, group in groups.items()}),
+            *spec.notes,
+        ],
+        digits=choose_digits(cells) if spec.digits is None else spec.digits,
+        metric=spec.axis_label,
+        main=main,
         sample=reduction.sample,
+        numerics=count_fingerprints(finished),
+        commits=dict(Counter(run.commit or "unknown" for run in finished).most_common()),
     )
 
 
-def _table_node(overrides: list[str]) -> dict[str, Any]:
-    """The node `table`. With another metric than the experiment's own it loses what holds for that one alone."""
+def table_spec(overrides: list[str]) -> TableSpec:
+    """Return the node `table` of an experiment.
+
+    If the overrides choose another metric than the experiment's own, title, digits and reported figures of the
+    experiment are left out, since they hold for its own metric alone.
+
+    Raises:
+        UserError: there is no such node, it is malformed, or its reduction is unknown.
+    """
     cfg = compose_without_sweep(overrides)
+    experiment = str(cfg.hydra.runtime.choices.get("experiment"))
     if "table" not in cfg:
-        raise UserError(f"{' '.join(o for o in overrides if o.startswith('experiment='))} has no table: node")
+        raise UserError(f"experiment={experiment} has no table: node")
     node = resolved(cfg.table)
-    if node["reduce"] not in REDUCTIONS:
-        raise UserError(f"table.reduce={node['reduce']} is unknown; choose from {', '.join(REDUCTIONS)}")
-    keys = {o: parse(o).key_or_group or "" for o in overrides}
-    of_table = {key: o for o, key in keys.items() if key.startswith("table.")}
-    own = resolved(compose_without_sweep([o for o in overrides if o not in of_table.values()]).table)
-    if node["metric"] != own["metric"]:
-        other: dict[str, Any] = {
-            "title": f"{cfg.hydra.runtime.choices.experiment}: {', '.join(as_names(node['metric']))}",
-            "digits": None,
-            "reported": [],
-        }
-        node |= {key: value for key, value in other.items() if f"table.{key}" not in of_table}
-    return node
+    keys = {override: parse(override).key_or_group or "" for override in overrides}
+    of_table = {key: override for override, key in keys.items() if key.startswith("table.")}
+    if "table.metric" in of_table:
+        own = compose_without_sweep([o for o in overrides if o not in of_table.values()]).table
+        if resolved(own).get("metric") != node["metric"]:
+            title = f"{experiment}: {', '.join(as_names(node['metric']))}"
+            other: dict[str, object] = {"title": title, "digits": None, "reported": []}
+            node |= {key: value for key, value in other.items() if f"table.{key}" not in of_table}
+    spec = TableSpec.read(node, experiment)
+    if spec.reduce not in REDUCTIONS:
+        raise UserError(f"table.reduce={spec.reduce} is unknown; choose from {', '.join(REDUCTIONS)}")
+    return spec
 
 
-def _measured(
-    runs: list[Run], found: list[Found], node: dict[str, Any], labels: dict[str, str]
-) -> dict[tuple[str, str], Cell]:
-    """The cells in the order of the sweep, with their runs' states and outcomes."""
-    rows, columns, metrics = as_names(node["rows"]), as_names(node.get("columns") or []), as_names(node["metric"])
-    cells: dict[tuple[str, str], Cell] = {}
-    for run, (state, outcome) in zip(runs, found, strict=True):
-        for metric in metrics:
-            column = [label_of(run, columns, labels)] if columns else []
-            column += [labels.get(metric, metric)] if len(metrics) > 1 or not columns else []
-            cell = cells.setdefault((label_of(run, rows, labels), " ".join(column)), Cell(metric=metric))
-            cell.states[state] += 1
-            if outcome:
-                cell.outcomes.append(outcome)
-    return cells
+def label_of(run: Run, keys: Sequence[str], spec: TableSpec) -> str:
+    """Return the label of a run's row or column: that of the values of its keys."""
+    return spec.label([run.label_value(key) for key in keys])
 
 
-def label_of(run: Run, keys: Sequence[str], labels: dict[str, str]) -> str:
-    """What a row or column is called: the values of its keys."""
-    return _label([run.label_value(key) for key in keys], labels)
+def leave_out_other_numerics(outcomes: Sequence[RunOutcome]) -> tuple[list[RunOutcome], list[str]]:
+    """Drop the measurements of runs that differ from the most frequent numerics.
+
+    Returns:
+        Outcomes, and a note on the runs that were left out.
+
+    Raises:
+        UserError: runs are finished, and none has recorded its numerics.
+    """
+    finished = [o.finished for o in outcomes if o.finished]
+    if not finished:
+        return list(outcomes), []
+    kept = most_frequent(finished)
+    others = [run for run in finished if run.numerics != kept]
+    if not others:
+        return list(outcomes), []
+    keys = differences(finished)
+    note = f"numerics=same: {len(others)} of {len(finished)} runs left out, which differ in {', '.join(keys)}"
+    outcomes = [o if not o.finished or o.finished.numerics == kept else RunOutcome(o.state) for o in outcomes]
+    return outcomes, [note]
 
 
-def _label(values: list[str], labels: dict[str, str]) -> str:
-    return labels.get(" ".join(values)) or " ".join(labels.get(value, value) for value in values)
+def group_runs(spec: TableSpec, runs: Sequence[Run], outcomes: Sequence[RunOutcome]) -> dict[Place, RunsOfCell]:
+    """Return the runs of each cell, in the order of the sweep."""
+    groups: dict[Place, RunsOfCell] = {}
+    for run, outcome in zip(runs, outcomes, strict=True):
+        for metric in spec.metric:
+            column = [label_of(run, spec.columns, spec)] if spec.columns else []
+            column += [spec.label([metric])] if len(spec.metric) > 1 or not spec.columns else []
+            place = (label_of(run, spec.rows, spec), " ".join(column))
+            group = groups.setdefault(place, RunsOfCell(metric))
+            group.states[outcome.state] += 1
+            if outcome.finished:
+                group.finished.append(outcome.finished)
+    return groups
 
 
-def _enter_reported(cells: dict[tuple[str, str], Cell], reported: list[dict[str, Any]]) -> list[str]:
-    """Enters the reported figures of the columns that are there; returns the rows that nothing here measures."""
+def drop_runs_without_metric(
+    spec: TableSpec, reduction: Reduction, groups: Mapping[Place, RunsOfCell], outcomes: Sequence[RunOutcome]
+) -> dict[str, list[str]]:
+    """Drop the finished runs that have not recorded the metric of their cell.
+
+    Returns:
+        Rows of the dropped runs, by metric.
+
+    Raises:
+        UserError: no finished run has any of the metrics.
+    """
+    lacking: dict[str, list[str]] = {}
+    for (row, _), group in groups.items():
+        kept = [run for run in group.finished if reduction.applies(run, group.metric)]
+        if len(kept) < len(group.finished) and row not in lacking.setdefault(group.metric, []):
+            lacking[group.metric].append(row)
+        group.finished = kept
+    if lacking and not any(group.finished for group in groups.values()):
+        finished = [o.finished for o in outcomes if o.finished]
+        recorded = {name for run in finished for row in [run.metrics, *run.rows] for name in row}
+        damage = "".join(f"\n{run.damage}" for run in finished if run.damage)
+        raise UserError(
+            f"no finished run has {' or '.join(spec.metric)} to reduce by {spec.reduce}; they have recorded: "
+            f"{', '.join(sorted(recorded)) or 'nothing'}{damage}"
+        )
+    return lacking
+
+
+def reduce_cell(group: RunsOfCell, reduction: Reduction, spec: TableSpec) -> Cell:
+    """Return the cell of a group of runs: mean and standard deviation of its scaled values.
+
+    Raises:
+        UserError: the reduction needs a key that the runs do not have.
+    """
+    cell = Cell(states=group.states, used=len(group.finished), metric=group.metric)
+    if not group.finished:
+        return cell
+    try:
+        values = reduction.values(group.finished, group.metric)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{group.metric} cannot be reduced by {spec.reduce}: {error} is missing") from error
+    cell.values = [value * spec.scale for value in values]
+    cell.value, cell.deviation = reduction.summarize(cell.values)
+    return cell
+
+
+def enter_reported(cells: dict[Place, Cell], reported: Sequence[dict[str, object]]) -> list[str]:
+    """Enter the reported figures of the columns that are there.
+
+    Returns:
+        Rows that have reported figures only.
+    """
     reported_only = []
     columns = {column for _, column in cells}
     for figure in reported:
-        place = (figure["row"], figure["column"])
+        place = (str(figure["row"]), str(figure["column"]))
         if place in cells:
             cells[place].reported = figure
         elif place[1] in columns:
@@ -119,66 +227,65 @@ def _enter_reported(cells: dict[tuple[str, str], Cell], reported: list[dict[str,
     return reported_only
 
 
-def _reduce(cell: Cell, reduction: Reduction, node: dict[str, Any]) -> bool:
-    """Reduces the outcomes that have the metric, and drops the others; False where there were others."""
-    outcomes, cell.outcomes = cell.outcomes, [o for o in cell.outcomes if reduction.applies(o, cell.metric)]
-    if cell.outcomes:
-        try:
-            values = reduction.values(cell.outcomes, cell.metric)
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{cell.metric} cannot be reduced by {node['reduce']}: {error} is missing") from error
-        cell.values = [value * node.get("scale", 1) for value in values]
-        cell.value, cell.deviation = reduction.summarize(cell.values)
-    return len(cell.outcomes) == len(outcomes)
+def main_row(significance: str, spec: TableSpec, rows: Sequence[str]) -> str | None:
+    """Return the label of the row that `significance` names by its label or value; None without tests.
 
-
-def _main_row(significance: str, node: dict[str, Any], rows: list[str], labels: dict[str, str]) -> str | None:
-    """The label of the row that `significance` names by its label or value."""
+    Raises:
+        UserError: there is no such row.
+    """
     if not significance:
         return None
-    named = node.get("main") if significance == "true" else significance
+    named = spec.main if significance == "true" else significance
     if named is None:
         raise UserError("the experiment's table has no main: row; name one: significance=<row>")
-    row = named if named in rows else _label(str(named).split(), labels)
+    row = str(named) if named in rows else spec.label(str(named).split())
     if row not in rows:
         raise UserError(f"significance={named} names no row; choose from {', '.join(rows)}")
     return row
 
 
-def _digits(cells: dict[tuple[str, str], Cell]) -> int:
-    """So many that the smallest mean shows three digits."""
+def compare_rows(cells: Mapping[Place, Cell], main: str) -> None:
+    """Enter the p-value of each cell against the main row's cell of the same column."""
+    for (row, column), cell in cells.items():
+        if row != main and (main, column) in cells:
+            cell.p = welch(cell.values, cells[main, column].values)
+
+
+def choose_digits(cells: Mapping[Place, Cell]) -> int:
+    """Return the digits after the point with which the smallest mean has three significant ones."""
     means = [abs(cell.value) for cell in cells.values() if cell.value and math.isfinite(cell.value)]
     return max(0, 2 - math.floor(math.log10(min(means)))) if means else 1
 
 
-def _unit(node: dict[str, Any]) -> str:
-    scale = node.get("scale", 1)
-    return {1: "", 100: " (%)"}.get(scale, f" x {scale}")
-
-
-def _notes(
-    node: dict[str, Any],
-    reduction: Reduction,
-    cells: dict[tuple[str, str], Cell],
-    lacking: list[tuple[str, str]],
-    main: str | None,
-    source: str,
+def metric_notes(
+    spec: TableSpec, reduction: Reduction, lacking: Mapping[str, Sequence[str]], damaged: Sequence[str]
 ) -> list[str]:
-    notes = [f"{', '.join(as_names(node['metric']))}{_unit(node)}, {node['reduce']}: {reduction.note}"]
-    for metric in dict.fromkeys(metric for metric, _ in lacking):
-        rows = dict.fromkeys(row for of, row in lacking if of == metric)
-        notes.append(f"finished runs without {metric}, left out: of {', '.join(rows)}")
-    if main:
-        notes.append(
-            f"{LEGEND} against {main} in the same column: Welch's t-test, two-sided, on the n {reduction.sample} of "
-            "each cell; not corrected for the number of tests; none with fewer than 2 on a side or no spread"
-        )
-        if reduction.sample == "folds":
-            notes.append("folds share training data, so they are not independent, and p comes out too small")
+    """Return the notes on what the cells show, and on runs without it."""
+    notes = [f"{', '.join(spec.metric)}{spec.unit}, {spec.reduce}: {reduction.note}"]
+    notes += [f"finished runs without {metric}, left out: of {', '.join(rows)}" for metric, rows in lacking.items()]
+    return [*notes, *damaged]
+
+
+def significance_notes(main: str | None, reduction: Reduction) -> list[str]:
+    """Return the notes on the significance tests."""
+    if main is None:
+        return []
+    notes = [
+        f"{LEGEND} against {main} in the same column: Welch's t-test, two-sided, on the n {reduction.sample} of "
+        "each cell; not corrected for the number of tests; none with fewer than 2 on a side or no spread"
+    ]
+    if reduction.sample == "folds":
+        notes.append("folds share training data, so they are not independent, and p comes out too small")
+    return notes
+
+
+def state_notes(cells: Mapping[Place, Cell], source: str) -> list[str]:
+    """Return the notes on marks of reported figures, stale runs and the source of the runs."""
+    notes = []
     if any(cell.reported and cell.reported.get("mark") == "recalled" for cell in cells.values()):
         notes.append("? : this reported figure could not be checked against the paper")
     if any(cell.states["stale"] for cell in cells.values()):
-        notes.append("stale: made by other code of the method than is here now; rerun=true makes it anew")
+        notes.append("stale: made by other code of the method than is here now; rerun=true runs it again")
     if source != OUTPUTS:
-        notes.append(f"runs read from {source}, which does not know of stale ones")
-    return notes + list(node.get("notes", []))
+        notes.append(f"runs read from {source}, where stale runs cannot be told from others")
+    return notes

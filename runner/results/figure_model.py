@@ -1,4 +1,4 @@
-"""A figure as data: what an experiment file asks for, and the lines with their runs."""
+"""A figure as data: what an experiment file asks for, and lines with the curves of their runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from runner.results.table_model import as_names
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """The node `figure` of an experiment file.
+    """Node `figure` of an experiment file.
 
-    panels: the config key (a group such as `dataset`, or any key) that has a panel for each of its values.
-    lines: the config key or keys that tell a panel's lines apart; colours follow the last, dashes the others.
-    metric: column of metrics.csv on the y axis. x: its column on the x axis: step, epoch (from 1) or seconds.
-    Runs that differ in anything else (folds, seeds) are averaged, with a band of one standard deviation.
-    labels: what to print for a value or a metric. title, source: of the figure, and of the reported points.
-    reported: points that the paper gives: {panel, line (its values in the order of `lines`), x: [...], y: [...]}.
+    Runs that differ in anything but panel and line (folds, seeds) are averaged, with a band of one standard deviation.
+
+    Args:
+        panels: config key (a group such as `dataset`, or any key) whose values have a panel each.
+        lines: config keys whose values tell the lines of a panel apart. Colours follow the last key, line styles the
+            others.
+        metric: column of metrics.csv on the y axis.
+        x: column of metrics.csv on the x axis: step, epoch (from 1) or seconds.
+        title: title of the figure.
+        source: source of the reported points.
+        labels: label of a value or a metric.
+        reported: points of the paper: {panel, line (values in the order of `lines`), x: [...], y: [...]}.
     """
 
     panels: str
@@ -34,7 +40,7 @@ class FigureSpec:
 
     @classmethod
     def read(cls, experiment: str, node: dict[str, Any]) -> FigureSpec:
-        """Raises UserError where a key is missing or unknown, or where reported points are not as they should be."""
+        """Return the specification of a node. Raises UserError if a key is missing, unknown or malformed."""
         place = f"figure, in conf/experiment/{experiment}.yaml,"
         known = {f.name: f for f in fields(cls)}
         if unknown := node.keys() - known.keys():
@@ -49,22 +55,30 @@ class FigureSpec:
         return spec
 
     def label(self, value: str) -> str:
+        """Return the label of a value or metric."""
         return self.labels.get(value, value)
 
     def line_label(self, line: Line, lines: Sequence[Line]) -> str:
-        """Labels of the values that tell this line from the others of the figure."""
+        """Return the labels of the values that tell a line from the others of the figure."""
         varying = [len({other.name[i] for other in lines}) > 1 for i in range(len(line.name))]
         parts = [self.label(value) for value, varies in zip(line.name, varying, strict=True) if varies]
         return " + ".join(parts or [self.label(value) for value in line.name])
 
     def reported_for(self, line: Line) -> list[dict[str, Any]]:
-        """The entries of `reported` that belong to a line."""
+        """Return the entries of `reported` that belong to a line."""
         return [p for p in self.reported if str(p["panel"]) == line.panel and as_names(p["line"]) == line.name]
 
 
 @dataclass
 class Line:
-    """The runs of one line of one panel. states: how many of them are in each of survey.STATES."""
+    """Runs of one line of one panel.
+
+    Args:
+        panel: value of the panel.
+        name: values of the line's keys.
+        curves: curve of each finished run: (x, y) by epoch.
+        states: number of runs in each state.
+    """
 
     panel: str
     name: tuple[str, ...]
@@ -72,10 +86,7 @@ class Line:
     states: Counter[str] = field(default_factory=Counter)
 
     def average(self) -> list[tuple[float, float, float]]:
-        """(x, mean, standard deviation) of the finished runs, at the epochs that all of them have.
-
-        The deviation is that over the runs at hand (ddof 0).
-        """
+        """Return (x, mean, standard deviation with ddof 0) at the epochs that all finished runs have."""
         epochs = sorted(set.intersection(*(set(curve) for curve in self.curves))) if self.curves else []
         points = []
         for epoch in epochs:

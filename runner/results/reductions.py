@@ -1,4 +1,4 @@
-"""How the runs of a table's cell become one number and its deviation."""
+"""Reductions: how the finished runs of a table's cell become a mean and a standard deviation."""
 
 from __future__ import annotations
 
@@ -12,61 +12,77 @@ Rows = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One finished run: its final metrics, its rows of metrics.csv, its resolved config."""
+class Measurements:
+    """Metrics of one finished run, and the numerics that they were computed with.
+
+    Args:
+        metrics: final metrics by name.
+        rows: rows of metrics.csv, one per epoch.
+        identity: config that decides the result, resolved.
+        numerics: fingerprint of the numerics as flat text, such as {"threads": "1"}; None if it was not recorded.
+        commit: git commit of the code that made the result, or empty if it is unknown.
+        damage: why metrics of the run could not be read, or empty.
+    """
 
     metrics: dict[str, float]
     rows: Rows
     identity: dict[str, Any]
+    numerics: dict[str, str] | None = None
+    commit: str = ""
+    damage: str = ""
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """The mean of some values that the runs give, and their standard deviation.
+    """Mean and standard deviation of the values that runs give.
 
-    values: of the runs and a metric; ddof: of the deviation; note: what a reader must know.
-    per_epoch: are they read from the rows of every epoch, rather than from the final metrics?
-    sample: what each value is of; folds share training data, so that theirs are not independent.
+    Args:
+        values: function that returns the values of a metric, given the runs.
+        ddof: delta degrees of freedom of the standard deviation.
+        note: description for the reader of a table.
+        per_epoch: whether values are read from the rows of all epochs instead of the final metrics.
+        sample: unit of a value, `runs` or `folds`. Folds share training data, so their values are not independent.
     """
 
-    values: Callable[[list[Outcome], str], list[float]]
+    values: Callable[[list[Measurements], str], list[float]]
     ddof: int
     note: str
     per_epoch: bool = False
     sample: str = "runs"
 
-    def __call__(self, runs: list[Outcome], metric: str) -> tuple[float, float]:
-        """Mean and deviation; the deviation of fewer values than ddof + 1 is NaN."""
+    def __call__(self, runs: list[Measurements], metric: str) -> tuple[float, float]:
+        """Return mean and standard deviation; the latter is NaN for fewer than two values."""
         return self.summarize(self.values(runs, metric))
 
     def summarize(self, values: list[float]) -> tuple[float, float]:
-        deviation = float(np.std(values, ddof=self.ddof)) if len(values) > self.ddof else float("nan")
+        """Return mean and standard deviation of values; the latter is NaN for fewer than two values."""
+        deviation = float(np.std(values, ddof=self.ddof)) if len(values) > 1 else float("nan")
         return float(np.mean(values)), deviation
 
-    def applies(self, run: Outcome, metric: str) -> bool:
-        """Has the run recorded the metric where it is read?"""
+    def applies(self, run: Measurements, metric: str) -> bool:
+        """Return whether a run has recorded the metric where this reduction reads it."""
         return any(metric in row for row in (run.rows if self.per_epoch else [run.metrics]))
 
 
-def final_values(runs: list[Outcome], metric: str) -> list[float]:
-    """Every run's final value."""
+def final_values(runs: list[Measurements], metric: str) -> list[float]:
+    """Return the final value of each run."""
     return [run.metrics[metric] for run in runs]
 
 
-def values_at_best_epoch(runs: list[Outcome], metric: str) -> list[float]:
-    """Every run's value at the epoch whose mean over the runs is best (Xu et al. 2019).
+def values_at_best_epoch(runs: list[Measurements], metric: str) -> list[float]:
+    """Return the value of each run at the epoch with the best mean over all runs (Xu et al. 2019).
 
-    Optimistic: the epoch is picked on the very folds that are reported.
+    This is optimistic: the epoch is chosen on the folds that are reported.
     """
     curves = [[row[metric] for row in run.rows if metric in row] for run in runs]
     values = np.array([curve[: min(map(len, curves))] for curve in curves])
     return list(map(float, values[:, int(values.mean(0).argmax())]))
 
 
-def fold_means(runs: list[Outcome], metric: str) -> list[float]:
-    """Every fold's mean over its seeds (Errica et al. 2020).
+def fold_means(runs: list[Measurements], metric: str) -> list[float]:
+    """Return the mean over seeds of each fold (Errica et al. 2020).
 
-    Every run has picked its own epoch on a part of its training data.
+    Each run has chosen its own epoch on a part of its training data.
     """
     folds: dict[int, list[float]] = {}
     for run in runs:
@@ -80,14 +96,14 @@ REDUCTIONS = {
     "xu_cv": Reduction(
         values_at_best_epoch,
         0,
-        "optimistic: one epoch picked for all folds on the reported folds themselves; ± over folds (ddof 0)",
+        "optimistic: one epoch chosen for all folds on the reported folds themselves; ± over folds (ddof 0)",
         per_epoch=True,
         sample="folds",
     ),
     "fair_cv": Reduction(
         fold_means,
         0,
-        "each run picks its epoch on a tenth of its training part; mean over seeds, then ± over folds (ddof 0)",
+        "each run chooses its epoch on a tenth of its training part; mean over seeds, then ± over folds (ddof 0)",
         sample="folds",
     ),
 }

@@ -1,53 +1,101 @@
-"""Where the runs of a table are looked up by their addresses: in the outputs here, or at Weights & Biases."""
+"""Look up the runs of a table by their addresses: on disk or at Weights & Biases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from runner.config.address import Run
 from runner.errors import UserError
-from runner.execution.loggers import wandb_key_is_set, wandb_mode
 from runner.execution.provenance import is_stale
 from runner.execution.record import read_metrics, read_result
-from runner.results.reductions import Outcome, Rows
+from runner.results.numerics import fingerprint
+from runner.results.reductions import Measurements, Rows
 from runner.sweeps.run_status import run_status
 
 OUTPUTS = "outputs"
-Found = tuple[str, Outcome | None]  # a run's state, of survey.STATES, and what it gave if it is finished
 
-# W&B's states. Stopped from outside is `killed`, a machine that went away `crashed`: both go on when asked again.
+# W&B's states. A run that was stopped from outside is `killed`, one whose machine went away `crashed`: both continue
+# when the same command is given again.
 WANDB_STATES = {"finished": "finished", "failed": "failed", "running": "running"}
-NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as W&B's JSON has them
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # as they stand in W&B's JSON
 
 
-def look_up(source: str, runs: Sequence[Run], curve: str | None) -> list[Found]:
-    """What is known of every run. source: `outputs`, or `wandb:<entity>/<project>`.
+@dataclass(frozen=True)
+class RunOutcome:
+    """State of a run, and its measurements if it is finished.
 
-    curve: the metric that is wanted of every epoch, if one is. Raises UserError where the source is none or cannot
-    be read.
+    Args:
+        state: one of run_status.STATES.
+        finished: measurements, or None.
+    """
+
+    state: str
+    finished: Measurements | None = None
+
+
+def look_up(source: str, runs: Sequence[Run], curve: str | None) -> list[RunOutcome]:
+    """Return the outcome of each run.
+
+    Args:
+        source: `outputs`, or `wandb:<entity>/<project>`.
+        runs: runs to look up.
+        curve: metric to read for each epoch, or None if only final metrics are needed.
+
+    Raises:
+        UserError: the source is unknown or cannot be read.
     """
     if source == OUTPUTS:
-        return [on_disk(run) for run in runs]
+        return [read_outcome(run) for run in runs]
     kind, _, project = source.partition(":")
     if kind != "wandb" or len(project.split("/")) != 2 or not all(project.split("/")):
         raise UserError(f"source={source} is unknown; choose from outputs, wandb:<entity>/<project>")
-    return on_wandb(project, runs, curve)
+    return read_from_wandb(project, runs, curve)
 
 
-def on_disk(run: Run) -> Found:
+def read_outcome(run: Run) -> RunOutcome:
+    """Return the outcome of a run by the files in its folder."""
     result = read_result(run.folder)
     if result is None:
-        return run_status(run).state, None
-    state = "stale" if is_stale(result) else "finished"
-    return state, Outcome(result["metrics"], read_metrics(run.folder), run.identity)
+        return RunOutcome(run_status(run).state)
+    metrics = _numbers(result["metrics"]) if isinstance(result["metrics"], dict) else {}
+    rows, damage = read_rows(run.folder)
+    finished = Measurements(metrics, rows, run.identity, fingerprint(result), _commit(result), damage)
+    return RunOutcome("stale" if is_stale(result) else "finished", finished)
 
 
-def on_wandb(project: str, runs: Sequence[Run], curve: str | None) -> list[Found]:
-    """From W&B's public API, where a run has the id that it has here: final metrics from its summary, epochs from its
-    history. (Tried against a server that answers as the client expects, never yet against W&B's own.)
+def read_rows(folder: Path) -> tuple[Rows, str]:
+    """Return the rows of metrics.csv, and why they could not be read; empty rows or an empty text."""
+    try:
+        return read_metrics(folder), ""
+    except UserError as error:
+        return [], str(error).splitlines()[0]
+
+
+def _commit(result: Mapping[str, Any]) -> str:
+    git = result.get("git") or {}
+    return str(git["commit"])[:12] + ("+" if git.get("dirty") else "") if git.get("commit") else ""
+
+
+def read_from_wandb(project: str, runs: Sequence[Run], curve: str | None) -> list[RunOutcome]:
+    """Read the outcomes from W&B's public API, where each run has the id that it has here.
+
+    Final metrics come from W&B's summary, epochs from its history. This was tested against a server that answers as
+    W&B's client expects, never against W&B's own.
+
+    Args:
+        project: `<entity>/<project>`.
+        runs: runs to look up.
+        curve: metric to read for each epoch, or None.
+
+    Raises:
+        UserError: there is no key, the server cannot be reached, or the project cannot be read.
     """
-    wandb_mode()  # quietens it, also while it is imported
+    from runner.execution.loggers import wandb_key_is_set, wandb_mode
+
+    wandb_mode()  # silences W&B, also while it is imported
     if not wandb_key_is_set():
         raise UserError(
             "source=wandb needs a key: `wandb login`, or WANDB_API_KEY. Without source= the outputs are read."
@@ -55,27 +103,30 @@ def on_wandb(project: str, runs: Sequence[Run], curve: str | None) -> list[Found
     import wandb
     from wandb.errors import Error
 
-    found: dict[str, Found] = {}
+    outcomes: dict[str, RunOutcome] = {}
     identities = {run.id: run.identity for run in runs}
     try:
         for remote in wandb.Api().runs(project, {"name": {"$in": list(identities)}}, per_page=100, lazy=False):
-            state = WANDB_STATES.get(remote.state, "interrupted")
-            outcome = None
-            if state == "finished":
-                rows = _epochs(remote, curve) if curve else []
-                outcome = Outcome(_numbers(remote.summary_metrics), rows, identities[remote.id])
-            found[remote.id] = state, outcome
+            outcomes[remote.id] = _outcome_on_wandb(remote, identities[remote.id], curve)
     except (Error, ValueError) as error:
         raise UserError(
             f"cannot read {project} from W&B: {error}\n"
-            "Is the address right (WANDB_BASE_URL), can it be reached, and may this key read <entity>/<project>? "
+            "Check the address (WANDB_BASE_URL), the network, and that this key may read <entity>/<project>. "
             "Without source= the outputs are read."
         ) from error
-    return [found.get(run.id, ("missing", None)) for run in runs]
+    return [outcomes.get(run.id, RunOutcome("missing")) for run in runs]
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a row, without what W&B adds to it (figures, names that begin with _)."""
+def _outcome_on_wandb(remote: Any, identity: dict[str, Any], curve: str | None) -> RunOutcome:
+    state = WANDB_STATES.get(remote.state, "interrupted")
+    if state != "finished":
+        return RunOutcome(state)
+    rows = _epochs_on_wandb(remote, curve) if curve else []
+    return RunOutcome(state, Measurements(_numbers(remote.summary_metrics), rows, identity))
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numeric entries of a row, without W&B's own, whose names begin with an underscore."""
     return {
         name: float(value)
         for name, value in row.items()
@@ -83,10 +134,11 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _epochs(remote: Any, metric: str) -> Rows:
-    """The metric of every epoch. An epoch that a resumed run repeated counts as it came out last.
+def _epochs_on_wandb(remote: Any, metric: str) -> Rows:
+    """Return the metric of each epoch. Of an epoch that a resumed run repeated, the last value counts.
 
-    Raises UserError where epochs are missing: W&B thins out long histories.
+    Raises:
+        UserError: epochs are missing, since W&B samples long histories.
     """
     lines = remote.history(samples=remote.historyLineCount or 1, keys=["epoch", metric], pandas=False)
     epochs = {line["epoch"]: _numbers(line) for line in sorted(lines, key=lambda line: line["_step"])}

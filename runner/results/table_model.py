@@ -1,13 +1,13 @@
-"""A table as data: cells with their runs, measured and reported values."""
+"""A table as data: what an experiment file asks for, and cells with measured and reported values."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from runner.results.reductions import Outcome
+from runner.errors import UserError
 
 
 def as_names(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -15,15 +15,96 @@ def as_names(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
+@dataclass(frozen=True)
+class TableSpec:
+    """Node `table` of an experiment file.
+
+    Args:
+        rows: config keys (groups such as `method`, or any key) whose values make the rows.
+        metric: metrics of the cells. Several metrics have a column each.
+        reduce: name of the reduction, one of REDUCTIONS.
+        columns: config keys whose values make the columns.
+        title: title of the table.
+        source: source of the reported figures.
+        main: value of the row that significance=true compares the others with.
+        scale: factor on measured values, such as 100 for percent.
+        digits: digits after the point; None: as many as the smallest mean needs for three significant ones.
+        labels: label of a value or a metric.
+        reported: figures of the paper: {row, column, value, std, mark}; row and column are labels.
+        notes: remarks for the reader.
+    """
+
+    rows: tuple[str, ...]
+    metric: tuple[str, ...]
+    reduce: str
+    columns: tuple[str, ...] = ()
+    title: str = ""
+    source: str = ""
+    main: str | None = None
+    scale: float = 1
+    digits: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    reported: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, node: Mapping[str, Any], place: str) -> TableSpec:
+        """Return the specification of a node.
+
+        Args:
+            node: content of the node.
+            place: name of the experiment, for messages.
+
+        Raises:
+            UserError: a key is missing or unknown.
+        """
+        known = {f.name: f for f in fields(cls)}
+        if unknown := node.keys() - known.keys():
+            raise UserError(
+                f"table: of experiment={place} has the unknown keys {', '.join(sorted(unknown))}; "
+                f"it knows {', '.join(known)}"
+            )
+        required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+        if lacking := [name for name in required if not node.get(name)]:
+            raise UserError(f"table: of experiment={place} lacks {', '.join(lacking)}")
+        content = {key: value for key, value in node.items() if value is not None}
+        names = {key: as_names(content[key]) for key in ("rows", "metric", "columns", "notes") if key in content}
+        labels = {str(key): str(value) for key, value in content.get("labels", {}).items()}
+        return cls(**content | names | {"labels": labels, "reported": tuple(content.get("reported", ()))})
+
+    def label(self, values: Sequence[str]) -> str:
+        """Return the label of a row or column, given the values of its keys."""
+        return self.labels.get(" ".join(values)) or " ".join(self.labels.get(value, value) for value in values)
+
+    @property
+    def unit(self) -> str:
+        """Unit of scaled values, as it follows a metric's name."""
+        units: dict[float, str] = {1: "", 100: " (%)"}
+        return units.get(self.scale, f" x {self.scale}")
+
+    @property
+    def axis_label(self) -> str:
+        """Label of the values: the only metric with its unit, or the unit alone."""
+        return (self.label(self.metric) if len(self.metric) == 1 else "") + self.unit
+
+
 @dataclass
 class Cell:
-    """One cell: its metric, its runs' states, what was measured, what is reported. Values are already scaled.
+    """Cell of a table. Values are scaled.
 
-    values: what the mean and deviation are of, a run's or a fold's each. p: that its mean is the main row's.
+    Args:
+        states: number of runs in each state.
+        used: number of runs that the value comes from.
+        value: mean of the measured values, or None.
+        deviation: their standard deviation; NaN for too few values.
+        reported: figure of the paper: value, std and mark; or None.
+        values: measured values, one per run or fold.
+        p: p-value that the mean equals that of the main row, or None.
+        metric: metric of the cell.
     """
 
     states: Counter[str] = field(default_factory=Counter)
-    outcomes: list[Outcome] = field(default_factory=list)
+    used: int = 0
     value: float | None = None
     deviation: float | None = None
     reported: dict[str, Any] | None = None
@@ -33,15 +114,33 @@ class Cell:
 
     @property
     def n(self) -> int:
+        """Number of measured values."""
         return len(self.values)
+
+    @property
+    def unfinished(self) -> dict[str, int]:
+        """Number of runs that are stale, under way, interrupted or failed, by state."""
+        return {state: n for state, n in self.states.items() if n and state not in ("finished", "missing")}
 
 
 @dataclass
 class Table:
-    """rows, columns: labels in order; cells: by (row, column); notes: what a reader must know.
+    """Table with measured beside reported values.
 
-    metric: what the cells show, with its unit. main: the row that the others are tested against, if they are.
-    sample: what each of a cell's values is of.
+    Args:
+        title: title of the table.
+        source: source of the reported figures.
+        rows: labels of the rows, in order.
+        columns: labels of the columns, in order.
+        cells: cells by (row, column).
+        notes: remarks for the reader.
+        digits: digits after the point.
+        metric: label of the values, with their unit.
+        main: row that the others are compared with, or None.
+        sample: unit of a cell's values, `runs` or `folds`.
+        numerics: fingerprints of the runs' numerics with the number of runs; None stands for unknown ones.
+        commits: git commits of the code that made the runs, with the number of runs; `+` marks changed files.
+        command: command that prints the table, or empty.
     """
 
     title: str
@@ -50,7 +149,10 @@ class Table:
     columns: list[str]
     cells: dict[tuple[str, str], Cell]
     notes: list[str]
-    digits: int = 1  # after the point
+    digits: int = 1
     metric: str = ""
     main: str | None = None
     sample: str = "runs"
+    numerics: list[tuple[dict[str, str] | None, int]] = field(default_factory=list)
+    commits: dict[str, int] = field(default_factory=dict)
+    command: str = ""

@@ -1,1 +1,1 @@
-"""One self-contained HTML page over all runs: `python -m scripts.report`."""
+"""Report of all runs as one self-contained HTML page: `python -m scripts.report`."""

@@ -1,8 +1,8 @@
-"""`python -m scripts.report [paths.outputs=outputs] [out=outputs/report.html]`: one HTML page over all runs.
+"""`python -m scripts.report [paths.outputs=outputs] [out=outputs/report.html]`: one HTML page of all runs.
 
-The page needs no other file and no network. It has every table of which a run is finished, measured beside reported;
-all runs, to be sorted, searched and opened; their learning curves, to be compared; figures; what failed; and where the
-runs were made. What it embeds, and what it links to, scripts/report/page.py says.
+The page needs no other file and no network. It shows every table with a finished run, measured beside reported; a list
+of all runs to sort, search and open; their learning curves; figures; failed runs; and the environments of the runs.
+scripts/report/page.py lists what the page embeds and what it links to.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from pathlib import Path
 from runner.config.messages import cli_errors
 from runner.errors import UserError
 from runner.files import write_whole
+from runner.results.arguments import split_arguments
 from scripts.report.collect import collect
 from scripts.report.page import page
 from scripts.report.tables import tables
 
+USAGE = "python -m scripts.report [paths.outputs=outputs] [out=outputs/report.html]"
+
 
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
-    """Exit codes: 0; 2 for a mistake of the user's."""
-    outputs, out = _places(sys.argv[1:] if arguments is None else arguments)
+    """Write the report. Exit codes: 0; 2 for a mistake of the user."""
+    outputs, out = read_arguments(sys.argv[1:] if arguments is None else arguments)
     started = time.perf_counter()
     records = collect(outputs)
     print(f"{len(records)} runs in {time.perf_counter() - started:.1f} s", file=sys.stderr)
@@ -30,16 +33,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{out} ({out.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s)")
 
 
-def _places(arguments: list[str]) -> tuple[Path, Path]:
-    """The folder of the runs and the page to write. Raises UserError."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    if unknown := given.keys() - {"paths.outputs", "out"}:
-        usage = "python -m scripts.report [paths.outputs=outputs] [out=outputs/report.html]"
-        raise UserError(f"{', '.join(sorted(unknown))}: unknown\n{usage}")
-    outputs = Path(given.get("paths.outputs", "outputs"))
-    out = Path(given.get("out", outputs / "report.html"))
+def read_arguments(arguments: list[str]) -> tuple[Path, Path]:
+    """Return the folder of the runs and the file of the page. Raises UserError if one of them cannot be used."""
+    options, unknown = split_arguments(arguments, {"paths.outputs": "outputs", "out": ""})
+    if unknown:
+        raise UserError(f"{', '.join(argument.partition('=')[0] for argument in unknown)}: unknown\n{USAGE}")
+    outputs = Path(options["paths.outputs"])
+    out = Path(options["out"] or outputs / "report.html")
     if not outputs.is_dir():
-        raise UserError(f"there is no folder {outputs}: name the one with the runs, paths.outputs=<folder>")
+        raise UserError(f"there is no folder {outputs}: name the folder of the runs, paths.outputs=<folder>")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the run folders below outputs/ say, one record a run; needs no torch, and no config is composed."""
+"""Records of all runs below a folder, read from their files. Imports no torch and composes no config."""
 
 from __future__ import annotations
 
@@ -14,20 +14,34 @@ from typing import Any
 import yaml
 
 from runner.config.address import IDENTITY_KEYS
+from runner.errors import UserError
 from runner.execution.provenance import is_stale
 from runner.execution.record import read_metrics
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged file may raise
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, UserError)  # errors that a damaged file may raise
+ENVIRONMENT = ("host", "device", "platform", "versions", "git", "peak_memory")  # keys of result.json
 
 
 @dataclass
 class Record:
-    """One run.
+    """Record of one run.
 
-    state: `finished`, `stale` (finished, by other code of its method than is here now), `failed`, `interrupted`,
-    `running` or `unreadable`. settings: where it differs from other runs of its method, dataset and model.
-    seconds: wall time of all stages. when: it finished, or its state was written. error: of a run that failed, or why
-    it cannot be read. environment: host, device, platform, versions and git of a finished run.
+    Args:
+        folder: folder of the run.
+        method: method, by the name of its config file.
+        dataset: data set, by the name of its config file.
+        model: model, by the name of its config file.
+        state: `finished`, `stale` (finished, by other code of its method than is here now), `failed`, `interrupted`,
+            `running` or `unreadable`.
+        seed: random seed.
+        settings: values by which the run differs from others of its method, data set and model.
+        metrics: final metrics.
+        seconds: wall time of all stages.
+        time: when the run finished, or its state was written.
+        error: error of a failed run, or why the record cannot be read.
+        environment: host, device, platform, versions, git commit, peak memory and numerics of a finished run.
+        identity: config that decides the result.
+        experiment: experiment that the run was executed for, or None.
     """
 
     folder: Path
@@ -39,38 +53,42 @@ class Record:
     settings: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float | None = None
-    when: datetime | None = None
+    time: datetime | None = None
     error: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
+    experiment: str | None = None
 
     @property
     def group(self) -> tuple[str, str, str]:
+        """Method, data set and model."""
         return self.method, self.dataset, self.model
 
     @property
     def is_finished(self) -> bool:
+        """Whether the run has a result."""
         return self.state in ("finished", "stale")
 
     @property
     def figures(self) -> list[Path]:
+        """Files of the figures that the run has drawn."""
         return sorted((self.folder / "figures").glob("[!.]*.png"))
 
 
 def collect(outputs: Path) -> list[Record]:
-    """A record of every run that finished, failed or is under way, the newest first."""
-    records = [record for folder in outputs.glob("[!.]*/*/[!.]*") if (record := read(folder))]
+    """Return a record of every run that finished, failed or is under way, the newest first."""
+    records = [record for folder in outputs.glob("[!.]*/*/[!.]*") if (record := read_record(folder))]
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.group].append(record)
     for group in groups.values():
-        _tell_apart(group)
-    return sorted(records, key=lambda r: (-r.when.timestamp() if r.when else 0.0, str(r.folder)))
+        set_settings(group)
+    return sorted(records, key=lambda r: (-r.time.timestamp() if r.time else 0.0, str(r.folder)))
 
 
-def read(folder: Path) -> Record | None:
-    """The record of a run's folder; of files that are damaged it says so. None where there is no run."""
-    record = Record(folder, *_names(folder))
+def read_record(folder: Path) -> Record | None:
+    """Return the record of a run's folder, marked as unreadable if a file is damaged; None if there is no run."""
+    record = Record(folder, *_names_of_folder(folder))
     try:
         result = _load(folder / "result.json")
         if result is not None:
@@ -79,21 +97,23 @@ def read(folder: Path) -> Record | None:
             _read_unfinished(record, state)
         else:
             return None
-    except UNREADABLE as error:
+    except DAMAGE as error:
         record.state, record.error = "unreadable", f"{type(error).__name__}: {error}"
     return record
 
 
 def read_curves(record: Record, points: int) -> list[dict[str, float]]:
-    """The rows of metrics.csv, at most `points`: several in a row become one that has the last value of each metric.
+    """Return the rows of metrics.csv. If the file is damaged, mark the record as unreadable and return no rows.
 
-    Where the file is damaged the record is marked as unreadable, and there are none.
+    Args:
+        record: record of the run.
+        points: greatest number of rows. Consecutive rows are merged into one, with the last value of each metric.
     """
     try:
         rows = read_metrics(record.folder)
         if not all("epoch" in row for row in rows):
             raise ValueError("no column epoch")
-    except UNREADABLE as error:
+    except DAMAGE as error:
         damage = f"metrics.csv is damaged: {error}"
         record.state, record.error = "unreadable", "\n".join(filter(None, [record.error, damage]))
         return []
@@ -104,15 +124,15 @@ def read_curves(record: Record, points: int) -> list[dict[str, float]]:
     ]
 
 
-def _names(folder: Path) -> tuple[str, str, str]:
-    """Method, dataset and model as the folder's name has them: <paper>/<method>-<dataset>-<model>/<id>."""
+def _names_of_folder(folder: Path) -> tuple[str, str, str]:
+    """Return method, data set and model by the name of the folder: <paper>/<method>-<dataset>-<model>/<id>."""
     paper, name = folder.parts[-3:-1]
     method, dataset, model = [*name.rsplit("-", 2), "", ""][:3]
     return paper if method == paper else f"{paper}/{method}", dataset, model
 
 
 def _load(path: Path) -> dict[str, Any] | None:
-    """The JSON object, None where there is no file. Raises ValueError where it is not a whole one."""
+    """Return a JSON object, or None if there is no file. Raises ValueError if the file is damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -120,25 +140,28 @@ def _load(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{path.name} is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is damaged: no JSON object")
+        raise ValueError(f"{path.name} is damaged: it is not a JSON object")
     return content
 
 
 def _read_finished(record: Record, result: dict[str, Any]) -> None:
+    required = ("choices", "metrics", "seconds", "finished", "seed", "identity", "code", *ENVIRONMENT)
+    if lacking := [key for key in required if key not in result]:
+        raise ValueError(f"result.json is damaged: it lacks {', '.join(lacking)}")
     choices = {group: result["choices"][group] for group in ("method", "dataset", "model")}
     record.method, record.dataset, record.model = map(str, choices.values())
+    record.experiment = result["choices"].get("experiment")
     record.metrics = {str(name): float(value) for name, value in result["metrics"].items()}
     record.seconds = float(sum(result["seconds"].values()))
-    record.when = datetime.fromisoformat(result["finished"])
+    record.time = datetime.fromisoformat(result["finished"])
     record.seed, record.identity = result["seed"], result["identity"]
-    names = ("host", "device", "platform", "versions", "git", "peak_memory")
-    record.environment = {name: result[name] for name in names}
+    record.environment = {name: result[name] for name in ENVIRONMENT} | {"numerics": result.get("numerics")}
     record.state = "stale" if is_stale(result) else "finished"
 
 
 def _read_unfinished(record: Record, state: dict[str, Any]) -> None:
     record.state, record.error = str(state["state"]), str(state.get("error", "")).strip()
-    record.when = datetime.fromisoformat(state["time"])
+    record.time = datetime.fromisoformat(state["time"])
     record.environment = {"host": state["host"]}
     config = record.folder / "config.yaml"
     if config.exists():
@@ -149,24 +172,24 @@ def _read_unfinished(record: Record, state: dict[str, Any]) -> None:
         record.seed = record.identity["seed"]
 
 
-def _tell_apart(group: list[Record]) -> None:
-    """Sets the settings of runs of one method, dataset and model: what not all of them share."""
+def set_settings(group: list[Record]) -> None:
+    """Set the settings of runs of one method, data set and model: the values that not all of them share."""
     identities = [{key: record.identity.get(key) for key in IDENTITY_KEYS if key != "seed"} for record in group]
-    for key, values in _differing(identities):
+    for key, values in differing_values(identities):
         for record, value in zip(group, values, strict=True):
             follows_seed = key.endswith(".seed") and value == record.seed
             if value is not None and not follows_seed:
                 record.settings[key] = str(value)
 
 
-def _differing(nodes: list[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Each key of nested nodes that has several values, and every node's value, None where it has none."""
+def differing_values(nodes: list[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Yield each key of nested nodes that has several values, and the value in every node, None if it has none."""
     for key in dict.fromkeys(key for node in nodes for key in node):
         values = [node.get(key) for node in nodes]
         known = [value for value in values if value is not None]
         if all(value == known[0] for value in known):
             continue
         if all(isinstance(value, dict) for value in known):
-            yield from _differing([value or {} for value in values], f"{prefix}{key}.")
+            yield from differing_values([value or {} for value in values], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", values

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const runs = JSON.parse($("data").textContent);
 
-/** An element with attributes (those that begin with "on" are listeners) and children; text is never read as HTML. */
+/** Make an element with attributes (those that begin with "on" are listeners) and children; text is never read as HTML. */
 function element(tag, attributes = {}, ...children) {
   const svg = ["svg", "g", "path", "line", "text"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -38,9 +38,9 @@ const label = (run) =>
 // ---- theme
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const stored = { // a page from a file may be denied storage
+const stored = { // the browser may deny storage to a page from a file
   get theme() { try { return localStorage.getItem("theme"); } catch { return null; } },
-  set theme(value) { try { localStorage.setItem("theme", value); } catch { /* it lasts until the page is left */ } },
+  set theme(value) { try { localStorage.setItem("theme", value); } catch { /* kept until the page is closed */ } },
 };
 function applyTheme(theme) {
   document.documentElement.style.colorScheme = theme ?? "light dark";
@@ -56,7 +56,7 @@ applyTheme(stored.theme);
 
 // ---- list of runs
 
-const STEP = 200; // rows that are drawn at once
+const STEP = 200; // rows drawn at once
 const METRIC_COLUMNS = 3;
 const FIXED = [
   { name: "Method", of: (run) => run.method, cell: (run) => opener(run) },
@@ -68,14 +68,14 @@ const FIXED = [
 ];
 const LAST = [
   { name: "Time", of: (run) => run.seconds, show: duration, class: "number" },
-  { name: "When", of: (run) => run.when, show: date },
+  { name: "When", of: (run) => run.time, show: date },
 ];
 const view = { sort: "When", descending: true, found: runs, columns: [], drawn: 0, ticked: new Set() };
 for (const run of runs) {
   run.text = [label(run), run.state, run.id, run.error ?? ""].join(" ").toLowerCase();
 }
 
-/** The metrics that most of the found runs have; losses, seconds and sizes come after what measures quality. */
+/** Choose the metrics that most of the found runs have; losses, times and sizes come last. */
 function metricColumns(found) {
   const counts = new Map();
   for (const run of found) for (const name of Object.keys(run.metrics ?? {})) counts.set(name, (counts.get(name) ?? 0) + 1);
@@ -86,7 +86,7 @@ function metricColumns(found) {
 
 function compare(a, b) {
   const blank = (value) => value === undefined || value === "" || (typeof value === "number" && isNaN(value));
-  if (blank(a) || blank(b)) return (blank(a) - blank(b)) * (view.descending ? -1 : 1); // blanks are last either way
+  if (blank(a) || blank(b)) return (blank(a) - blank(b)) * (view.descending ? -1 : 1); // blanks come last in both directions
   if (typeof a === "number" && typeof b === "number") return a - b;
   return String(a).localeCompare(String(b), undefined, { numeric: true });
 }
@@ -168,7 +168,8 @@ function details(run) {
     settings: run.settings,
     metrics: Object.entries(run.metrics ?? {}).map(([name, value]) => `${name} ${number(value)}`).join("\n"),
     figures: element("span", {}, ...Object.entries(run.figures ?? {}).flatMap(([name, address]) => [link(name, address), " "])),
-    "made on": run.made,
+    machine: run.machine,
+    numerics: run.numerics,
     commit: run.commit,
     "peak memory": memory.join(", "),
   };
@@ -192,7 +193,7 @@ function tick(some, on) {
   drawCurves();
 }
 
-/** Keeps the chosen metric where a ticked run has it; else the best known one is taken. */
+/** Keep the chosen metric if a ticked run has it; else choose the most common one. */
 function fillMetrics() {
   const names = new Set([...view.ticked].flatMap((run) => Object.keys(run.curves).filter((name) => name.includes("/"))));
   const chosen = names.has($("metric").value)
@@ -206,14 +207,14 @@ function linesOf(metric, axis) {
   return [...view.ticked].map((run, index) => {
     const xs = run.curves[axis] ?? [];
     const ys = run.curves[metric] ?? [];
-    const shift = axis === "epoch" ? 1 : 0; // metrics.csv counts from 0, people from 1
+    const shift = axis === "epoch" ? 1 : 0; // metrics.csv counts epochs from 0, the page from 1
     const points = ys.map((y, i) => [xs[i] + shift, y]);
     const drawable = ([x, y]) => Number.isFinite(x) && typeof y === "number" && (!$("log").checked || y > 0);
     return { run, index, points: points.filter(drawable) };
   });
 }
 
-/** About `count` round values between two numbers. */
+/** Return about `count` round values between two numbers. */
 function ticksBetween(low, high, count) {
   const raw = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -222,7 +223,7 @@ function ticksBetween(low, high, count) {
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 }
 
-/** Round values on a logarithmic axis between two powers of ten: 1, 2, 5 of every decade, if they are neither few nor many. */
+/** Return round values of a logarithmic axis between two powers of ten: 1, 2, 5 of every decade, unless they are too few or too many. */
 function logTicksBetween(low, high) {
   const decades = Array.from({ length: Math.ceil(high) - Math.floor(low) + 1 }, (_, i) => Math.floor(low) + i);
   const within = (y) => Math.log10(y) >= low && Math.log10(y) <= high;
@@ -297,13 +298,13 @@ function drawLegend(lines) {
   }));
 }
 
-// ---- what the reader does
+// ---- controls
 
-const MANY = 24; // lines that can still be told apart
+const MAX_LINES = 24; // lines that can still be told apart
 $("search").addEventListener("input", search);
 $("more").addEventListener("click", drawMore);
 $("tick").addEventListener("click", () => {
-  tick(view.found.filter((run) => run.curves).slice(0, MANY), true);
+  tick(view.found.filter((run) => run.curves).slice(0, MAX_LINES), true);
   drawList();
 });
 $("clear").addEventListener("click", () => {

@@ -1,4 +1,4 @@
-"""The tables that can be shown: those of experiments of which at least one run is finished."""
+"""Tables of the report: those of the experiments that finished runs were executed for."""
 
 from __future__ import annotations
 
@@ -12,54 +12,53 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.compose import compose
-from runner.config.grids import expand_sweep
 from runner.config.help import choices
 from runner.errors import UserError
 from runner.results.build_table import build_table
 from runner.results.table_model import Table
 from scripts.report.collect import Record
 
-GROUPS = ("method", "dataset", "model")
-
 
 @dataclass
-class Shown:
-    """table: None where it cannot be built, then `error` says why."""
+class ShownTable:
+    """Table of an experiment.
+
+    Args:
+        experiment: name of the experiment.
+        table: the table, or None if it cannot be built.
+        error: why it cannot be built, or empty.
+    """
 
     experiment: str
     table: Table | None = None
     error: str = ""
 
 
-def tables(outputs: Path, records: list[Record], experiments: Iterable[str] | None = None) -> Iterator[Shown]:
-    """The tables of the experiments, of all by default, that have a finished run.
+def tables(outputs: Path, records: Iterable[Record]) -> Iterator[ShownTable]:
+    """Yield the tables of the experiments that finished runs were executed for, in alphabetical order.
 
-    To find its runs each is composed, a few hundredths of a second a run: an experiment is passed over where none of
-    its runs has a method, dataset and model of which one is finished.
+    Composing a config takes a few tenths of a second, so no other experiment is composed.
+
+    Args:
+        outputs: folder of the runs.
+        records: records of the runs.
     """
     place = "paths.outputs='" + str(outputs).replace("'", "\\'") + "'"
-    finished = {record.group for record in records if record.is_finished}
-    for experiment in experiments or choices("experiment"):
-        overrides = [f"experiment={experiment}", place]
+    known = choices("experiment")
+    for experiment in sorted({r.experiment for r in records if r.is_finished and r.experiment in known}):
         started = time.perf_counter()
-        try:
-            cfg = compose(overrides)
-            if "table" not in cfg or not _may_be_finished(expand_sweep(cfg, overrides), finished):
-                continue
-            table = build_table(overrides)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            yield Shown(experiment, error=str(error))
-            continue
-        print(f"{experiment} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-        if any(cell.outcomes for cell in table.cells.values()):
-            yield Shown(experiment, table)
+        shown = read_table(experiment, [f"experiment={experiment}", place])
+        if shown:
+            print(f"{experiment} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+            yield shown
 
 
-def _may_be_finished(runs: Iterable[list[str]], finished: set[tuple[str, str, str]]) -> bool:
-    """Is there a finished run with the choices that a run of the sweep names?"""
-    named = {tuple(dict(o.partition("=")[::2] for o in run).get(group) for group in GROUPS) for run in runs}
-    return any(
-        all(choice in (None, other) for choice, other in zip(run, group, strict=True))
-        for run in named
-        for group in finished
-    )
+def read_table(experiment: str, overrides: list[str]) -> ShownTable | None:
+    """Return the table of an experiment; None if it has none, or if none of its runs is finished."""
+    try:
+        if "table" not in compose(overrides):
+            return None
+        table = build_table(overrides)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        return ShownTable(experiment, error=str(error))
+    return ShownTable(experiment, table) if any(cell.used for cell in table.cells.values()) else None

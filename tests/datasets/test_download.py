@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import tarfile
@@ -174,6 +175,27 @@ def test_a_stalled_server_ends_in_an_error(server, tmp_path):
     assert files(tmp_path) == set()
 
 
+def test_a_server_that_never_answers_costs_the_connect_timeout_alone(server, tmp_path):
+    server.wait, started = 2.0, time.monotonic()
+    with pytest.raises(OSError, match=r"timed out: no answer within 0\.2 s"):
+        fetch(server.url, tmp_path / "file.zip", timeout=60, connect_timeout=0.2)
+    assert time.monotonic() - started < 1.5
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON"])
+def test_offline_nothing_is_asked_for(server, tmp_path, monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set"):
+        fetch(server.url, tmp_path / "sets" / "file.zip")
+    assert server.asked == []
+    assert files(tmp_path) == set()
+    (tmp_path / "file.zip").write_bytes(b"here")
+    assert fetch(server.url, tmp_path / "file.zip").read_bytes() == b"here"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert fetch(server.url, tmp_path / "other.zip").read_bytes() == CONTENT
+
+
 def test_of_several_that_ask_one_downloads(server, tmp_path):
     target, found = tmp_path / "sets" / "file.zip", []
     server.wait = 0.3
@@ -254,6 +276,54 @@ def test_unzip_names_a_damaged_archive(tmp_path, damage):
     assert files(tmp_path) == {"a.zip"}
 
 
+def patched(archive: Path, offsets: dict[bytes, int], value: int) -> Path:
+    """Overwrite a byte of every local and central header of a zip file, at an offset from each header's signature."""
+    content = bytearray(archive.read_bytes())
+    for signature, offset in offsets.items():
+        at = content.find(signature)
+        while at >= 0:
+            content[at + offset] = value
+            at = content.find(signature, at + 1)
+    archive.write_bytes(content)
+    return archive
+
+
+FLAGS, METHOD = {b"PK\3\4": 6, b"PK\1\2": 8}, {b"PK\3\4": 8, b"PK\1\2": 10}  # APPNOTE.TXT, sections 4.3.7, 4.3.12
+
+
+@pytest.mark.parametrize(
+    ("offsets", "value", "said"),
+    [(FLAGS, 1, "is encrypted: unpack it by hand"), (METHOD, 99, "cannot|can be unpacked")],
+)
+def test_unzip_names_an_encrypted_archive_and_an_unknown_compression(tmp_path, offsets, value, said):
+    archive = patched(make_zip(tmp_path / "a.zip", {"x.txt": "some text " * 100}), offsets, value)
+    with pytest.raises(CorruptData, match=said) as error:
+        unzip(archive, tmp_path / "out")
+    assert str(archive) in str(error.value)
+    assert files(tmp_path) == {"a.zip"}
+
+
+@pytest.mark.parametrize("unpack", [unzip, untar])
+@pytest.mark.parametrize("members", [{"A": "a file", "A/x.txt": "x"}, {"A/x.txt": "x", "A/" + "y" * 300: "y"}])
+def test_members_that_no_disk_can_hold_are_named(tmp_path, unpack, members):
+    make = make_zip if unpack is unzip else make_tar
+    archive = make(tmp_path / "archive", members)
+    with pytest.raises(CorruptData, match=str(archive)):
+        unpack(archive, tmp_path / "out")
+    assert files(tmp_path) == {"archive"}
+
+
+def test_a_full_disk_is_no_damage_of_the_archive(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "a.zip", {"x.txt": "x"})
+
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
+    with pytest.raises(OSError, match="No space left"):
+        unzip(archive, tmp_path / "out")
+
+
 def test_unzip_cleans_up_after_a_killed_process(tmp_path):
     (tmp_path / "out.part").mkdir()
     (tmp_path / "out.part" / "half.txt").write_text("ha")
@@ -307,11 +377,12 @@ def test_untar_refuses_links_and_devices(tmp_path, kind, target):
     assert files(tmp_path) == {"a.tar.gz"}
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 @pytest.mark.parametrize(
-    "damage", [lambda _: b"<html>404</html>", lambda a: a.read_bytes()[:-30], damaged], ids=["html", "cut", "flipped"]
+    "damage", [lambda _: b"<html>404</html>", lambda a: a.read_bytes()[:-90], damaged], ids=["html", "cut", "flipped"]
 )
-def test_untar_names_a_damaged_archive(tmp_path, damage):
-    archive = make_tar(tmp_path / "a.tar.gz", {"x.txt": "some text " * 1000, "y.txt": "other text " * 1000})
+def test_untar_names_a_damaged_archive(tmp_path, damage, mode):
+    archive = make_tar(tmp_path / "a.tar.gz", {"x.txt": "some text " * 1000, "y.txt": "other text " * 1000}, mode)
     archive.write_bytes(damage(archive))
     with pytest.raises(CorruptData, match=str(archive)):
         untar(archive, tmp_path / "out")

@@ -39,7 +39,7 @@ def test_a_run_leaves_its_record(call, tiny, tmp_path) -> None:
     assert (folder / "config.yaml").exists()
     assert "on cpu" in (folder / "run.log").read_text()
     assert not (folder / "state.json").exists()
-    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["last.ckpt"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["last.ckpt", "last.ckpt.sha256.json"]
     assert (folder / "figures" / "curve_acc.png").stat().st_size > 1000
     rows = read_metrics(folder)
     assert [row["epoch"] for row in rows] == [0, 1]
@@ -92,14 +92,17 @@ def test_a_needed_run_is_made_once_and_handed_over(call, tiny, tmp_path) -> None
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["method=nonsense"], ["there is no method=nonsense; there are", "graphnorm"]),
-        (["method=graphnorm", "dataset=nonsense"], ["nonsense", "mutag", "atlas"]),
-        (["seed=1"], ["You must specify 'method'"]),
+        (["method=nonsense"], ["there is no method=nonsense; choose from", "graphnorm"]),
+        (["method=graphnorm", "dataset=nonsense"], ["nonsense", "choose from", "atlas"]),
+        (["seed=1"], ["choose a method (method=<name>)"]),
         (["method=graphnorm", "method.lrr=1"], ["method.lrr"]),
         (["method=graphnorm", "dataset=atlas", "method.lr=-1"], ["method.lr must be positive"]),
         (["method=graphnorm", "dataset=atlas", "model.norm=nonsense"], ["nonsense", "graph", "batch"]),
-        (["method=graphnorm", "dataset=atlas", "dataset.fold=10"], ["fold", "0..9"]),
-        (["method=graphnorm", "dataset=atlas", "dataset.protocol=none"], ["xu or fair"]),
+        (["method=graphnorm", "dataset=atlas", "dataset.fold=10"], ["dataset.fold=10 is unknown; choose from 0, 1"]),
+        (
+            ["method=graphnorm", "dataset=atlas", "dataset.protocol=none"],
+            ["dataset.protocol must be one of xu, fair, got none"],
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_message(call, tmp_path, arguments, expected) -> None:

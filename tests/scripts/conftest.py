@@ -26,7 +26,7 @@ def server() -> Iterator[WandbStandIn]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """program(*command, **environment) -> the finished process, started in the project's root, with no key for W&B."""
+    """Return program(*command, **environment), which runs a process in the project's root without a key for W&B."""
 
     def program(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") and k != "HYDRA_FULL_ERROR"}
@@ -39,7 +39,7 @@ def program(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def offline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs folder of one finished run of graphnorm/table1 on embedded data, tracked by W&B without network."""
+    """Return the outputs folder of one finished run of graphnorm/table1 on embedded data, tracked offline."""
     outputs = tmp_path_factory.mktemp("outputs")
     command = [sys.executable, "-m", "runner", "experiment=graphnorm/table1", *TINY, f"paths.outputs={outputs}"]
     env = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}

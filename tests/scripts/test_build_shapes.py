@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
 
-from datasets.shapes.stored import StoredShapes
-from scripts.build_shapes import main, share_split
+from datasets.shapes.datamodules import StoredShapes
+from scripts.build_shapes import main, override_value, split_by_share
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_meshes_that_do_not_do_end_in_one_message(meshes, tmp_path, capsys):
         main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "1 of 8 meshes make no shape" in said
+    assert "1 of 8 meshes cannot become shapes" in said
     assert f"{meshes}/ball/2.off: it is not watertight: 3 edges" in said
     (meshes / "ball" / "2.off").unlink()
     main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
@@ -86,17 +88,69 @@ def test_an_archive_is_taken_for_the_benchmark(tmp_path, capsys):
 
 
 def test_shares():
-    parts = share_split(list(range(10)), 0.1, 0.2)
+    parts = split_by_share(list(range(10)), 0.1, 0.2)
     assert parts == {"train": list(range(7)), "val": [7], "test": [8, 9]}
-    assert share_split([1], 0.1, 0.2) == {"train": [1], "val": [], "test": []}
+    assert split_by_share([1], 0.1, 0.2) == {"train": [1], "val": [], "test": []}
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(2, [2, 0, 0]), (3, [1, 1, 1]), (5, [3, 1, 1]), (20, [14, 2, 4])])
 def test_few_meshes_are_in_every_part(count, sizes):
-    parts = share_split(list(range(count)), val=0.1, test=0.2)
+    parts = split_by_share(list(range(count)), val=0.1, test=0.2)
     assert [len(members) for members in parts.values()] == sizes
     assert [x for members in parts.values() for x in members] == list(range(count))
 
 
 def test_a_share_of_nothing_is_empty():
-    assert share_split(list(range(5)), val=0.0, test=0.2)["val"] == []
+    assert split_by_share(list(range(5)), val=0.0, test=0.2)["val"] == []
+
+
+def test_hidden_files_and_folders_are_no_meshes(meshes, tmp_path, capsys):
+    """What macOS, version control and a file manager leave beside meshes."""
+    (meshes / "ball" / "._0.off").write_bytes(b"\x00\x05\x16\x07")
+    (meshes / "ball" / ".DS_Store").write_bytes(b"")
+    for folder in (".trash", "__MACOSX", "ball/.ipynb_checkpoints", "__MACOSX/ball"):
+        (meshes / folder).mkdir(exist_ok=True)
+        (meshes / folder / "9.off").write_text("no mesh")
+    main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
+    assert capsys.readouterr().out.startswith("8 shapes in ")
+    assert sorted(path.name for path in (tmp_path / "set").iterdir() if path.is_dir()) == ["ball", "block"]
+
+
+def test_meshes_deeper_than_categories_are_not_left_out_silently(meshes, tmp_path, capsys):
+    (meshes / "ball" / "train").mkdir()
+    (meshes / "ball" / "0.off").rename(meshes / "ball" / "train" / "0.off")
+    with pytest.raises(SystemExit) as ended:
+        main([str(meshes), str(tmp_path / "set"), "--points", "20", "--processes", "1"])
+    assert ended.value.code == 2
+    assert "meshes below the folders of categories: ball/train/0.off" in capsys.readouterr().err
+
+
+def test_a_category_with_a_comma_keeps_its_name(meshes, tmp_path, capsys):
+    """The name was cut at the comma, and fell together with another category."""
+    (meshes / "block").rename(meshes / "ball,flat")
+    folder = tmp_path / "a set, mine"
+    main([str(meshes), str(folder), "--points", "20", "--processes", "1", "--val", "0.25", "--test", "0.25"])
+    data = StoredShapes(folder=str(folder))
+    data.setup()
+    assert data.categories == ["ball", "ball,flat"]
+    command = capsys.readouterr().out.splitlines()[1]
+    assert composed_folder(command) == str(folder)
+
+
+def composed_folder(command: str) -> str:
+    from runner.config.compose import compose
+
+    arguments = shlex.split(command)
+    assert arguments[:3] == ["python", "-m", "runner"]
+    return compose(arguments[3:]).dataset.folder
+
+
+@pytest.mark.parametrize(
+    "name", ["plain-1.0_x", "a,b", "a b", "{a}", "a=b", "it's", 'say "x"', "end\\", "$HOME", 'a\\"b']
+)
+def test_the_printed_command_names_the_folder_whatever_it_is_called(name):
+    from runner.config.compose import compose
+
+    (value,) = shlex.split(override_value(Path("/data") / name))
+    cfg = compose(["method=occnet", "dataset=shape_folder", f"dataset.folder={value}"])
+    assert cfg.dataset.folder == f"/data/{name}"

@@ -1,4 +1,4 @@
-"""What W&B is sent for a dashboard, beside what a real run left in W&B's own file."""
+"""Dashboards as they are sent to W&B, compared with the file that a real run left for W&B."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from scripts.dashboard import Section, chosen, specification
+from scripts.dashboard import specification
+from scripts.dashboard_tables import Section, choose_tables
 from tests.scripts.conftest import TINY
 
 NARROW = [o for o in TINY if o != "dataset.fold=0"]
 
 
 def made(experiment: str, *overrides: str) -> dict:
-    """The specification, as its file has it."""
+    """Return the specification as it stands in its file."""
     return json.loads(json.dumps(specification("title", [Section.read(experiment, list(overrides))], "", "runner")))
 
 
 def workspace_of(spec: dict) -> tuple[dict[str, list[dict]], dict]:
-    """Panels by section, and the set of runs, of the only workspace."""
+    """Return the panels by section, and the set of runs, of the only workspace."""
     (view,) = spec["workspaces"].values()
     section = view["spec"]["section"]
     (runs,) = section["runSets"]
@@ -30,13 +31,13 @@ def workspace_of(spec: dict) -> tuple[dict[str, list[dict]], dict]:
 
 
 def grids_of(spec: dict) -> list[tuple[dict, list[dict]]]:
-    """The set of runs and the panels of each grid of the report."""
+    """Return the set of runs and the panels of each grid of the report."""
     blocks = [block["metadata"] for block in spec["report"]["spec"]["blocks"] if block["type"] == "panel-grid"]
     return [(grid["runSets"][0], grid["panelBankSectionConfig"]["panels"]) for grid in blocks]
 
 
 def conditions(runs: dict) -> list[tuple]:
-    """(connector, section, name, operation, value) of each."""
+    """Return (connector, section, name, operation, value) of each filter."""
     return [
         (f.get("connector"), f["key"]["section"], f["key"]["name"], f["op"], f["value"])
         for f in runs["filters"]["filters"]
@@ -72,7 +73,7 @@ def test_the_report_has_a_grid_for_each_column_of_each_table(tmp_path) -> None:
     assert conditions(grids[1][0]) == [
         (None, "run", "group", "=", "esparse/llama2"),
         ("AND", "config", "choices.value.model", "IN", ["llama2_7b"]),
-        ("AND", "config", "method.value.of", "IN", [8]),
+        ("AND", "config", "method.value.pattern", "IN", ["4:8"]),
         ("AND", "config", "choices.value.method", "IN", ["esparse"]),
     ]
     assert [panel["config"]["metrics"] for panel in grids[0][1]] == [["test/ppl"]]  # nothing is trained: no curves
@@ -96,7 +97,7 @@ def test_recalled_figures_are_flagged(tmp_path) -> None:
 def test_runs_that_another_experiment_made_are_told_by_their_id(tmp_path) -> None:
     overrides = ["dataset=mutag", "method=graphnorm", f"paths.outputs={tmp_path}"]
     run = Section.read("graphnorm/table1", overrides).runs[3]
-    result = {"choices": {"experiment": "graphnorm/figure5"}, "metrics": {"val/acc": 0.5}, "code": {}}
+    result = {"choices": {"experiment": "graphnorm/figure5"}, "metrics": {"val/acc": 0.5}, "seconds": {}, "code": {}}
     run.folder.mkdir(parents=True)
     (run.folder / "result.json").write_text(json.dumps(result))
     (run.folder / "metrics.csv").write_text("epoch,step,seconds,val/acc\n0,1,0.1,0.5\n")
@@ -192,16 +193,16 @@ def test_what_keeps_a_dashboard_from_being_sent_is_told(server, program, tmp_pat
 
 
 def test_which_tables() -> None:
-    assert chosen("graphnorm") == ["graphnorm/table1", "graphnorm/table1_fair", "graphnorm/table1_molhiv"]
-    assert chosen("esparse/stories,graphnorm/table1") == ["esparse/stories", "graphnorm/table1"]
+    assert choose_tables("graphnorm") == ["graphnorm/table1", "graphnorm/table1_fair", "graphnorm/table1_molhiv"]
+    assert choose_tables("esparse/stories,graphnorm/table1") == ["esparse/stories", "graphnorm/table1"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Which tables?"),
-        (("experiment=graphnorm/figure4",), "graphnorm/figure4 is no table; choose from esparse/ablation"),
-        (("experiment=esparse/opt", "dry=yes"), "dry=yes is neither true nor false"),
+        ((), "name the tables"),
+        (("experiment=graphnorm/figure4",), "graphnorm/figure4 has no table; choose from esparse/ablation"),
+        (("experiment=esparse/opt", "dry=yes"), "dry=yes is unknown; choose from true, false"),
         (("experiment=esparse/opt", "method.nope=1", "dry=true"), "method.nope"),
     ],
 )
@@ -213,3 +214,31 @@ def test_mistakes_are_told(monkeypatch, capsys, arguments, words) -> None:
         dashboard.main()
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_experiments_of_other_folders_are_found(tmp_path, monkeypatch, capsys) -> None:
+    from scripts import dashboard
+
+    folder = tmp_path / "conf" / "experiment" / "mine"
+    folder.mkdir(parents=True)
+    for name, node in (
+        ("table", "{title: My table, rows: method.lr, metric: test/acc, reduce: mean_std}"),
+        ("plain", ""),
+    ):
+        table = f"table: {node}\n" if node else ""
+        (folder / f"{name}.yaml").write_text(
+            "# @package _global_\n# mine\ndefaults:\n  - override /method: graphnorm\n  - override /dataset: atlas\n"
+            f'hydra: {{sweeper: {{params: {{seed: range(2), method.lr: "0.01,0.1"}}}}}}\n{table}'
+        )
+    search = f"hydra.searchpath=[{tmp_path / 'conf'}]"
+    assert choose_tables("mine", [search]) == ["mine/table"]
+    arguments = ["dashboard", search, "dry=true", f"paths.outputs={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "experiment=mine/table"])
+    dashboard.main()
+    (path,) = capsys.readouterr().out.splitlines()
+    panels, _ = workspace_of(json.loads(Path(path).read_text()))
+    assert next(iter(panels)) == "My table"
+    monkeypatch.setattr(sys, "argv", [*arguments, "experiment=mine/plain"])
+    with pytest.raises(SystemExit):
+        dashboard.main()
+    assert "experiment=mine/plain has no table; choose from" in capsys.readouterr().err

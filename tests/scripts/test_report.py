@@ -1,4 +1,4 @@
-"""The report over folders as runs leave them, and its page as a reader's browser shows it."""
+"""Report on folders as runs leave them, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from runner.execution import record
 from runner.files import write_json
 from runner.results.renderers import render
 from runner.results.table_model import Cell, Table
+from scripts.report import tables as report_tables
 from scripts.report.__main__ import main
 from scripts.report.collect import collect, read_curves
 from scripts.report.page import page
@@ -27,7 +28,7 @@ EXPERIMENT = "graphnorm/table1_molhiv"
 
 
 def finish(outputs: Path, value: float, *overrides: str) -> Run:
-    """Writes what a finished run of the experiment leaves: result.json, metrics.csv and two figures."""
+    """Write the files of a finished run of the experiment: result.json, metrics.csv and two figures."""
     import matplotlib.pyplot as plt
 
     run = Run.compose([f"experiment={EXPERIMENT}", f"paths.outputs={outputs}", *overrides])
@@ -45,7 +46,7 @@ def finish(outputs: Path, value: float, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three finished runs, one that failed, and ones with half a result.json, text in metrics.csv, an evil name."""
+    """Return the folder of three finished runs, a failed one, two damaged ones, and one with a script in its name."""
     outputs = tmp_path_factory.mktemp("outputs")
     for seed, value in ((1, 0.70), (2, 0.80), (3, 0.75)):
         run = finish(outputs, value, "model.norm=graph", f"seed={seed}")
@@ -108,7 +109,7 @@ def test_damaged_results_are_unreadable(tmp_path, content):
     assert found.error
 
 
-@pytest.mark.parametrize("content", ["epoch,a\n0,x\n", "epoch,a\n0,1,2\n", "a/b\n1\n", "é"])
+@pytest.mark.parametrize("content", ["epoch,a\n0,x\n", "a/b\n1\n", "é"])
 def test_damaged_curves_are_unreadable(outputs, tmp_path, content):
     (found,) = [r for r in collect(outputs) if r.seed == 2]
     found.folder = tmp_path
@@ -121,10 +122,11 @@ def test_curves_are_thinned_without_losing_a_metric_or_the_last_row(outputs, tmp
     (found,) = [r for r in collect(outputs) if r.seed == 2]
     found.folder = tmp_path
     rows = [f"{epoch},{epoch + 0.5},{epoch if epoch % 7 == 3 else ''}" for epoch in range(100)]
-    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,train/loss,val/acc", *rows, "100,5", ""]))
+    torn = ["100,5,1,2", "100,5"]
+    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,train/loss,val/acc", *rows, *torn, ""]))
     thin = read_curves(found, 25)
     assert len(thin) == 25
-    assert thin[-1]["train/loss"] == 99.5  # the line that was cut short is left out
+    assert thin[-1]["train/loss"] == 99.5  # torn lines are left out
     assert [row["val/acc"] for row in thin if "val/acc" in row] == list(range(3, 100, 7))
 
 
@@ -158,7 +160,7 @@ def test_the_command_writes_a_page_without_any_run(tmp_path, capsys):
 
 def test_a_table_says_what_ails_it():
     cells = {
-        ("a", "b"): Cell({"finished": 2, "failed": 1}, [None, None], 90.04, 1.5, {"value": 91.0, "std": 2.0}),
+        ("a", "b"): Cell({"finished": 2, "failed": 1}, 2, 90.04, 1.5, {"value": 91.0, "std": 2.0}),
         ("a", "c"): Cell({"missing": 3}),
         (EVIL, "b"): Cell(reported={"value": 5.0, "mark": "recalled"}),
     }
@@ -196,13 +198,13 @@ def browser() -> Iterator:
 def written(outputs) -> Path:
     out = outputs / "report.html"
     records = collect(outputs)
-    out.write_text(page(outputs, out, records, list(tables(outputs, records, [EXPERIMENT]))))
+    out.write_text(page(outputs, out, records, list(tables(outputs, records))))
     return out
 
 
 @pytest.fixture
 def reader(browser, written) -> Iterator:
-    """The page in a browser, and what went wrong in it: errors of the console, requests of anything but the page."""
+    """Yield the page in a browser, with a list of its errors and of requests for anything but the page."""
     context = browser.new_context(viewport={"width": 1300, "height": 900}, color_scheme="light")
     context.set_default_timeout(5000)
     opened = context.new_page()
@@ -320,7 +322,7 @@ def test_a_narrow_window_does_not_scroll_sideways(reader):
 
 
 def test_a_table_alone_is_a_page(browser, tmp_path):
-    cells = {("a", "b"): Cell({"finished": 3}, [None] * 3, 90.04, 1.5, {"value": 91.0})}
+    cells = {("a", "b"): Cell({"finished": 3}, 3, 90.04, 1.5, {"value": 91.0})}
     (tmp_path / "table.html").write_text(render(Table("A title", "source", ["a"], ["b"], cells, ["a note"]), "html"))
     opened = browser.new_page()
     opened.goto((tmp_path / "table.html").as_uri())
@@ -328,3 +330,24 @@ def test_a_table_alone_is_a_page(browser, tmp_path):
     assert shown.get_by_role("columnheader", name="b").is_visible()
     assert shown.get_by_role("cell", name="90.0 ± 1.5 reported 91.0 \N{MINUS SIGN}1.0 3 runs").is_visible()
     opened.close()
+
+
+# ---- what the report composes
+
+
+def test_only_the_experiments_of_finished_runs_are_composed(outputs, monkeypatch):
+    composed = []
+    compose = report_tables.compose
+    monkeypatch.setattr(report_tables, "compose", lambda overrides: composed.append(overrides[0]) or compose(overrides))
+    (shown,) = tables(outputs, collect(outputs))
+    assert composed == [f"experiment={EXPERIMENT}"]
+    assert (shown.experiment, shown.error) == (EXPERIMENT, "")
+    assert shown.table.numerics[0][1] == 3  # the copies of runs are in folders of no address
+    assert shown.table.numerics[0][0]["device"] == "cpu"
+
+
+def test_numerics_are_shown(outputs):
+    records = collect(outputs)
+    html = page(outputs, outputs / "report.html", records, list(tables(outputs, records)))
+    assert "device cpu, cpu capability" in html
+    assert "<li>numerics of" in html

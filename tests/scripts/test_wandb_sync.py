@@ -31,7 +31,7 @@ WRITE = textwrap.dedent("""
 
 
 def write(outputs: Path, name: str, first: int = 0, last: int = 3, end: str = "finished") -> Path:
-    """A W&B run without network, written where the runner has its runs; its epochs are first..last-1."""
+    """Record a W&B run offline in a folder as the runner has them, with the epochs first..last-1."""
     folder = outputs / "paper" / "method-data-model" / name
     folder.mkdir(parents=True, exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_SILENT": "true"}
@@ -51,18 +51,18 @@ def test_uploads_each_run_once_and_goes_on_after_a_failure(server, program, tmp_
     server.refuses = {"aaa"}
     first = program(SYNC, str(tmp_path), **server.environment())
     assert first.returncode == 1
-    assert "uploaded: 1, before: 0, under way or killed: 0, failed: 1" in first.stdout
+    assert "uploaded: 1, uploaded before: 0, under way or killed: 0, failed: 1" in first.stdout
     assert "method-data-model/aaa/wandb/offline-run-" in first.stderr.splitlines()[-1]
     assert epochs(server, "bbb") == [0, 1, 2]
     server.refuses = set()
     second = program(SYNC, str(tmp_path), **server.environment())
     assert second.returncode == 0
-    assert "uploaded: 1, before: 1," in second.stdout
+    assert "uploaded: 1, uploaded before: 1," in second.stdout
     assert epochs(server, "aaa") == [0, 1, 2]
     asked = server.requests
     third = program(SYNC, str(tmp_path), **server.environment())
     assert third.returncode == 0
-    assert "uploaded: 0, before: 2," in third.stdout
+    assert "uploaded: 0, uploaded before: 2," in third.stdout
     assert server.requests == asked
 
 
@@ -78,16 +78,16 @@ def test_a_resumed_run_is_appended_in_order(server, program, tmp_path) -> None:
 
 
 def test_what_a_killed_run_has_written_comes_first(server, program, tmp_path) -> None:
-    """Its file breaks off in the middle of a record, which W&B takes for a run under way."""
+    """The file ends in the middle of a record, which W&B takes for a run under way."""
     folder = write(tmp_path, "aaa", 0, 3000, end="killed")
     (folder / "state.json").write_text(json.dumps({"state": "running", "host": "x", "pid": 1}, indent=2) + "\n")
     waiting = program(SYNC, str(tmp_path), **server.environment())
     assert waiting.returncode == 0
-    assert "uploaded: 0, before: 0, under way or killed: 1, failed: 0" in waiting.stdout
+    assert "uploaded: 0, uploaded before: 0, under way or killed: 1, failed: 0" in waiting.stdout
     assert not server.runs
     listed = program(SYNC, "--dry-run", "--all", str(tmp_path))
     assert "aaa/wandb/offline-run-" in listed.stdout
-    assert "would be uploaded: 1" in listed.stdout
+    assert "to upload: 1" in listed.stdout
     assert not server.runs
     done = program(SYNC, "--all", str(tmp_path), **server.environment())
     assert done.returncode == 0, done.stdout
@@ -106,7 +106,7 @@ def test_a_run_that_was_killed_and_resumed_arrives_in_one_call(server, program, 
     write(tmp_path, "bbb", 0, 2)
     process = program(SYNC, str(tmp_path), **server.environment())
     assert process.returncode == 0, process.stdout
-    assert "uploaded: 3, before: 0, under way or killed: 0, failed: 0" in process.stdout
+    assert "uploaded: 3, uploaded before: 0, under way or killed: 0, failed: 0" in process.stdout
     *written, last, end = epochs(server, "aaa")
     assert written == list(range(len(written)))
     assert (last, end) == (5000, 5001)
@@ -119,7 +119,7 @@ def test_a_live_run_is_not_taken_for_a_killed_one(server, program, tmp_path) -> 
     with FileLock(folder / ".lock"):
         process = program(SYNC, "--all", str(tmp_path), **server.environment())
     assert process.returncode == 0
-    assert "uploaded: 0, before: 0, under way or killed: 1, failed: 0" in process.stdout
+    assert "uploaded: 0, uploaded before: 0, under way or killed: 1, failed: 0" in process.stdout
     assert not list(tmp_path.rglob("*.synced"))
     assert not server.runs
 

@@ -1,6 +1,6 @@
-"""A W&B server on this machine: W&B's own client uploads runs to it, and saves reports and workspaces.
+"""W&B server for tests: W&B's own client uploads runs to it, and saves reports and workspaces.
 
-It answers what wandb 0.31 and wandb-workspaces 0.4 ask, and keeps what it gets.
+It answers the requests of wandb 0.31 and wandb-workspaces 0.4, and stores what it receives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ME = {"id": "RQ==", "name": "me"}
 
 
 class WandbStandIn(ThreadingHTTPServer):
-    """runs: what was uploaded, by id; views: saved reports and workspaces, by id; refuses: ids of runs."""
+    """Server with uploaded `runs` and saved `views` (reports, workspaces) by id; `refuses` holds ids it refuses."""
 
     daemon_threads = True
 
@@ -31,7 +31,7 @@ class WandbStandIn(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, *_: Any) -> None:
-        """The client leaves connections open when it ends."""
+        """Ignore errors: the client leaves connections open when it ends."""
 
     def environment(self) -> dict[str, str]:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": 40 * "a", "WANDB_SILENT": "true"}
@@ -40,7 +40,7 @@ class WandbStandIn(ThreadingHTTPServer):
         return [json.loads(line) for _, line in sorted(self.runs[run]["files"].get("wandb-history.jsonl", {}).items())]
 
     def answer(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
-        """To a GraphQL document, told by a word of it."""
+        """Answer a GraphQL document, recognised by a word of it."""
         kinds: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "viewer {": lambda _: {
                 "viewer": ME | {"entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}

@@ -9,6 +9,7 @@ from runner.results.table_model import Cell, Table
 
 
 def number(value: float | None, deviation: float | None, digits: int = 1) -> str:
+    """Return a value and its deviation as text; `-` without a value."""
     if value is None:
         return "-"
     known = deviation is not None and not math.isnan(deviation)
@@ -16,23 +17,26 @@ def number(value: float | None, deviation: float | None, digits: int = 1) -> str
 
 
 def measured(cell: Cell, digits: int, tested: bool = False) -> str:
-    """The number, how many runs it has of how many, and what ails the others.
+    """Return the measured value of a cell, with the number of its runs if not all of them are finished.
 
-    tested: in a table with tests: also the mark of the cell's, and of how many values the mean is.
+    Args:
+        cell: cell of the table.
+        digits: digits after the point.
+        tested: whether the table has significance tests; then the mark and the number of values are shown too.
     """
     total = sum(cell.states.values())
     if not total:
         return ""
-    have = len(cell.outcomes)
-    if not have and cell.states["finished"] + cell.states["stale"] == total:
-        return number(None, None)  # all there, and none has the metric
+    if not cell.used and cell.states["finished"] + cell.states["stale"] == total:
+        return number(None, None)  # all runs are finished, and none has the metric
     counts = [f"n={cell.n}"] if tested and cell.n else []
-    counts += [] if have == total and not cell.states["stale"] else [f"{have}/{total}"]
-    counts += [f"{n} {state}" for state, n in cell.states.items() if n and state not in ("finished", "missing")]
+    counts += [] if cell.used == total and not cell.states["stale"] else [f"{cell.used}/{total}"]
+    counts += [f"{n} {state}" for state, n in cell.unfinished.items()]
     return number(cell.value, cell.deviation, digits) + mark(cell.p) + (f" ({', '.join(counts)})" if counts else "")
 
 
 def reported(cell: Cell, digits: int) -> str:
+    """Return the reported figure of a cell; `?` marks one that could not be checked."""
     figure = cell.reported
     if not figure:
         return ""
@@ -40,7 +44,7 @@ def reported(cell: Cell, digits: int) -> str:
 
 
 def grid(table: Table) -> list[list[str]]:
-    """A header and two lines a row: measured, then reported. A line without any figure is left out."""
+    """Return a header and two lines for each row: measured, then reported. A line without any figure is left out."""
     lines = [["", "", *table.columns]]
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in table.columns]

@@ -10,7 +10,7 @@ from runner.sweeps.run_status import STATES
 
 
 def csv_cells(table: Table) -> str:
-    """One line a cell, for other programs: unrounded."""
+    """Return one line per cell with unrounded values, for other programs."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(

@@ -1,4 +1,4 @@
-"""A table as HTML: a fragment for a page that shows several, or a page of its own. Neither needs other files."""
+"""Render a table as HTML: as a fragment of a page, or as a page of its own that needs no other file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from runner.results import numerics
 from runner.results.renderers.cells import number, reported
 from runner.results.significance import mark
 from runner.results.table_model import Cell, Table
 
-HERE = Path(__file__).parent
-STYLE = HERE / "table.css"
+FOLDER = Path(__file__).parent
+STYLE = FOLDER / "table.css"
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -31,19 +32,24 @@ PAGE = """<!doctype html>
 
 @lru_cache
 def templates(folder: Path) -> Environment:
-    """The Jinja templates of a folder; whatever they print is escaped unless it is Markup."""
+    """Return the Jinja templates of a folder; they escape whatever they print, except for Markup."""
     loader = FileSystemLoader(folder)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def page(table: Table) -> str:
-    """A whole HTML page."""
+    """Return the table as an HTML page."""
     content = {"title": table.title, "style": Markup(STYLE.read_text()), "table": fragment(table)}
-    return templates(HERE).from_string(PAGE).render(content)
+    return templates(FOLDER).from_string(PAGE).render(content)
 
 
 def fragment(table: Table, id: str = "table") -> Markup:
-    """A <figure> with the table and its notes, to be styled by STYLE. id: of its caption, unique on the page."""
+    """Return the table and its notes as a <figure>, whose style is STYLE.
+
+    Args:
+        table: table to render.
+        id: id of the caption, unique on the page.
+    """
     content: dict[str, Any] = {
         "table": table,
         "id": id,
@@ -51,26 +57,21 @@ def fragment(table: Table, id: str = "table") -> Markup:
         "number": lambda value: number(value, None, table.digits),
         "reported": lambda cell: reported(cell, table.digits),
         "difference": lambda cell: difference(cell, table.digits),
+        "describe": numerics.describe,
         "mark": mark,
-        "runs": runs,
-        "ails": ails,
+        "run_count": run_count,
     }
-    return Markup(templates(HERE).get_template("table.html").render(content))
+    return Markup(templates(FOLDER).get_template("table.html").render(content))
 
 
 def difference(cell: Cell, digits: int) -> str:
-    """Measured less reported, with its sign; empty where one of them is missing."""
+    """Return measured minus reported, with its sign; empty if one of them is missing."""
     if cell.value is None or not cell.reported:
         return ""
     return f"{cell.value - cell.reported['value']:+z.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def runs(cell: Cell) -> str:
-    """How many runs a cell has, and of how many where some are missing."""
-    total, have = sum(cell.states.values()), len(cell.outcomes)
-    return f"{have}/{total} runs" if have < total else f"{total} run{'s' if total > 1 else ''}"
-
-
-def ails(cell: Cell) -> dict[str, int]:
-    """How many of its runs failed, are stale, interrupted or under way."""
-    return {state: n for state, n in cell.states.items() if n and state not in ("finished", "missing")}
+def run_count(cell: Cell) -> str:
+    """Return the number of runs of a cell, as a fraction if some are missing."""
+    total = sum(cell.states.values())
+    return f"{cell.used}/{total} runs" if cell.used < total else f"{total} run{'s' if total > 1 else ''}"

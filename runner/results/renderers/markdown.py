@@ -7,6 +7,7 @@ from runner.results.table_model import Table
 
 
 def markdown(table: Table) -> str:
+    """Return the table as Markdown: title, cells, notes."""
     header, *body = grid(table)
     lines = [header, ["---"] * len(header), *body]
     rows = ["| " + " | ".join(line) + " |" for line in lines]

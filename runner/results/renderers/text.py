@@ -7,6 +7,7 @@ from runner.results.table_model import Table
 
 
 def text(table: Table) -> str:
+    """Return the table in aligned columns, with title, source and notes."""
     lines_of_cells = grid(table)
     widths = [max(map(len, column)) for column in zip(*lines_of_cells, strict=True)]
     lines = [

@@ -15,7 +15,7 @@ from datasets.graphs.molecules import (
     ATOM_SIZES,
     BOND_SIZES,
     MolHIV,
-    build,
+    build_molecules,
     cached,
     count_bonds,
     find_hiv,
@@ -91,7 +91,7 @@ def write_table(path: Path, smiles: list[str] = SMILES, labels: list[int] = LABE
 
 
 def test_categories_and_bond_counts_are_those_of_each_atom_and_bond():
-    kept = build(SMILES, LABELS)
+    kept = build_molecules(SMILES, LABELS)
     for i, text in enumerate(SMILES):
         atoms, bonds = by_the_book(text)
         first, last = kept["ptr"][i], kept["ptr"][i + 1]
@@ -111,7 +111,7 @@ def test_categories_and_bond_counts_are_those_of_each_atom_and_bond():
 
 def test_the_example_of_ogb():
     """The categories that ogb/utils/features.py gives in its comments."""
-    kept = build(["Cl[C@H](/C=C/C)Br"], [0])
+    kept = build_molecules(["Cl[C@H](/C=C/C)Br"], [0])
     assert kept["x"][1].tolist() == [5, 2, 4, 5, 1, 0, 2, 0, 0]
     double = count_bonds(torch.tensor([[2, 3]]), torch.tensor([[1, 2, 0]], dtype=torch.uint8), 6)
     assert kept["bonds"][3, 1] == 1
@@ -123,7 +123,7 @@ def test_sizes_hold_every_category_and_no_more():
     values = [len(table) for table in (*molecules.ATOM_VALUES, *molecules.BOND_VALUES)]
     others = [size - n for size, n in zip(ATOM_SIZES + BOND_SIZES, values, strict=True)]
     assert others == [1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0]
-    kept = build(["*", "[U+6]", "Cl[Pt@SP1](Br)(I)F"], [0, 0, 0])
+    kept = build_molecules(["*", "[U+6]", "Cl[Pt@SP1](Br)(I)F"], [0, 0, 0])
     assert kept["x"][0, 0] == 118
     assert kept["x"][1, 3] == 11
     assert kept["x"][3, 1] == 4  # a square planar centre is none of the tetrahedral ones
@@ -131,7 +131,7 @@ def test_sizes_hold_every_category_and_no_more():
 
 def test_what_is_no_smiles_string_is_named_with_its_row():
     with pytest.raises(CorruptData, match=r"row 1 .*C1CC"):
-        build(["CC", "C1CC"], [0, 1])
+        build_molecules(["CC", "C1CC"], [0, 1])
 
 
 def test_scaffolds_stay_together_and_the_largest_train():
@@ -162,7 +162,7 @@ def test_a_batch_is_what_the_docstring_says(tmp_path):
 
 def test_molecules_are_built_once_for_each_content_of_the_table(tmp_path, monkeypatch):
     built = []
-    monkeypatch.setattr(molecules, "build", lambda *table: built.append(table) or build(*table))
+    monkeypatch.setattr(molecules, "build_molecules", lambda *table: built.append(table) or build_molecules(*table))
     table = write_table(tmp_path / "HIV.csv")
     first, second = cached(table, tmp_path), cached(table, tmp_path)
     assert len(built) == 1
@@ -232,7 +232,7 @@ def test_without_data_and_network_the_places_are_named(tmp_path, monkeypatch):
 def test_without_rdkit_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
     with pytest.raises(ImportError, match=r"\.\[chem\]"):
-        build(["C"], [0])
+        build_molecules(["C"], [0])
 
 
 @pytest.mark.slow

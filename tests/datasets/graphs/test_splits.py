@@ -70,6 +70,13 @@ def test_published_split(tmp_path):
         '{"test": [0]}',
         "[]",
         '[{"test": ["a"], "model_selection": [{"train": [1], "validation": [2]}]}]',
+        '[{"test": [0.0], "model_selection": [{"train": [1], "validation": [2]}]}]',
+        '[{"test": [true], "model_selection": [{"train": [0], "validation": [2]}]}]',
+        '[{"test": [[0]], "model_selection": [{"train": [1], "validation": [2]}]}]',
+        '[{"test": [99999999999999999999], "model_selection": [{"train": [1], "validation": [2]}]}]',
+        '[{"test": [-1], "model_selection": [{"train": [1], "validation": [2]}]}]',
+        '[{"test": null, "model_selection": [{"train": [1], "validation": [2]}]}]',
+        '[{"test": [0], "model_selection": []}]',
         '[{"test": [0, 1], "model_selection": [{"train": [1], "validation": [2]}]}]',
     ],
 )
@@ -89,3 +96,28 @@ def test_published_files_partition_their_graphs(runner_data, name, graphs):
     assert sorted(torch.cat([parts["test"] for parts in folds]).tolist()) == list(range(graphs))
     for parts in folds:
         assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(graphs))
+
+
+def counted(*counts: int) -> torch.Tensor:
+    return torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
+
+
+def test_a_class_that_some_folds_lack_is_said_in_our_words(caplog, recwarn):
+    parts = xu_split(counted(30, 30, 4), 0, 9)
+    assert len(parts["train"]) + len(parts["test"]) == 64
+    assert "some of the 10 folds hold out no graph of class 2 (4 graphs)" in caplog.text
+    assert not [warning for warning in recwarn if "least populated" in str(warning.message)]
+
+
+@pytest.mark.parametrize("counts", [(9, 9), (5,), (3, 2, 9)])
+def test_too_few_graphs_for_the_folds_are_refused(counts):
+    with pytest.raises(
+        ValueError, match=rf"has {sum(counts)} graphs, {max(counts)} of the largest class: too few for 10"
+    ):
+        xu_split(counted(*counts), 0, 9)
+
+
+def test_a_class_too_small_for_a_fair_split_is_refused():
+    for counts in ((40, 1), (10, *[2] * 12)):
+        with pytest.raises(ValueError, match=r"dataset\.protocol=fair needs two graphs or more of each class"):
+            [fair_split(counted(*counts), fold, 9) for fold in range(10)]

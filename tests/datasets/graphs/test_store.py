@@ -228,3 +228,20 @@ def test_lightning_tells_the_loader_the_epoch(numbered):
         alone.set_epoch(epoch)
         assert watch.seen[epoch] == order(alone)
     assert watch.seen[0] != watch.seen[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"batch_size": 4}, 1),  # 9 graphs: a last batch of one
+        ({"batch_size": 3}, 1 + 1 + 2),
+        ({"batch_size": 20}, 1 + 1 + 2 + 3 + 3 + 4 + 5 + 6 + 7),
+        ({"batch_size": 4, "iterations": 2}, 1 + 1 + 2 + 3),
+        ({"batch_size": 4, "world_size": 2}, 1),
+        ({"batch_size": 4, "world_size": 2, "rank": 1}, 0),
+        ({"batch_size": 3, "world_size": 2}, 1 + 1),
+    ],
+)
+def test_the_fewest_nodes_that_a_batch_can_have(random_graphs, options, expected):
+    store, _ = random_graphs(sizes=(3, 1, 4, 1, 5, 2, 6, 3, 7))
+    assert GraphLoader(store, torch.arange(9), shuffle=True, **options).fewest_nodes() == expected

@@ -15,9 +15,10 @@ import torch
 from torch.nn.functional import one_hot
 
 from datasets.download import CorruptData, MissingData
-from datasets.graphs import tu
+from datasets.graphs import gin_text, tu
+from datasets.graphs.gin_text import find_gin, read_gin
 from datasets.graphs.store import GraphStore
-from datasets.graphs.tu import find_gin, find_tu, read_gin, read_tu
+from datasets.graphs.tu import find_tu, read_tu
 
 # graphs, graphs of each class, mean nodes, mean undirected edges, node labels or degrees that occur
 STATISTICS = {
@@ -62,7 +63,7 @@ def raw(runner_data: Path, name: str) -> Path:
     return folder
 
 
-def gin_text(runner_data: Path, name: str) -> Path:
+def gin_file(runner_data: Path, name: str) -> Path:
     folder = runner_data / "graphs" / "gin_txt"
     found = [path for path in (folder / name / f"{name}.txt", folder / f"{name}.zip") if path.exists()]
     return found[0] if found else pytest.skip(f"{name} is not in {folder}")
@@ -104,8 +105,94 @@ def test_without_node_labels_the_degree_stands_in(tmp_path):
     assert store.num_features == 3
 
 
+def with_attributes(text: str) -> str:
+    """The TOY collection in the GIN text format, with the attributes (number of the node, -0.5) at each node."""
+    lines, number = text.splitlines(), 0
+    for i, line in enumerate(lines):
+        tag, count, *rest = [*line.split(), "x"]
+        if rest[:-1] or line == "9 0":  # a node, not the head of the file or of a graph
+            lines[i] = f"{tag} {count} {' '.join(rest[:-1])} {number} -5e-1"
+            number += 1
+    return "\n".join(lines) + "\n"
+
+
+ATTRIBUTES = [[float(i), -0.5] for i in range(7)]
+ONE_HOT = [[0, 1, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
+DEGREES = [2, 2, 2, 1, 2, 1, 0]
+
+
+def rows(store: GraphStore) -> list[list[float]]:
+    return store.select(torch.arange(len(store))).x.tolist()
+
+
+def read_both(tmp_path: Path, features: str) -> Iterator[GraphStore]:
+    attributes = "".join(f"{a}, {b}\n" for a, b in ATTRIBUTES)
+    yield read_tu(write_tu(tmp_path, TOY | {"node_attributes": attributes}), "TOY", features)
+    yield read_gin(write_gin(tmp_path / "TOY.txt", with_attributes(TOY_GIN)), features)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected", "said"),
+    [
+        ("auto", ONE_HOT, "node labels, one-hot (3 values); not used: node attributes (2 columns"),
+        ("labels", ONE_HOT, "node labels, one-hot (3 values); not used: node attributes (2 columns"),
+        ("attributes", ATTRIBUTES, "node attributes (2 columns); not used: node labels"),
+        (
+            "both",
+            [[*a, *b] for a, b in zip(ATTRIBUTES, ONE_HOT, strict=True)],
+            "attributes (2 columns) and node labels",
+        ),
+        ("degree", [[float(d == value) for value in range(3)] for d in DEGREES], "the degree, one-hot (3 values)"),
+        ("constant", [[1.0]] * 7, "a constant 1; not used: node labels, node attributes"),
+    ],
+)
+def test_node_features_are_what_is_chosen_and_said(tmp_path, caplog, features, expected, said):
+    caplog.set_level("INFO")
+    for store in read_both(tmp_path, features):
+        assert rows(store) == expected
+        assert store.num_features == len(expected[0])
+    assert caplog.text.count(f"TOY: node features are {said}" if said[0] != "a" or said[1] == " " else said) == 2
+
+
+def test_attributes_alone_are_read(tmp_path, caplog):
+    caplog.set_level("INFO")
+    parts = TOY | {"node_labels": None, "node_attributes": "".join(f"{a}, {b}\n" for a, b in ATTRIBUTES)}
+    store = read_tu(write_tu(tmp_path, parts | {"edge_labels": "1\n" * 10, "graph_attributes": "1\n" * 3}), "TOY")
+    assert rows(store) == ATTRIBUTES
+    assert "node attributes (2 columns); not used: edge labels, graph attributes" in caplog.text
+
+
+@pytest.mark.parametrize("features", ["labels", "attributes", "both"])
+def test_features_that_the_files_do_not_have_are_named(tmp_path, features):
+    bare = "2\n2 0\n0 1 1\n0 1 0\n2 1\n0 1 1\n0 1 0\n"
+    says = rf"dataset\.node_features={features}: TOY does not have node .*; choose from auto, degree, constant"
+    with pytest.raises(ValueError, match=says):
+        read_tu(write_tu(tmp_path, TOY | {"node_labels": None}), "TOY", features)
+    with pytest.raises(ValueError, match=says):
+        read_gin(write_gin(tmp_path / "TOY.txt", bare), features)
+
+
+def test_each_column_of_node_labels_counts(tmp_path):
+    second = "1\n2\n1\n2\n1\n2\n5\n"
+    both = [f"{a}, {b}" for a, b in zip(TOY["node_labels"].split(), second.split(), strict=True)]
+    store = read_tu(write_tu(tmp_path, TOY | {"node_labels": "\n".join(both)}), "TOY")
+    columns = [[float(b == value) for value in "125"] for b in second.split()]
+    assert rows(store) == [[*a, *b] for a, b in zip(ONE_HOT, columns, strict=True)]
+
+
+def test_a_collection_for_regression_is_named(tmp_path):
+    parts = TOY | {"graph_labels": None, "graph_attributes": "0.5\n0.1\n2\n"}
+    with pytest.raises(CorruptData, match=r"TOY_graph_labels\.txt is missing: TOY is for regression"):
+        read_tu(write_tu(tmp_path, parts), "TOY")
+
+
+def test_blank_lines_at_the_end_are_no_rows(tmp_path):
+    check_toy(read_tu(write_tu(tmp_path, {part: text + "\n \n" for part, text in TOY.items()}), "TOY"))
+    check_toy(read_gin(write_gin(tmp_path / "TOY.txt", TOY_GIN + "\n \n")))
+
+
 def test_gin_text_may_have_attributes_and_lie_in_a_zip(tmp_path):
-    check_toy(read_gin(write_gin(tmp_path / "TOY.txt", TOY_GIN.replace("7 2 1 2\n", "7 2 1 2 0.5 -1e3\n"))))
+    check_toy(read_gin(write_gin(tmp_path / "TOY.txt", with_attributes(TOY_GIN))))
     with zipfile.ZipFile(tmp_path / "TOY.zip", "w") as archive:
         archive.writestr("TOY/TOY.txt", TOY_GIN)
     check_toy(read_gin(tmp_path / "TOY.zip"))
@@ -119,21 +206,33 @@ def test_gin_text_may_have_attributes_and_lie_in_a_zip(tmp_path):
         ("A", TOY["A"] + "4, 6\n", "one direction"),
         ("A", TOY["A"] + "1, 4\n4, 1\n", "two different graphs"),
         ("A", TOY["A"] + "5, \n", ""),
-        ("A", "1\n2\n", "2 numbers"),
-        ("A", "", "2 numbers"),
+        ("A", "1\n2\n", "2 numbers, has 1"),
+        ("A", "", "no lines"),
         ("A", "<html>404</html>\n", "html"),
         ("A", None, "missing"),
         ("graph_indicator", "1\n1\n1\n2\n2\n3\n2\n", "sorted"),
         ("graph_indicator", "0\n0\n0\n1\n1\n1\n2\n", "3 graphs"),
-        ("graph_indicator", "", "1 numbers"),
+        ("graph_indicator", "", "no lines"),
         ("graph_indicator", None, "missing"),
         ("graph_labels", "1\n-1\n", "2 graphs"),
         ("graph_labels", "1\n-1\n1\n1\n", "4 graphs"),
         ("graph_labels", "1\n-1\none\n", "one"),
         ("graph_labels", None, "missing"),
+        ("A", "1, 2, 1\n2, 1, 1\n", "2 numbers, has 3"),
+        ("A", "# 1, 2\n" + TOY["A"], "#"),
+        ("A", "1, 99999999999999999999\n", ""),
+        ("graph_indicator", "1\n1\n1\n\n2\n2\n2\n3\n", "line 4 is blank"),
+        ("graph_indicator", "\n" + TOY["graph_indicator"], "line 1 is blank"),
+        ("graph_indicator", TOY["graph_indicator"].replace("\n", ", 1\n"), "1 numbers, has 2"),
+        ("graph_labels", "1\n \n-1\n1\n", "line 2 is blank"),
+        ("graph_labels", "1, 0\n-1, 0\n1, 0\n", "1 numbers, has 2"),
+        ("node_labels", TOY["node_labels"].replace("3\n3", "3\n\n3"), "line 4 is blank"),
+        ("node_attributes", "0.5\n" * 6, "6 lines for 7 nodes"),
+        ("node_attributes", "0.5\n" * 6 + "nan\n", "line 7 has a value that is not finite"),
+        ("node_attributes", "0.5\n" * 6 + "0.5, 1\n", ""),
         ("node_labels", "7\n7\n3\n", "3 lines for 7 nodes"),
         ("node_labels", TOY["node_labels"] + "1\n", "8 lines for 7 nodes"),
-        ("node_labels", "", "1 numbers"),
+        ("node_labels", "", "no lines"),
     ],
     ids=lambda value: repr(value)[-20:],
 )
@@ -163,12 +262,34 @@ def test_gin_text_cut_short_is_named(tmp_path, length):
         ("7 2 1 2", "7 x 1 2"),
         ("7 2 1 2", "7 1.5 1 2"),
         ("3\n3 1", "3\n3"),
+        ("3\n3 1", "3\n3 1 1"),  # a second label of the graph
+        ("3 -1\n", "3 -1\n\n"),
+        ("7 2 1 2", "7 2 1 2 0.5"),  # an attribute of one node alone
+        ("7 2 1 2", "7 -1 1 2"),
+        ("9 0", "9 0 inf"),
     ],
 )
 def test_damaged_gin_text_is_named(tmp_path, old, new):
     path = write_gin(tmp_path / "TOY.txt", TOY_GIN.replace(old, new, 1))
     with pytest.raises(CorruptData, match=str(path)):
         read_gin(path)
+
+
+def test_damaged_gin_text_is_named_with_its_line(tmp_path):
+    path = write_gin(tmp_path / "TOY.txt", TOY_GIN.replace("3 1 1", "3 x 1"))
+    with pytest.raises(CorruptData, match=r"TOY\.txt, line 7: "):
+        read_gin(path)
+
+
+def test_an_encrypted_zip_of_gin_text_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "TOY.zip", "w") as archive:
+        archive.writestr("TOY/TOY.txt", TOY_GIN)
+    content = bytearray((tmp_path / "TOY.zip").read_bytes())
+    content[6] |= 1
+    content[content.find(b"PK\1\2") + 8] |= 1
+    (tmp_path / "TOY.zip").write_bytes(content)
+    with pytest.raises(CorruptData, match=r"TOY\.zip cannot be read: .*encrypted"):
+        read_gin(tmp_path / "TOY.zip")
 
 
 def test_a_damaged_zip_of_gin_text_is_named(tmp_path):
@@ -212,7 +333,7 @@ def served(tmp_path) -> Iterator[tuple[Path, str]]:
 def test_what_is_missing_is_downloaded_once(served, tmp_path, monkeypatch):
     folder, url = served
     monkeypatch.setattr(tu, "TU_URL", url + "/{name}.zip")
-    monkeypatch.setattr(tu, "GIN_URL", url + "/gin.zip")
+    monkeypatch.setattr(gin_text, "GIN_URL", url + "/gin.zip")
     with zipfile.ZipFile(folder / "TOY.zip", "w") as archive:
         for part, text in TOY.items():
             archive.writestr(f"TOY/TOY_{part}.txt", text)
@@ -227,6 +348,17 @@ def test_what_is_missing_is_downloaded_once(served, tmp_path, monkeypatch):
         find_gin(tmp_path / "data", "OTHER")  # the archive is there and has no such collection
 
 
+@pytest.mark.parametrize(("cleaned", "folder"), [(False, "graphs/tu_raw"), (True, "graphs/tu_cleaned")])
+def test_an_archive_below_the_data_folder_is_taken_before_a_download(tmp_path, monkeypatch, cleaned, folder):
+    monkeypatch.setattr(tu, "TU_URL", "http://127.0.0.1:9/{name}.zip")
+    monkeypatch.setattr(tu, "CLEANED_URL", "http://127.0.0.1:9/{name}.zip")
+    (tmp_path / folder).mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / folder / "TOY.zip", "w") as archive:
+        for part, text in TOY.items():
+            archive.writestr(f"TOY/TOY_{part}.txt", text)
+    check_toy(read_tu(find_tu(tmp_path, "TOY", cleaned), "TOY"))
+
+
 def test_a_downloaded_archive_without_the_collection_is_named(served, tmp_path, monkeypatch):
     folder, url = served
     monkeypatch.setattr(tu, "TU_URL", url + "/{name}.zip")
@@ -238,7 +370,7 @@ def test_a_downloaded_archive_without_the_collection_is_named(served, tmp_path, 
 
 def test_without_network_the_message_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(tu, "TU_URL", "http://127.0.0.1:9/{name}.zip")
-    monkeypatch.setattr(tu, "GIN_URL", "http://127.0.0.1:9/gin.zip")
+    monkeypatch.setattr(gin_text, "GIN_URL", "http://127.0.0.1:9/gin.zip")
     for find, wanted in ((find_tu, "TUDataset/TOY/raw/TOY_A.txt"), (find_gin, "dataset/TOY/TOY.txt")):
         with pytest.raises(MissingData) as error:
             find(tmp_path / "data", "TOY")
@@ -287,7 +419,7 @@ def parse_gin(text: str) -> list[tuple[int, list[int], set[tuple[int, int]]]]:
 
 @pytest.mark.parametrize("name", ["MUTAG", "PTC"])
 def test_gin_text_as_another_parser_reads_it(runner_data, name):
-    path = gin_text(runner_data, name)
+    path = gin_file(runner_data, name)
     store, graphs = read_gin(path), parse_gin(path.read_text())
     labels, tags = (sorted(values) for values in ({g[0] for g in graphs}, {t for g in graphs for t in g[1]}))
     assert len(store) == len(graphs)
@@ -318,8 +450,8 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("NCI1", "IMDBBIN
 
 
 @pytest.mark.parametrize("name", ["MUTAG", "PTC", "PTC_MR", "PROTEINS", *SLOW])
-def test_statistics_of_the_gin_text(runner_data, name):
-    found, published = statistics(read_gin(gin_text(runner_data, name))), STATISTICS[name]
+def test_statistics_of_the_gin_file(runner_data, name):
+    found, published = statistics(read_gin(gin_file(runner_data, name))), STATISTICS[name]
     assert found[0] == published[0]
     assert sorted(found[1]) == sorted(published[1])  # this format may number the classes otherwise
     assert found[2:4] == published[2:4]
@@ -332,7 +464,7 @@ def test_both_formats_hold_the_same_graphs(runner_data, name):
         graph = torch.repeat_interleave(store.sizes)
         return sorted(zip(store.sizes.tolist(), torch.bincount(graph[edge_index(store)[0]]).tolist(), strict=True))
 
-    assert shapes(read_tu(raw(runner_data, name), name)) == shapes(read_gin(gin_text(runner_data, name)))
+    assert shapes(read_tu(raw(runner_data, name), name)) == shapes(read_gin(gin_file(runner_data, name)))
 
 
 @pytest.mark.parametrize("name", CLEANED)

@@ -211,5 +211,5 @@ def test_neither_files_nor_network(tmp_path, monkeypatch):
 
 
 def test_another_variant_is_refused():
-    with pytest.raises(ValueError, match="10 or 100, got 20"):
+    with pytest.raises(ValueError, match=r"dataset\.variant=20 is unknown; choose from 10, 100"):
         CIFAR(20)

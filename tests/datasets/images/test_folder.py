@@ -14,6 +14,7 @@ from PIL import Image
 from datasets.download import CorruptData, MissingData
 from datasets.images import folder as module
 from datasets.images.datamodule import ImageFolder, TinyImageNet
+from datasets.images.folder import image_files
 
 
 def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (12, 10)) -> Image.Image:
@@ -92,6 +93,55 @@ def test_folders_that_make_no_classification(tmp_path):
         ImageFolder("f", root=tmp_path).setup()
 
 
+def test_images_in_sub_folders_belong_to_the_class(tmp_path):
+    toy(tmp_path)
+    write(tmp_path, {"train/dog/more/deep/z.png": picture(20), "train/ape/more/a.png": picture(21)})
+    data = ImageFolder(".", size=8, root=tmp_path)
+    data.setup()
+    assert data.classes == ["ape", "cat", "dog"]
+    assert data.train_labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert np.array_equal(data.train_images[-1].numpy(), by_pillow(picture(20), "RGB", 8))
+
+
+def test_a_class_may_have_its_images_in_sub_folders_alone(tmp_path):
+    write(toy(tmp_path), {"train/cow/2024/1.png": picture(20)})
+    data = ImageFolder(".", size=8, root=tmp_path)
+    data.setup()
+    assert data.classes == ["ape", "cat", "cow", "dog"]
+
+
+def test_links_are_followed_and_circles_end(tmp_path):
+    toy(tmp_path)
+    write(tmp_path / "elsewhere", {"1.png": picture(20)})
+    os.symlink(tmp_path / "elsewhere", tmp_path / "train" / "dog" / "linked")
+    os.symlink(tmp_path / "train" / "dog", tmp_path / "train" / "dog" / "linked" / "back")
+    assert len(image_files(tmp_path / "train" / "dog")) == 3
+
+
+def test_hidden_files_and_those_of_operating_systems_are_left_out_and_counted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    toy(tmp_path)
+    for part in ("train", "test"):
+        write(tmp_path, {f"{part}/{name}/1.png": picture(0) for name in (".trash", "__MACOSX", ".ipynb_checkpoints")})
+        write(tmp_path, {f"{part}/dog/.ipynb_checkpoints/0-checkpoint.png": picture(1)})
+        for name in ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", "notes.txt"):
+            (tmp_path / part / "dog" / name).write_bytes(b"no image")
+        (tmp_path / part / "Thumbs.db").write_bytes(b"no image")
+    data = ImageFolder(".", size=8, root=tmp_path)
+    data.setup()
+    assert data.classes == ["ape", "cat", "dog"]
+    assert (len(data.train_labels), len(data.parts["test"].labels)) == (5, 2)
+    assert f"{tmp_path / 'train' / 'dog'}: left out 1 files .txt, 5 hidden files or folders" in caplog.text
+
+
+def test_what_else_is_not_read_is_said(tmp_path, caplog):
+    write(toy(tmp_path), {"train/loose.png": picture(0), "val/dog/1.png": picture(0)})
+    ImageFolder(".", size=8, root=tmp_path).setup()
+    assert f"{tmp_path / 'train'}: 1 images in no class folder are left out, such as loose.png" in caplog.text
+    assert f"{tmp_path / 'val'} is not read" in caplog.text
+    assert f"{tmp_path / 'test'} has no images of the classes ape" in caplog.text
+
+
 @pytest.mark.parametrize(
     "damage", [lambda c: c[:200], lambda c: b"", lambda c: b"<html>", lambda c: c[:60] + b"?" + c[61:]]
 )
@@ -101,7 +151,9 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, damage):
     assert f"{path} is no image that can be read" in refused(tmp_path)
 
 
-@pytest.mark.parametrize(("options", "said"), [({"size": 0}, "size"), ({"channels": 2}, "channels must be 1 or 3")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"size": 0}, "size"), ({"channels": 2}, "channels=2 is unknown; choose from 1, 3")]
+)
 def test_bad_arguments_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         ImageFolder("x", **options)

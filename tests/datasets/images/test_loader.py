@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datasets.images.augment import Augment
-from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, Turns
+from datasets.images.loader import ImageBatch, ImageLoader, ImageSet, StepNumbers
 
 
 def images(count: int = 23, size: int = 6) -> ImageSet:
@@ -136,8 +136,8 @@ def test_views_are_the_same_images_augmented_anew(world_size):
 
 def test_turns_ask_how_many_they_are_at_the_second():
     said = [4]
-    turns = iter(Turns(lambda: said[0]))
+    turns = iter(StepNumbers(lambda: said[0]))
     assert next(turns) == 0
     said[0] = 2
     assert list(turns) == [1]
-    assert list(Turns(lambda: 0)) == [0]
+    assert list(StepNumbers(lambda: 0)) == [0]

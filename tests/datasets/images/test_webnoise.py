@@ -11,7 +11,7 @@ from PIL import Image
 
 from datasets.download import CorruptData, MissingData
 from datasets.images.datamodule import Clothing1M, MiniWebVision, RedMiniImageNet
-from datasets.images.webnoise import squared
+from datasets.images.webnoise import read_center
 
 
 def picture(path: Path, colour: int, size: tuple[int, int] = (32, 32)) -> None:
@@ -54,7 +54,7 @@ def test_red_mini_imagenet(tmp_path):
 
 
 def test_red_mini_imagenet_without_its_files_or_with_others(tmp_path):
-    with pytest.raises(ValueError, match=r"dataset\.level must be one of 0\.0, 0\.05.* got 0\.7"):
+    with pytest.raises(ValueError, match=r"dataset\.level=0\.7 is unknown; choose from 0\.0, 0\.05"):
         RedMiniImageNet(level=0.7)
     with pytest.raises(MissingData, match=r"red_mini_imagenet_s32/split/red_noise_nl_0\.2"):
         RedMiniImageNet(level=0.2, root=tmp_path).setup()
@@ -140,9 +140,9 @@ def test_the_middle_of_an_image_is_kept(tmp_path, width, height):
     resized = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
     left, top = (resized.width - 16) // 2, (resized.height - 16) // 2
     expected = np.asarray(resized.crop((left, top, left + 16, top + 16))).transpose(2, 0, 1).astype(int)
-    found = squared(tmp_path / "a.png", 16, 20)
+    found = read_center(tmp_path / "a.png", 16, 20)
     assert found.shape == (3, 16, 16)
     assert found.dtype == torch.uint8
     assert np.abs(found.numpy() - expected).mean() < 6  # over 20 where it is a pixel off; half of one is rounding
-    tiny = squared(tmp_path / "a.png", 1, 1000)
+    tiny = read_center(tmp_path / "a.png", 1, 1000)
     assert tiny.shape == (3, 1, 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import trimesh
 
-from datasets.shapes.build import Recipe, build, folder_sources
+from datasets.shapes.build import Recipe, build_dataset
+from datasets.shapes.meshes import folder_sources
 
 POINTS = 401  # no whole number of bytes
 
@@ -38,7 +39,7 @@ def meshes(tmp_path_factory) -> Path:
 def built(meshes, tmp_path_factory) -> Path:
     """The set: 401 points, points near the surface, 3 views; not to be changed."""
     root = tmp_path_factory.mktemp("built") / "set"
-    build(folder_sources(meshes), root, Recipe(POINTS, near=True, views=3), three_one_one)
+    build_dataset(folder_sources(meshes), root, Recipe(POINTS, near=True, views=3), three_one_one)
     return root
 
 

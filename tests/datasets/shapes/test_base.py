@@ -7,10 +7,10 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from datasets.shapes.base import in_turn
-from datasets.shapes.datamodule import Solids
-from datasets.shapes.loader import ShapeBatch, unpack
-from datasets.shapes.solids import CATEGORIES
+from datasets.shapes.base import round_robin
+from datasets.shapes.csg import CATEGORIES
+from datasets.shapes.shape_set import ShapeBatch, unpack_bits
+from datasets.shapes.solids import Solids
 
 SMALL = {"shapes": {"train": 3, "val": 1, "test": 2}, "stored_points": 600, "points": 64, "batch_size": 5}
 
@@ -42,15 +42,15 @@ def test_stored_shapes_are_the_solids_of_their_names():
         points, surface, normals = (v[0].double().numpy() for v in (batch.points, batch.surface, batch.normals))
         assert np.abs(points).max() <= 0.5505
         # Rounding to float16 and the noise move points by up to 1e-3.
-        clear = solid.inside(points + [[[1e-3, 0, 0]], [[-1e-3, 0, 0]], [[0, 1e-3, 0]]][0]) == solid.inside(points)
+        clear = solid.contains(points + [[[1e-3, 0, 0]], [[-1e-3, 0, 0]], [[0, 1e-3, 0]]][0]) == solid.contains(points)
         for step in 1.5e-3 * np.concatenate([np.eye(3), -np.eye(3)]):
-            clear &= solid.inside(points + step) == solid.inside(points)
+            clear &= solid.contains(points + step) == solid.contains(points)
         assert clear.mean() > 0.95
-        assert (batch.occupancies[0].numpy() == solid.inside(points))[clear].all()
-        assert solid.inside(surface - 2e-3 * normals).mean() > 0.98
-        assert solid.inside(surface + 2e-3 * normals).mean() < 0.02
+        assert (batch.occupancies[0].numpy() == solid.contains(points))[clear].all()
+        assert solid.contains(surface - 2e-3 * normals).mean() > 0.98
+        assert solid.contains(surface + 2e-3 * normals).mean() < 0.02
         x, y, z = np.meshgrid(*[(np.arange(32) + 0.5) / 32 - 0.5] * 3, indexing="ij")
-        expected = solid.inside(np.stack([x.ravel(), y.ravel(), z.ravel()], 1)).reshape(32, 32, 32)
+        expected = solid.contains(np.stack([x.ravel(), y.ravel(), z.ravel()], 1)).reshape(32, 32, 32)
         assert (batch.voxels[0].numpy() == expected).all()
 
 
@@ -88,10 +88,10 @@ def test_categories_and_limits():
 
 def test_in_turn():
     categories = ["a", "a", "a", "b", "c", "c"]
-    assert in_turn(categories, None) == in_turn(categories, 9) == [0, 1, 2, 3, 4, 5]
-    assert in_turn(categories, 3) == [0, 3, 4]
-    assert in_turn(categories, 4) == [0, 1, 3, 4]
-    assert in_turn(categories, 1) == [0]
+    assert round_robin(categories, None) == round_robin(categories, 9) == [0, 1, 2, 3, 4, 5]
+    assert round_robin(categories, 3) == [0, 3, 4]
+    assert round_robin(categories, 4) == [0, 1, 3, 4]
+    assert round_robin(categories, 1) == [0]
 
 
 def test_the_training_shapes_can_take_the_place_of_the_others():
@@ -100,7 +100,7 @@ def test_the_training_shapes_can_take_the_place_of_the_others():
     assert data.names("test") == data.names("train")
     batches = list(data.test_dataloader())
     assert [int(batch.inputs) for batch in batches] == [0, 3, 6]  # the places in training, of three categories
-    assert torch.equal(batches[1].occupancies[0], unpack(data.parts["train"].occupancies[3], 600))
+    assert torch.equal(batches[1].occupancies[0], unpack_bits(data.parts["train"].occupancies[3], 600))
     assert len(list(data.val_dataloader())) == 24
     assert next(iter(data.train_dataloader())).inputs.dtype == torch.int64
 
@@ -122,12 +122,12 @@ def test_points_near_the_surface_are_for_training_alone():
     for place in (0, 7, 20):
         solid = near.solid(train.names[place])
         points = train.points[place].double().numpy()
-        inside = unpack(train.occupancies[place], 3000).numpy()
-        assert (solid.inside(points) == inside).mean() > 0.95
+        inside = unpack_bits(train.occupancies[place], 3000).numpy()
+        assert (solid.contains(points) == inside).mean() > 0.95
         # A point within 3 sigma of the surface has the other side within 3 sigma.
         steps = np.random.default_rng(0).normal(size=(64, 1, 3))
         steps *= 0.03 / np.linalg.norm(steps, axis=-1, keepdims=True)
-        crossing = np.any([solid.inside(points + step) != solid.inside(points) for step in steps], 0)
+        crossing = np.any([solid.contains(points + step) != solid.contains(points) for step in steps], 0)
         assert crossing[1500:].mean() > 0.97
         assert crossing[:1500].mean() < 0.6
     kept = solids(stored_points=3000, sampling="surface", inputs="index", train_as_test=True)
@@ -137,18 +137,18 @@ def test_points_near_the_surface_are_for_training_alone():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"inputs": "mesh"}, "dataset.inputs must be one of pointcloud, voxels, image, index, none; got mesh"),
+        ({"inputs": "mesh"}, "dataset.inputs=mesh is unknown; choose from pointcloud, voxels, image, index, none"),
         ({"views": 0}, "dataset.views must be positive"),
         ({"inputs": "index"}, "dataset.train_as_test=true"),
-        ({"sampling": "both"}, "dataset.sampling must be one of uniform, equal, surface; got both"),
+        ({"sampling": "both"}, "dataset.sampling=both is unknown; choose from uniform, equal, surface"),
         ({"points": 0}, "dataset.points must be positive, got 0"),
         ({"batch_size": 0}, "dataset.batch_size must be positive"),
         ({"limit_test": 0}, "dataset.limit_test must be positive"),
         ({"iterations": 0}, "dataset.iterations must be positive"),
         ({"input_noise": -1.0}, "dataset.input_noise must not be negative"),
         ({"image_crop": 0.0}, r"dataset.image_crop must be in \(0, 1\]"),
-        ({"categories": []}, "dataset.categories must name some"),
-        ({"categories": ["cup", "cup"]}, "dataset.categories must name some, each once"),
+        ({"categories": []}, "dataset.categories must name at least one"),
+        ({"categories": ["cup", "cup"]}, "dataset.categories must name at least one, and each once"),
         ({"categories": ["mug"]}, "dataset.categories: no mug; there are box, cone, cup"),
         ({"shapes": {"train": 3}}, "dataset.shapes must have a positive train, val and test"),
         ({"stored_points": 0}, "dataset.stored_points must be positive"),

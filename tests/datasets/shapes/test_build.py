@@ -17,24 +17,25 @@ import trimesh
 import yaml
 
 from datasets.download import CorruptData, MissingData
-from datasets.shapes import layout
-from datasets.shapes.build import Recipe, Source, build, build_model, folder_sources, npz_keys, prepared
-from datasets.shapes.geometry import voxel_centres
-from datasets.shapes.layout import Category
+from datasets.shapes import shapenet_format as fmt
+from datasets.shapes.build import Recipe, build_dataset, build_model
+from datasets.shapes.geometry import voxel_centers
+from datasets.shapes.meshes import MeshSource, folder_sources, npz_keys, prepare_mesh
+from datasets.shapes.shapenet_format import Category
 from tests.datasets.shapes.conftest import POINTS, three_one_one
 
 BALL, RING = Category("ball", "ball"), Category("ring", "ring")
 
 
 def test_the_layout_is_the_published_one(built):
-    assert layout.read_categories(built) == [BALL, RING]
-    assert layout.read_split(built, RING, "train") == ["r0", "r1", "r2"]
-    assert layout.read_split(built, RING, "test") == ["r4"]
+    assert fmt.read_categories(built) == [BALL, RING]
+    assert fmt.read_split(built, RING, "train") == ["r0", "r1", "r2"]
+    assert fmt.read_split(built, RING, "test") == ["r4"]
     for model in ("ball/b0", "ring/r4"):
         assert {path.name for path in (built / model).iterdir()} == {
             *("points.npz", "points_surface.npz", "pointcloud.npz", "model.binvox", "img_choy2016")
         }
-        assert len(layout.image_paths(built / model)) == 3
+        assert len(fmt.image_paths(built / model)) == 3
     assert not list(built.rglob("*.part"))
 
 
@@ -48,7 +49,7 @@ def test_balls_beside_their_formula(built, meshes, number):
         return np.linalg.norm(points.astype(float) / axes, axis=1)
 
     for name, share in (("points.npz", None), ("points_surface.npz", 0.5)):
-        points, packed = layout.read_points(model / name)
+        points, packed = fmt.read_points(model / name)
         inside = np.unpackbits(packed)[:POINTS].astype(bool)
         clear = (size(points) < 0.95) | (size(points) > 1.002)
         assert (inside == (size(points) < 1))[clear].all()
@@ -57,13 +58,13 @@ def test_balls_beside_their_formula(built, meshes, number):
             assert np.abs(points).max() > 0.5
         else:
             assert (np.abs(size(points) - 1) < 0.15).mean() > 0.5
-    surface, normals = layout.read_cloud(model / "pointcloud.npz")
+    surface, normals = fmt.read_point_cloud(model / "pointcloud.npz")
     assert (np.abs(size(surface) - 0.98) < 0.025).all()
     radial = surface.astype(float) / axes**2
     radial /= np.linalg.norm(radial, axis=1, keepdims=True)
     assert ((normals * radial).sum(1) > 0.95).all()
-    voxels = np.unpackbits(layout.read_voxels(model / "model.binvox")).astype(bool)
-    sizes = size(voxel_centres(32))
+    voxels = np.unpackbits(fmt.read_voxels(model / "model.binvox")).astype(bool)
+    sizes = size(voxel_centers(32))
     clear = (sizes < 0.95) | (sizes > 1)
     assert (voxels == (sizes < 1))[clear].all()
     with np.load(model / "points.npz") as kept:
@@ -75,10 +76,10 @@ def test_cameras_show_where_points_are_in_the_pictures(built, meshes):
     """Points of the original mesh fall on the shape in every picture, and hit its outline."""
     mesh = trimesh.load_mesh(meshes / "ring" / "r1.obj")
     folder = built / "ring" / "r1" / "img_choy2016"
-    world, camera = layout.read_cameras(folder / "cameras.npz", 3)
+    world, camera = fmt.read_cameras(folder / "cameras.npz", 3)
     points, _ = trimesh.sample.sample_surface(mesh, 100_000, seed=0)
     for view in range(3):
-        picture = layout.read_image(folder / f"{view:03}.jpg")
+        picture = fmt.read_image(folder / f"{view:03}.jpg")
         assert picture.shape == (3, 137, 137)
         assert (picture[:, [0, -1], :] > 250).all()  # white all around
         at = (camera[view] @ (world[view] @ np.column_stack([points, np.ones(len(points))]).T)).T
@@ -89,13 +90,13 @@ def test_cameras_show_where_points_are_in_the_pictures(built, meshes):
         shown = picture[0] < 240
         assert shown[hit].mean() > 0.95
         assert hit[shown].mean() > 0.97
-    assert len({layout.read_image(path).tobytes() for path in layout.image_paths(built / "ring" / "r1")}) == 3
+    assert len({fmt.read_image(path).tobytes() for path in fmt.image_paths(built / "ring" / "r1")}) == 3
 
 
 def test_the_same_command_gives_the_same_set_and_another_seed_another(built, meshes, tmp_path):
     sources = [source for source in folder_sources(meshes) if source.name in ("b0", "r3")]
     for seed, folder in ((0, "same"), (1, "other")):
-        build(sources, tmp_path / folder, Recipe(POINTS, near=True, views=3, seed=seed), three_one_one)
+        build_dataset(sources, tmp_path / folder, Recipe(POINTS, near=True, views=3, seed=seed), three_one_one)
     for name in ("ball/b0/points.npz", "ring/r3/pointcloud.npz", "ring/r3/img_choy2016/001.jpg"):
         assert (tmp_path / "same" / name).read_bytes() == (built / name).read_bytes()
         assert (tmp_path / "other" / name).read_bytes() != (built / name).read_bytes()
@@ -109,7 +110,7 @@ def test_a_set_that_was_stopped_is_finished(copy, built, meshes):
     left.mkdir()
     (left / "points.npz").write_bytes(b"half")
     before = (copy / "ring" / "r1" / "points.npz").stat().st_mtime_ns
-    build(folder_sources(meshes), copy, Recipe(POINTS, near=True, views=3), three_one_one)
+    build_dataset(folder_sources(meshes), copy, Recipe(POINTS, near=True, views=3), three_one_one)
     assert (copy / "ring" / "r1" / "points.npz").stat().st_mtime_ns == before
     assert not left.exists()
     for name in ("ball/b2/points.npz", "metadata.yaml", "ball/train.lst"):
@@ -118,14 +119,14 @@ def test_a_set_that_was_stopped_is_finished(copy, built, meshes):
 
 def test_a_set_that_was_begun_otherwise_is_left_alone(copy, meshes):
     with pytest.raises(CorruptData, match=r"was begun with points=401, not 50: remove it"):
-        build(folder_sources(meshes), copy, Recipe(50, near=True, views=3), three_one_one)
+        build_dataset(folder_sources(meshes), copy, Recipe(50, near=True, views=3), three_one_one)
     assert yaml.safe_load((copy / "build.yaml").read_text())["points"] == POINTS
 
 
 def test_two_that_build_the_same_set_at_once(meshes, built, tmp_path):
     """One builds, the other waits and finds all done."""
     build_it = partial(
-        build, folder_sources(meshes), tmp_path / "set", Recipe(POINTS, near=True, views=3), three_one_one
+        build_dataset, folder_sources(meshes), tmp_path / "set", Recipe(POINTS, near=True, views=3), three_one_one
     )
     with ThreadPoolExecutor(2) as pool:
         for task in [pool.submit(build_it), pool.submit(build_it)]:
@@ -151,8 +152,8 @@ def test_a_killed_build_leaves_whole_models_alone_and_goes_on(meshes, built, tmp
         time.sleep(0.05)
     assert not (tmp_path / "set" / "metadata.yaml").exists()
     for model in (tmp_path / "set").glob("*/[br]*"):
-        layout.read_points(model / "points.npz")
-        layout.read_voxels(model / "model.binvox")
+        fmt.read_points(model / "points.npz")
+        fmt.read_voxels(model / "model.binvox")
     subprocess.run([*command, "--processes", "1"], check=True, capture_output=True)
     assert len(list((tmp_path / "set").glob("*/[br]*/points.npz"))) == 10
 
@@ -187,9 +188,9 @@ def test_every_mesh_that_does_not_do_is_named_and_the_others_are_built(tmp_path)
     faults = bad_meshes(root)
     trimesh.creation.box().export(root / "good.ply")
     with pytest.raises(CorruptData) as raised:
-        build(folder_sources(tmp_path / "meshes"), tmp_path / "set", Recipe(50), three_one_one)
+        build_dataset(folder_sources(tmp_path / "meshes"), tmp_path / "set", Recipe(50), three_one_one)
     lines = str(raised.value).splitlines()
-    assert lines[0].startswith(f"{len(faults)} of {len(faults) + 1} meshes make no shape")
+    assert lines[0].startswith(f"{len(faults)} of {len(faults) + 1} meshes cannot become shapes")
     assert len(lines) == len(faults) + 1
     for name, said in faults.items():
         (line,) = [line for line in lines[1:] if f"/{name}." in line]
@@ -215,18 +216,22 @@ def test_formats_and_folders_of_meshes(tmp_path):
     assert len(sources) == 8
     assert {(s.category, s.name) for s in sources} >= {(tmp_path.name, "a"), (tmp_path.name, "a_stl"), ("b_ply", "x.y")}
     for source in sources:
-        vertices, faces, frame = prepared(*source.load(), watertight=False)
+        vertices, faces, frame, _ = prepare_mesh(*source.load(), watertight=False)
         assert len(vertices) == 8
         assert len(faces) == 12
         assert frame["scale"] == 3
+    (tmp_path / "b_none").mkdir()
     with pytest.raises(MissingData, match="there are no meshes"):
         folder_sources(tmp_path / "b_none")
+    with pytest.raises(MissingData, match=r"notes\.txt is not a folder"):
+        folder_sources(tmp_path / "notes.txt")
 
 
 def test_meshes_turned_inside_out_are_turned_back():
     ball = trimesh.creation.icosphere(2)
     for faces in (ball.faces, ball.faces[:, ::-1]):
-        vertices, turned, _ = prepared(ball.vertices, faces, watertight=False)
+        vertices, turned, _, notes = prepare_mesh(ball.vertices, faces, watertight=False)
+        assert notes == ([] if faces is ball.faces else ["turned the normals of 1 of 1 closed parts"])
         assert trimesh.Trimesh(vertices, turned).volume > 0
 
 
@@ -238,7 +243,7 @@ def test_open_meshes_are_closed_on_demand(tmp_path):
     lid = box.face_normals[:, 2] > 0.5
     soup = trimesh.util.concatenate([box, box.copy().apply_translation((0.6, 0.6, 0))])
     for name, mesh in {"lidless": trimesh.Trimesh(box.vertices, box.faces[~lid]), "soup": soup}.items():
-        vertices, faces, frame = prepared(mesh.vertices, mesh.faces, watertight=True)
+        vertices, faces, frame, _ = prepare_mesh(mesh.vertices, mesh.faces, watertight=True)
         closed = trimesh.Trimesh(vertices, faces, process=False)
         assert closed.is_watertight, name
         assert closed.volume > 0
@@ -253,17 +258,17 @@ def test_pairs_of_arrays(tmp_path):
     arrays = {"v7": box.vertices.astype(np.float32), "f7": box.faces.astype(np.uint16)}
     np.savez(path, **arrays, v30=box.vertices, f30=box.faces)
     assert npz_keys(path) == ["30", "7"]
-    build_model(Source("c", "7", path, "7"), tmp_path / "model", Recipe(64))
-    points, packed = layout.read_points(tmp_path / "model" / "points.npz")
+    build_model(MeshSource("c", "7", path, "7"), tmp_path / "model", Recipe(64))
+    points, packed = fmt.read_points(tmp_path / "model" / "points.npz")
     assert (np.unpackbits(packed)[:64] == (np.abs(points) < 0.5).all(1)).all()
     np.savez(path, **arrays, v8=box.vertices)
-    with pytest.raises(CorruptData, match="must have pairs of vN and fN; it has v8"):
+    with pytest.raises(CorruptData, match="must have pairs of vN and fN; it has 'v8'"):
         npz_keys(path)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(CorruptData, match="is no whole npz file"):
+    with pytest.raises(CorruptData, match="is not a complete npz file"):
         npz_keys(path)
     with pytest.raises(CorruptData, match="mesh 7 cannot be read"):
-        Source("c", "7", path, "7").load()
+        MeshSource("c", "7", path, "7").load()
 
 
 def test_real_meshes(runner_data, tmp_path):
@@ -273,7 +278,7 @@ def test_real_meshes(runner_data, tmp_path):
         pytest.skip(f"no meshes in {folder}")
     sources = {source.name: source for source in folder_sources(folder / "common3d")}
     build_model(sources["spot"], tmp_path / "spot", Recipe(2000))
-    _, packed = layout.read_points(tmp_path / "spot" / "points.npz")
+    _, packed = fmt.read_points(tmp_path / "spot" / "points.npz")
     assert 0.03 < np.unpackbits(packed)[:2000].mean() < 0.3
     with pytest.raises(CorruptData, match=r"suzanne\.obj\.gz: it is not watertight"):
         build_model(sources["suzanne"], tmp_path / "suzanne", Recipe(2000))

@@ -14,15 +14,14 @@ from scipy.stats import chisquare
 from datasets.shapes.geometry import (
     BOX,
     area_normals,
-    contains,
-    merged,
-    open_edges,
-    surface_points,
-    unit_cube,
-    volume,
-    voxel_centres,
-    voxelise,
+    count_open_edges,
+    merge_vertices,
+    sample_surface,
+    signed_volumes,
+    unit_cube_frame,
+    voxel_centers,
 )
+from datasets.shapes.inside_test import contains, voxelize
 
 pcu = pytest.importorskip("point_cloud_utils", reason="winding numbers come from point-cloud-utils (.[mesh])")
 
@@ -131,7 +130,7 @@ def test_many_faces_on_few_points_are_looked_up_in_chunks(monkeypatch):
     vertices, faces = ring()
     points = np.random.default_rng(4).uniform(-BOX, BOX, (3000, 3))
     expected = contains(vertices, faces, points)
-    monkeypatch.setattr("datasets.shapes.geometry.CHUNK", 50)
+    monkeypatch.setattr("datasets.shapes.inside_test.CHUNK", 50)
     assert (contains(vertices, faces, points) == expected).all()
 
 
@@ -140,9 +139,9 @@ def test_open_edges_volume_and_normals_beside_trimesh():
         vertices, faces = ring(turned)
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         assert mesh.is_watertight
-        assert open_edges(faces) == 0
-        assert volume(vertices, faces) == pytest.approx(mesh.volume)
-        assert volume(vertices, faces[:, ::-1]) == pytest.approx(-mesh.volume)
+        assert count_open_edges(faces) == 0
+        assert signed_volumes(vertices, faces).sum() == pytest.approx(mesh.volume)
+        assert signed_volumes(vertices, faces[:, ::-1]).sum() == pytest.approx(-mesh.volume)
         normals = area_normals(vertices, faces)
         np.testing.assert_allclose(np.linalg.norm(normals, axis=1), mesh.area_faces)
         np.testing.assert_allclose(normals / mesh.area_faces[:, None], mesh.face_normals, atol=1e-8)
@@ -150,24 +149,24 @@ def test_open_edges_volume_and_normals_beside_trimesh():
 
 def test_one_face_less_leaves_three_edges_open():
     _, faces = ring()
-    assert open_edges(faces[1:]) == 3
-    assert open_edges(np.concatenate([faces, faces[:1]])) == 3
+    assert count_open_edges(faces[1:]) == 3
+    assert count_open_edges(np.concatenate([faces, faces[:1]])) == 3
 
 
 def test_split_vertices_are_merged():
     vertices, faces = ring()
     soup = vertices[faces].reshape(-1, 3)
     alone = np.arange(len(soup)).reshape(-1, 3)
-    assert open_edges(alone) == len(soup)
-    places, joined = merged(np.concatenate([soup, [[9.0, 9, 9]]]), np.concatenate([alone, [[0, 0, 1]]]))
+    assert count_open_edges(alone) == len(soup)
+    places, joined = merge_vertices(np.concatenate([soup, [[9.0, 9, 9]]]), np.concatenate([alone, [[0, 0, 1]]]))
     assert len(places) == len(vertices)
-    assert open_edges(joined) == 0
-    assert volume(places, joined) == pytest.approx(volume(vertices, faces))
+    assert count_open_edges(joined) == 0
+    assert signed_volumes(places, joined).sum() == pytest.approx(signed_volumes(vertices, faces).sum())
 
 
 def test_unit_cube():
     vertices = np.array([[1.0, 2, 3], [5, 4, 4], [3, 3, 3.5]])
-    centre, edge = unit_cube(vertices)
+    centre, edge = unit_cube_frame(vertices)
     np.testing.assert_allclose(centre, [3, 3, 3.5])
     assert edge == 4
     moved = (vertices - centre) / edge
@@ -178,7 +177,7 @@ def test_unit_cube():
 def test_surface_points_are_on_the_surface_and_even():
     vertices, faces = ring()
     mesh = trimesh.Trimesh(vertices, faces, process=False)
-    points, normals = surface_points(vertices, faces, 40_000, np.random.default_rng(5))
+    points, normals = sample_surface(vertices, faces, 40_000, np.random.default_rng(5))
     distance, face, _ = pcu.closest_points_on_mesh(points, vertices, faces.astype(np.int32))
     assert distance.max() < 1e-7
     np.testing.assert_allclose(np.einsum("pi,pi->p", normals, mesh.face_normals[face]), 1, atol=0.2)
@@ -186,15 +185,15 @@ def test_surface_points_are_on_the_surface_and_even():
     drawn = np.bincount(face, minlength=len(faces))
     assert chisquare(drawn, mesh.area_faces / mesh.area * len(points)).pvalue > 1e-4
     # Within one large triangle too.
-    corner, _ = surface_points(np.eye(3), np.array([[0, 1, 2]]), 40_000, np.random.default_rng(6))
+    corner, _ = sample_surface(np.eye(3), np.array([[0, 1, 2]]), 40_000, np.random.default_rng(6))
     np.testing.assert_allclose(corner.mean(0), 1 / 3, atol=5 * (1 / 18 / 40_000) ** 0.5)
     np.testing.assert_allclose(corner.var(0), 1 / 18, rtol=0.03)
 
 
 def test_voxels_are_those_whose_centre_is_inside():
     vertices, faces = ring()
-    voxels = voxelise(vertices, faces, 32)
-    centres = voxel_centres(32)
+    voxels = voxelize(vertices, faces, voxel_centers(32))
+    centres = voxel_centers(32)
     assert np.allclose(centres[1] - centres[0], [0, 0, 1 / 32])
     assert np.allclose(centres[[0, -1]], [[-0.5 + 1 / 64] * 3, [0.5 - 1 / 64] * 3])
     assert (voxels.ravel() == (winding(vertices, faces, centres) > 0.5)).all()
@@ -209,9 +208,9 @@ def test_real_meshes_beside_winding_numbers(runner_data):
         pytest.skip(f"no {path}")
     with np.load(path) as kept:
         for number in (21, 105, 150, 302, 332, 352):
-            vertices, faces = merged(kept[f"v{number}"].astype(float), kept[f"f{number}"].astype(np.int64))
-            assert open_edges(faces) == 0
-            centre, edge = unit_cube(vertices)
+            vertices, faces = merge_vertices(kept[f"v{number}"].astype(float), kept[f"f{number}"].astype(np.int64))
+            assert count_open_edges(faces) == 0
+            centre, edge = unit_cube_frame(vertices)
             vertices = (vertices - centre) / edge
             points = np.random.default_rng(number).uniform(-BOX, BOX, (20_000, 3))
             points = points.astype(np.float16).astype(np.float64)

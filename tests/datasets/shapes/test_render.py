@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from datasets.shapes.render import AMBIENT, in_unit_cube, intrinsics, random_camera, render
+from datasets.shapes.render import AMBIENT, cameras_in_unit_cube, intrinsics, random_camera, render
 
 
 def camera_of(seed: int, up: str = "y") -> np.ndarray:
@@ -59,9 +59,9 @@ def test_cameras_of_a_mesh_see_the_unit_cube_the_same():
     own = np.stack([camera_of(seed) for seed in range(3)])
     world = own.copy()  # of scale * point + loc, as `build` writes them
     world[:, :, 3] = scale * own[:, :, 3] - own[:, :, :3] @ loc
-    found = in_unit_cube(world, loc, scale)
+    found = cameras_in_unit_cube(world, loc, scale)
     np.testing.assert_allclose(found, own, atol=1e-12)
-    np.testing.assert_allclose(in_unit_cube(5 * world, loc, scale), own, atol=1e-12)
+    np.testing.assert_allclose(cameras_in_unit_cube(5 * world, loc, scale), own, atol=1e-12)
     for camera, original in zip(found, world, strict=True):
         there = (scale * points + loc) @ original[:, :3].T + original[:, 3]
         here = points @ camera[:, :3].T + camera[:, 3]
@@ -69,10 +69,10 @@ def test_cameras_of_a_mesh_see_the_unit_cube_the_same():
     away = world.copy()
     away[1] *= -1
     with pytest.raises(ValueError, match="camera 1 does not see the shape"):
-        in_unit_cube(away, loc, scale)
+        cameras_in_unit_cube(away, loc, scale)
     world[2, :, :3] = 0
     with pytest.raises(ValueError, match="camera 2 does not see the shape"):
-        in_unit_cube(world, loc, scale)
+        cameras_in_unit_cube(world, loc, scale)
 
 
 def test_nearer_faces_hide_those_behind_whatever_their_order():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal
 
-from methods.famus.codivide import clean_posterior, divide
+from methods.famus.codivide import clean_posterior, divide, normalized_losses
 
 
 def losses_of(clean: int, noisy: int, seed: int = 0) -> torch.Tensor:
@@ -23,7 +23,7 @@ def test_the_posterior_is_bayes_rule_where_the_components_are_apart(clean, noisy
     density = torch.stack(
         [clean * Normal(0.5, 0.2).log_prob(losses).exp(), noisy * Normal(3.0, 0.5).log_prob(losses).exp()]
     )
-    found = clean_posterior(losses)
+    found = clean_posterior(normalized_losses(losses))
     assert found.shape == losses.shape
     assert float((found - density[0] / density.sum(0)).abs().mean()) < 0.005
     assert int(((found > 0.5) != (density[0] > density[1])).sum()) <= 2
@@ -33,18 +33,19 @@ def test_the_posterior_is_bayes_rule_where_the_components_are_apart(clean, noisy
 @given(scale=st.floats(0.01, 100), shift=st.floats(-5, 5))
 def test_the_posterior_knows_no_units(scale, shift):
     losses = losses_of(30, 20).double()
-    torch.testing.assert_close(clean_posterior(scale * losses + shift), clean_posterior(losses), rtol=0, atol=1e-4)
+    scaled, plain = (clean_posterior(normalized_losses(values)) for values in (scale * losses + shift, losses))
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-4)
 
 
 def test_losses_that_are_all_alike_say_nothing():
-    found = clean_posterior(torch.full((7,), 2.3))
+    found = clean_posterior(normalized_losses(torch.full((7,), 2.3)))
     assert found.tolist() == [0.5] * 7
     assert int(divide(found, 0.5, least=1, most=6).sum()) == 4
 
 
 def test_a_loss_that_is_not_finite_is_said():
     with pytest.raises(FloatingPointError, match=r"lower method\.lr"):
-        clean_posterior(torch.tensor([0.1, torch.nan, 0.3]))
+        normalized_losses(torch.tensor([0.1, torch.nan, 0.3]))
 
 
 @given(

@@ -11,13 +11,12 @@ from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 from torch import nn
 
-from methods.famus.balanced import ClassBalanced
+from methods.famus.class_balanced import ClassBalanced, class_balanced_weights
 from methods.famus.losses import (
     LDAM,
     CosineHead,
     CrossEntropy,
     Focal,
-    balanced_weights,
     class_margins,
     focal_losses,
     margin_losses,
@@ -49,22 +48,22 @@ def test_margins_are_in_proportion_to_the_fourth_root():
 
 def test_ldam_lowers_the_labelled_logit_alone():
     z, y = scene()
-    loss = LDAM(margin=0.5, scale=30.0)
-    loss.see(COUNTS)
+    loss = LDAM(max_margin=0.5, scale=30.0)
+    loss.set_class_counts(COUNTS)
     for i, (row, label) in enumerate(zip(z.numpy(), y.tolist(), strict=True)):
         lowered = row.copy()
         lowered[label] -= 30.0 * 0.5 * COUNTS[label].item() ** -0.25
         assert loss(z, y)[i].item() == pytest.approx(-log_softmax(lowered)[label], rel=1e-5)
     assert torch.allclose(margin_losses(z, y, torch.zeros(4)), CrossEntropy()(z, y))
-    with pytest.raises(ValueError, match=r"method\.loss sets margins .* one has none"):
-        loss.see(torch.tensor([3, 0, 1, 1]))
+    with pytest.raises(ValueError, match=r"method\.loss sets margins .* a class has none"):
+        loss.set_class_counts(torch.tensor([3, 0, 1, 1]))
 
 
 @given(st.lists(st.integers(1, 400), min_size=2, max_size=6), st.sampled_from([0.0, 0.9, 0.999]))
 def test_weights_are_by_the_effective_numbers(counts, beta):
     effective = np.array([sum(beta**i for i in range(n)) for n in counts])  # the series that the formula sums
     wanted = (1 / effective) / (1 / effective).mean()
-    np.testing.assert_allclose(balanced_weights(torch.tensor(counts), beta).numpy(), wanted, rtol=1e-4)
+    np.testing.assert_allclose(class_balanced_weights(torch.tensor(counts), beta).numpy(), wanted, rtol=1e-4)
 
 
 def test_the_cosine_head_gives_scaled_cosines():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from methods.famus.module import hits
+from methods.famus.module import correct_in_top_k
 from runner.execution.record import read_metrics
 from tests.methods.resumption import check_killed_run_goes_on
 
@@ -33,7 +33,7 @@ def rows_of(outputs: Path, name: str = "*") -> list[dict[str, float]]:
 
 
 LONG_TAIL = ["dataset.imbalance=10"]
-START = ["needs.start.run=['method=famus/mlc_warmup','schedule.max_epochs=2']"]
+START = ["needs.pretrained.run=['method=famus/mlc_warmup','schedule.max_epochs=2']"]
 RUNS = {  # method: what it needs to run on few digits
     "famus": META,
     "famus/ce": [],
@@ -45,10 +45,10 @@ RUNS = {  # method: what it needs to run on few digits
     "famus/mlc_famus": [*META, *START],
     "famus/coteaching": ["dataset.meta=0"],
     "famus/mixup": ["dataset.meta=0"],
-    "famus/mentornet": ["method.mentor.burn_in=1"],
-    "famus/mentormix": ["method.mentor.burn_in=1"],
+    "famus/mentornet": ["method.mentor.burn_in=0.5"],
+    "famus/mentormix": ["method.mentor.burn_in=0.5", "method.second_reweight=true"],
     "famus/cb_focal": LONG_TAIL,
-    "famus/ldam_drw": [*LONG_TAIL, "method.start=1"],
+    "famus/ldam_drw": [*LONG_TAIL, "method.start_epoch=1"],
     "famus/famus_ldam": [*LONG_TAIL, *META],
 }
 
@@ -76,7 +76,7 @@ def test_every_method_trains(call, tmp_path, method):
         drawn = {path.stem for path in tmp_path.glob("famus/*/*/figures/*.png")}
         assert {"weights", "weight_means", "separation", "open_gates", "open_layers", "meta_gradient"} <= drawn
     if method == "famus/mlc_famus":
-        assert 0.5 < first["train/transition_kept"] < 1
+        assert 0.5 < first["train/transition_diagonal"] < 1
         start = metrics_of(tmp_path, "mlc_warmup-*")
         assert start["test/acc"] == pytest.approx(start["test/best_acc"])  # the best weights are handed on
     if method == "famus/random_layers":
@@ -112,12 +112,12 @@ def test_open_gates_settle_at_their_budget_and_weights_tell_noise(call, tmp_path
 def test_both_routes_train_alike_from_either_virtual_step(call, tmp_path):
     losses = {}
     for virtual_step in ("plain", "full"):
-        for route in ("direction", "step"):
-            how = [f"method.virtual_step={virtual_step}", f"method.route={route}"]
+        for route in ("forward_mode", "unrolled"):
+            how = [f"method.virtual_step={virtual_step}", f"method.meta_gradient={route}"]
             outputs = tmp_path / virtual_step / route
             code, printed = call("method=famus", *DATA, *NORMED, *META, *how, f"paths.outputs={outputs}")
             assert code == 0, printed
-        one, other = (rows_of(tmp_path / virtual_step / route) for route in ("direction", "step"))
+        one, other = (rows_of(tmp_path / virtual_step / route) for route in ("forward_mode", "unrolled"))
         for a, b in zip(one, other, strict=True):
             assert a["train/meta_loss"] == pytest.approx(b["train/meta_loss"], rel=1e-4)
             assert a["train/weight_clean"] == pytest.approx(b["train/weight_clean"], rel=1e-3)
@@ -136,15 +136,18 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
     [
         (["dataset.meta=0"], ["needs clean images: dataset.meta"]),
         (["method.meta_batch_size=51"], ["a meta batch of 51 images cannot be cut out of 50"]),
-        (["method.gates.budget=7"], ["method.gates.budget=7 is not among the 6"]),
-        (["method.route=backward"], ["method.route must be one of direction, step"]),
+        (["method.gates.budget=7"], ["method.gates.budget=7 is not in [0, 6]"]),
+        (
+            ["method.meta_gradient=backward"],
+            ["method.meta_gradient=backward is unknown; choose from forward_mode, unrolled"],
+        ),
         (["method.lr=0"], ["method.lr must be positive"]),
         (["dataset.noise.rate=1.2"], ["dataset.noise.rate must be a number in [0, 1], got 1.2"]),
         (["dataset.meta=200"], ["dataset.meta=200 leaves none of the"]),
         (["dataset.meta_from=val"], ["dataset.meta_from must be train or test"]),
-        (["method.form=mean"], ["method.form must be one of paper, code"]),
-        (["method.gate_grad=mine"], ["method.gate_grad must be one of official, consistent"]),
-        (["method.virtual_step=half"], ["method.virtual_step must be one of plain, full"]),
+        (["method.alignment_form=mean"], ["method.alignment_form=mean is unknown; choose from paper, code"]),
+        (["method.gate_gradient=mine"], ["method.gate_gradient=mine is unknown; choose from published, consistent"]),
+        (["method.virtual_step=half"], ["method.virtual_step=half is unknown; choose from plain, full"]),
         (["method.gate_optimizer=null"], ["method.gates needs method.gate_optimizer"]),
     ],
 )
@@ -156,8 +159,8 @@ def test_a_mistake_ends_in_one_message(call, tmp_path, arguments, said):
 
 
 def test_a_diverging_weight_net_ends_in_a_failed_run(call, tmp_path):
-    run = ["method=famus", *DIGITS, *META, "method.meta_optimizer.lr=1e38", f"paths.outputs={tmp_path}"]
-    with pytest.raises(FloatingPointError, match="loss of the clean images is nan after the virtual step 1"):
+    run = ["method=famus", *DIGITS, *META, "method.weight_net_optimizer.lr=1e38", f"paths.outputs={tmp_path}"]
+    with pytest.raises(FloatingPointError, match="train/meta_loss is nan after the virtual step 1"):
         call(*run)
     assert not list(tmp_path.glob("famus/*/*/result.json"))
     (state,) = tmp_path.glob("famus/*/*/state.json")
@@ -165,8 +168,8 @@ def test_a_diverging_weight_net_ends_in_a_failed_run(call, tmp_path):
 
 
 @pytest.mark.parametrize("top", [1, 5])
-def test_hits_are_top_k_accuracies(top):
+def test_correct_samples_are_top_k_accuracies(top):
     generator = torch.Generator().manual_seed(0)
     logits, y = torch.randn(200, 20, generator=generator), torch.randint(0, 20, (200,), generator=generator)
     expected = multiclass_accuracy(logits, y, num_classes=20, top_k=top, average="micro")
-    torch.testing.assert_close(hits(logits, y, top).mean(), expected)
+    torch.testing.assert_close(correct_in_top_k(logits, y, top).mean(), expected)

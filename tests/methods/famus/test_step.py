@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from datasets.images.datamodule import Digits
 from methods.famus.gates import Gates
-from methods.famus.module import MetaWeightNet
-from methods.famus.weighting import WeightNet
+from methods.famus.mw_net import MetaWeightNet, WeightNet
 from tests.methods.networks import small_network
 
 LR, META_LR, GATE_LR, DECAY, SEED, BUDGET = 0.05, 0.5, 0.1, 5e-4, 77, 2
@@ -23,8 +22,8 @@ LR, META_LR, GATE_LR, DECAY, SEED, BUDGET = 0.05, 0.5, 0.1, 5e-4, 77, 2
 class Recorded(MetaWeightNet):
     """Keeps what the step gets: both batches, and the parts of the method as they were before it."""
 
-    def next_clean(self):
-        x, y = super().next_clean()
+    def next_clean_batch(self):
+        x, y = super().next_clean_batch()
         self.clean_batch = x.double(), y
         return self.clean_batch
 
@@ -47,8 +46,8 @@ def one_step(route: str) -> Recorded:
         partial(sgd, lr=META_LR),
         gates=partial(Gates, budget=BUDGET),
         gate_optimizer=partial(sgd, lr=GATE_LR),
-        alignment=0.1,
-        route=route,
+        alignment_weight=0.1,
+        meta_gradient=route,
         meta_batch_size=20,
         lr=LR,
     ).double()
@@ -94,7 +93,7 @@ def by_the_paper(network, weight_net, gates, train, clean):
     return {int(state) for state in r.values()}
 
 
-@pytest.mark.parametrize("route", ["step", "direction"])
+@pytest.mark.parametrize("route", ["unrolled", "forward_mode"])
 def test_a_step_is_that_of_the_paper(route):
     module = one_step(route)
     expected = [copy.deepcopy(part) for part in module.before]

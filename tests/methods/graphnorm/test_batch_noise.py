@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from datasets.graphs.datamodule import AtlasGraphs
-from methods.graphnorm.batch_noise import BatchNoise, summarise
+from methods.graphnorm.batch_noise import BatchNoise, batch_statistics
 from methods.graphnorm.module import GraphClassifier
 from methods.graphnorm.networks import GIN
 
@@ -44,7 +44,7 @@ def test_summary_of_batches_is_that_of_all_their_nodes():
     batches = h.split([10, 55, 30, 5])
     means = torch.stack([b.mean(0) for b in batches])
     variances = torch.stack([b.var(0, correction=0) for b in batches])
-    found = summarise(means, variances, torch.tensor([len(b) for b in batches]))
+    found = batch_statistics(means, variances, torch.tensor([len(b) for b in batches]))
     assert found.keys() == set(SUMMARIES)
     torch.testing.assert_close(found["mean"], h.mean())
     torch.testing.assert_close(found["std"], h.std(0, correction=0).mean())
@@ -56,7 +56,7 @@ def test_summary_of_batches_is_that_of_all_their_nodes():
 
 
 def test_a_single_batch_has_no_noise():
-    found = summarise(torch.randn(1, 4), torch.rand(1, 4), torch.tensor([9]))
+    found = batch_statistics(torch.randn(1, 4), torch.rand(1, 4), torch.tensor([9]))
     assert found["mean_max"] == found["mean_min"]
     torch.testing.assert_close(found["std"], found["std_max"])
 

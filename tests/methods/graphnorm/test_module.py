@@ -14,8 +14,9 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from datasets.graphs.datamodule import AtlasGraphs
-from methods.graphnorm.module import GraphClassifier, linear_decay, summarise_curve
+from methods.graphnorm.module import GraphClassifier, curve_metrics
 from methods.graphnorm.networks import GIN
+from methods.graphnorm.training import linear_decay
 
 ROOT = Path(__file__).parents[3]
 
@@ -188,14 +189,14 @@ def test_precisions_train_alike(precision):
 
 
 def test_summary_of_a_curve():
-    assert summarise_curve([]) == {}
-    assert summarise_curve([0.5, 0.7]) == {"test/train_acc_auc": pytest.approx(0.6)}
-    assert summarise_curve([0.5, 0.9, 0.8, 0.96, 0.94]) == {
+    assert curve_metrics([]) == {}
+    assert curve_metrics([0.5, 0.7]) == {"test/train_acc_auc": pytest.approx(0.6)}
+    assert curve_metrics([0.5, 0.9, 0.8, 0.96, 0.94]) == {
         "test/train_acc_auc": pytest.approx(0.82),
         "test/epochs_to_90": 2.0,
         "test/epochs_to_95": 4.0,
     }
-    assert summarise_curve([1.0]) == {
+    assert curve_metrics([1.0]) == {
         "test/train_acc_auc": 1.0,
         "test/epochs_to_90": 1.0,
         "test/epochs_to_95": 1.0,

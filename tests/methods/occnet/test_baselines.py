@@ -8,8 +8,10 @@ import torch
 import trimesh
 from scipy.spatial import ConvexHull, cKDTree
 
-from methods.occnet.baselines import chamfer_squared, grid_patch
-from methods.occnet.solid import alpha_shape, circumradius, convex_hull, inside_of, look_up, voxels_of
+from methods.occnet.alpha_shape import alpha_shape, circumradius, convex_hull
+from methods.occnet.atlasnet import patch_grid
+from methods.occnet.chamfer import squared_chamfer_distance
+from methods.occnet.occupancy import inside_from_samples, lookup_voxels, voxelize_samples
 
 
 def test_squared_chamfer_is_that_of_nearest_neighbours():
@@ -18,7 +20,7 @@ def test_squared_chamfer_is_that_of_nearest_neighbours():
         (cKDTree(y).query(x)[0] ** 2).mean() + (cKDTree(x).query(y)[0] ** 2).mean()
         for x, y in zip(a.numpy(), b.numpy(), strict=True)
     ]
-    torch.testing.assert_close(chamfer_squared(a, b), torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(squared_chamfer_distance(a, b), torch.tensor(expected, dtype=torch.float32))
 
     def slope(loss):
         points = a.clone().requires_grad_()
@@ -29,19 +31,26 @@ def test_squared_chamfer_is_that_of_nearest_neighbours():
         squared = (points[:, :, None] - b[:, None]).square().sum(-1)
         return (squared.amin(2).mean(1) + squared.amin(1).mean(1)).sum()
 
-    torch.testing.assert_close(slope(lambda points: chamfer_squared(points, b).sum()), slope(whole))
+    torch.testing.assert_close(slope(lambda points: squared_chamfer_distance(points, b).sum()), slope(whole))
 
 
 def test_points_are_looked_up_in_the_voxel_that_holds_them():
     drawn = np.random.default_rng(0)
     occupied, points = drawn.random((4, 4, 4)) < 0.5, drawn.uniform(-0.6, 0.6, (200, 3))
-    for point, found in zip(points, look_up(occupied, points), strict=True):
+    for point, found in zip(points, lookup_voxels(occupied, points), strict=True):
         x, y, z = (int(np.floor((float(v) + 0.5) * 4)) for v in point)
         assert found == (all(0 <= v < 4 for v in (x, y, z)) and bool(occupied[x % 4, y % 4, z % 4]))
 
 
+def test_points_outside_the_cube_are_outside_of_the_shape():
+    """The published cast to integers truncates towards zero there: it takes points just below the cube for inside."""
+    occupied, below = np.ones((4, 4, 4), bool), np.array([[-0.51, 0.0, 0.0], [0.0, -0.52, 0.1], [0.49, 0.2, 0.3]])
+    assert ((below + 0.5) * 4).astype(int).min() == 0  # the published look-up
+    assert lookup_voxels(occupied, below).tolist() == [False, False, True]
+
+
 def test_the_grid_of_a_patch_covers_the_unit_square_once():
-    uv, faces = grid_patch(5)
+    uv, faces = patch_grid(5)
     flat = np.concatenate([uv.numpy(), np.zeros((25, 1))], 1)
     mesh = trimesh.Trimesh(flat, faces, process=False)
     assert mesh.area == pytest.approx(1)
@@ -84,7 +93,7 @@ def test_samples_of_a_surface_tell_inside_from_outside():
     mesh = trimesh.creation.torus(0.3, 0.1, major_sections=64, minor_sections=48)
     surface, faces = trimesh.sample.sample_surface(mesh, 20_000, seed=0)
     points = np.random.default_rng(1).uniform(-0.5, 0.5, (20_000, 3))
-    found = inside_of(surface, mesh.face_normals[faces], points)
+    found = inside_from_samples(surface, mesh.face_normals[faces], points)
     assert (found != mesh.contains(points)).mean() < 0.001
 
 
@@ -95,6 +104,6 @@ def test_voxels_told_by_samples_are_those_of_the_solid():
     x, y, z = np.meshgrid(centre, centre, centre, indexing="ij")
     surface = 0.3 * normals * [1, 0.6, 1] + [0.1, 0, 0]  # an ellipsoid, off the centre
     turned = normals / [1, 0.6, 1]
-    found = voxels_of(surface, turned / np.linalg.norm(turned, axis=1, keepdims=True), 24)
+    found = voxelize_samples(surface, turned / np.linalg.norm(turned, axis=1, keepdims=True), 24)
     exact = ((x - 0.1) / 0.3) ** 2 + (y / 0.18) ** 2 + (z / 0.3) ** 2 < 1
     assert (found != exact).sum() <= 0.005 * exact.sum()

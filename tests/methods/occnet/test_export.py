@@ -7,9 +7,9 @@ import pytest
 import trimesh
 
 from methods.occnet.export import FORMATS, write_mesh, write_points
-from methods.occnet.surface import NOTHING, Mesh, blocky
+from methods.occnet.mesh import EMPTY_MESH, Mesh, voxel_mesh
 
-CUBE = blocky(np.ones((2, 2, 2), bool))
+CUBE = voxel_mesh(np.ones((2, 2, 2), bool))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -32,7 +32,7 @@ def test_normals_at_the_vertices_are_kept(tmp_path, form):
 
 def test_a_mesh_without_faces_is_a_file_without_them(tmp_path):
     for form in FORMATS:
-        write_mesh(tmp_path / f"nothing.{form}", NOTHING)
+        write_mesh(tmp_path / f"nothing.{form}", EMPTY_MESH)
     assert not (tmp_path / "nothing.glb").exists()
     header = (tmp_path / "nothing.ply").read_text().splitlines()
     assert header[0] == "ply"

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from methods.occnet.evaluation import Reconstruction, Truth, class_means, mean_of, score
-from methods.occnet.metrics import UNIT, WORST, compare, iou, ious, nearest_brute, nearest_tree
-from methods.occnet.mise import dense
-from methods.occnet.surface import NOTHING, march
+from methods.occnet.evaluation import GroundTruth, Reconstruction, class_means, mean_scores, score
+from methods.occnet.extraction import marching_cubes
+from methods.occnet.mesh import EMPTY_MESH
+from methods.occnet.metrics import UNIT, WORST, compare, iou, iou_by_threshold, nearest_brute_force, nearest_tree
+from methods.occnet.mise import dense_grid
 
 
 def on_sphere(count: int, radius: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +63,7 @@ def test_chamfer_is_half_of_point_cloud_utils_sum():
 
 def test_tree_and_brute_force_find_the_same():
     p, q = (np.random.default_rng(i).uniform(-0.5, 0.5, (n, 3)).astype(np.float32) for i, n in ((0, 3000), (1, 2500)))
-    tree, brute = nearest_tree(p, q), nearest_brute(torch.from_numpy(p), torch.from_numpy(q), chunk=700)
+    tree, brute = nearest_tree(p, q), nearest_brute_force(torch.from_numpy(p), torch.from_numpy(q), chunk=700)
     np.testing.assert_allclose(tree.distance, brute.distance, atol=1e-6)
     assert np.array_equal(tree.index, brute.index)
     same = nearest_tree(p[:1].repeat(5, 0), q)  # all in one place
@@ -89,16 +90,16 @@ def test_all_thresholds_in_one_pass(seed, share):
     inside = torch.rand(40, generator=generator) < share
     thresholds = torch.arange(1, 11) / 10
     expected = [iou(values >= t, inside) for t in thresholds]
-    torch.testing.assert_close(ious(values, inside, thresholds), torch.tensor(expected))
+    torch.testing.assert_close(iou_by_threshold(values, inside, thresholds), torch.tensor(expected))
 
 
-def ball(radius: float = 0.4) -> Truth:
+def ball(radius: float = 0.4) -> GroundTruth:
     points = np.random.default_rng(5).uniform(-0.55, 0.55, (40_000, 3)).astype(np.float32)
-    return Truth(points, np.linalg.norm(points, axis=1) < radius, *on_sphere(20_000, radius, 3))
+    return GroundTruth(points, np.linalg.norm(points, axis=1) < radius, *on_sphere(20_000, radius, 3))
 
 
 def test_a_smaller_ball_has_the_iou_of_the_volumes():
-    mesh = march(dense(lambda p: 0.35 - np.linalg.norm(p, axis=1), 64), 0.0)
+    mesh = marching_cubes(dense_grid(lambda p: 0.35 - np.linalg.norm(p, axis=1), 64), 0.0)
     found = score(Reconstruction(mesh), ball(), 20_000, seed=0)
     assert found["iou"] == pytest.approx((0.35 / 0.4) ** 3, abs=0.01)
     assert found["chamfer_l1"] == pytest.approx(UNIT * 0.05, rel=0.03)
@@ -107,10 +108,10 @@ def test_a_smaller_ball_has_the_iou_of_the_volumes():
 
 
 def test_a_reconstruction_without_surface_gets_the_worst_of_everything():
-    found = score(Reconstruction(NOTHING), ball(), 100, seed=0)
+    found = score(Reconstruction(EMPTY_MESH), ball(), 100, seed=0)
     assert found == WORST | {"empty": 1.0, "iou": 0.0}
     assert WORST["chamfer_l1"] == pytest.approx(10 * math.sqrt(3))
-    everywhere = score(Reconstruction(NOTHING, at={16: NOTHING, 32: NOTHING}), ball(), 100, seed=0)
+    everywhere = score(Reconstruction(EMPTY_MESH, meshes_at={16: EMPTY_MESH, 32: EMPTY_MESH}), ball(), 100, seed=0)
     assert everywhere == found | {"iou_at_16": 0.0, "iou_at_32": 0.0}
     no_points = score(Reconstruction(None, np.zeros((0, 3), np.float32), closed=False), ball(), 100, seed=0)
     assert no_points["empty"] == 1
@@ -122,4 +123,4 @@ def test_classes_count_alike_however_many_shapes_they_have():
     scores = {0: {"iou": 1.0}, 1: {"iou": 0.0}, 2: {"iou": 0.0, "normals": 0.5}}
     means = class_means(scores, ["cup", "fish", "fish"])
     assert means == {"cup": {"iou": 1.0}, "fish": {"iou": 0.0, "normals": 0.5}}
-    assert mean_of(means.values()) == {"iou": 0.5, "normals": 0.5}
+    assert mean_scores(means.values()) == {"iou": 0.5, "normals": 0.5}

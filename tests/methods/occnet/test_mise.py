@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.measure import marching_cubes
+from skimage import measure
 
 from methods.occnet.encoders import IndexEncoder
-from methods.occnet.mise import dense, mise, positions, thinned
-from methods.occnet.module import OccupancyTraining, elbo
-from methods.occnet.network import OccupancyNetwork
-from methods.occnet.surface import march
+from methods.occnet.extraction import marching_cubes
+from methods.occnet.mise import dense_grid, grid_positions, mise, subsample_grid
+from methods.occnet.module import OccupancyNetworks, negative_elbo
+from methods.occnet.occupancy_network import OccupancyNetwork
 
 
 def sphere(p):
@@ -47,9 +47,9 @@ def counted(field, seen):
 @pytest.mark.parametrize(("resolution", "coarse"), [(64, 16), (64, 32), (48, 12), (32, 32)])
 def test_the_mesh_is_that_of_the_dense_grid_vertex_for_vertex(field, resolution, coarse):
     seen: list[np.ndarray] = []
-    ours, whole = mise(counted(field, seen), 0.0, resolution, coarse), dense(field, resolution)
+    ours, whole = mise(counted(field, seen), 0.0, resolution, coarse), dense_grid(field, resolution)
     assert np.array_equal(ours.values > 0, whole.values > 0)
-    a, b = march(ours, 0.0), march(whole, 0.0)
+    a, b = marching_cubes(ours, 0.0), marching_cubes(whole, 0.0)
     assert np.array_equal(a.vertices, b.vertices)
     assert np.array_equal(a.faces, b.faces)
     asked = np.concatenate(seen)
@@ -66,14 +66,14 @@ def test_what_bulges_out_of_the_upper_faces_of_the_box_is_whole(axis):
     def field(p):
         return 0.2 - np.linalg.norm((p - centre) * np.array([1.0, 1.3, 1.7]), axis=1)
 
-    ours, whole = mise(field, 0.0, 64, 8), dense(field, 64)
+    ours, whole = mise(field, 0.0, 64, 8), dense_grid(field, 64)
     assert np.array_equal(ours.values > 0, whole.values > 0)
-    assert np.array_equal(march(ours, 0.0).faces, march(whole, 0.0).faces)
+    assert np.array_equal(marching_cubes(ours, 0.0).faces, marching_cubes(whole, 0.0).faces)
 
 
 def test_the_dense_mesh_is_that_of_marching_cubes_alone():
-    vertices, faces, _, _ = marching_cubes(dense(sphere, 32).values, 0.0)
-    mesh = march(dense(sphere, 32), 0.0)
+    vertices, faces, _, _ = measure.marching_cubes(dense_grid(sphere, 32).values, 0.0)
+    mesh = marching_cubes(dense_grid(sphere, 32), 0.0)
     np.testing.assert_allclose(mesh.vertices, 1.1 * (vertices / 32 - 0.5), atol=1e-6)
     assert {tuple(sorted(f)) for f in mesh.faces.tolist()} == {tuple(sorted(f)) for f in faces.tolist()}
 
@@ -88,8 +88,8 @@ def test_values_are_exact_around_every_crossing_of_random_smooth_fields(seed, th
     def field(p):
         return np.cos(p @ waves.T + phases).sum(1).astype(np.float32) / 6
 
-    ours, whole = mise(field, threshold, 32, 16), dense(field, 32)
-    a, b = march(ours, threshold), march(whole, threshold)
+    ours, whole = mise(field, threshold, 32, 16), dense_grid(field, 32)
+    a, b = marching_cubes(ours, threshold), marching_cubes(whole, threshold)
     assert np.array_equal(a.vertices, b.vertices)
     assert np.array_equal(a.faces, b.faces)
 
@@ -134,7 +134,7 @@ def test_a_surface_seen_on_the_boundary_of_a_coarse_cube_alone_is_followed_into_
         tube = 1.2 - np.hypot(q[:, 1] - 6, q[:, 2] - 6)  # along x, between the coarse corners
         return np.where(q[:, 0] <= 10.5, np.maximum(tube, 1.5 - np.linalg.norm(q - [0, 4, 4], axis=1)), -1)
 
-    a, b = march(mise(field, 0.0, 16, 4), 0.0), march(dense(field, 16), 0.0)
+    a, b = marching_cubes(mise(field, 0.0, 16, 4), 0.0), marching_cubes(dense_grid(field, 16), 0.0)
     assert len(b.faces) > 50
     assert np.array_equal(a.vertices, b.vertices)
 
@@ -142,7 +142,10 @@ def test_a_surface_seen_on_the_boundary_of_a_coarse_cube_alone_is_followed_into_
 @pytest.mark.parametrize("field", [sphere, torus, blobs])
 @pytest.mark.parametrize("resolution", [8, 16, 32])
 def test_a_thinned_grid_has_the_mesh_of_that_resolution(field, resolution):
-    a, b = march(thinned(mise(field, 0.0, 64, 16), resolution), 0.0), march(dense(field, resolution), 0.0)
+    a, b = (
+        marching_cubes(subsample_grid(mise(field, 0.0, 64, 16), resolution), 0.0),
+        marching_cubes(dense_grid(field, resolution), 0.0),
+    )
     assert np.array_equal(a.vertices, b.vertices)
     assert np.array_equal(a.faces, b.faces)
 
@@ -150,27 +153,29 @@ def test_a_thinned_grid_has_the_mesh_of_that_resolution(field, resolution):
 def test_the_mesh_of_a_trained_network_is_that_of_the_dense_grid():
     """Up to the last bits: a network's values depend a little on what else is asked in the same batch."""
     torch.manual_seed(0)
-    method = OccupancyTraining(OccupancyNetwork("index", 1, {"index": partial(IndexEncoder, c_dim=4)}, hidden=16))
+    method = OccupancyNetworks(OccupancyNetwork("index", 1, {"index": partial(IndexEncoder, c_dim=4)}, hidden=16))
     optimizer, shape = torch.optim.Adam(method.network.parameters(), lr=0.01), torch.zeros(1, dtype=torch.long)
     for _ in range(60):
         p = torch.rand(1, 512, 3) * 1.1 - 0.55
-        loss, _ = elbo(method.network(p, shape), torch.from_numpy(torus(p[0].numpy()) > -0.05)[None].float(), None)
+        loss, _ = negative_elbo(
+            method.network(p, shape), torch.from_numpy(torus(p[0].numpy()) > -0.05)[None].float(), None
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     method.eval()
     field = method.field(method.network.encode(shape).detach(), torch.zeros(1, 0))
     grids = [make(lambda p: method.evaluate(torch.as_tensor(p), field)) for make in (
-        partial(mise, threshold=method.level, resolution=64, coarse=16), partial(dense, resolution=64)
+        partial(mise, threshold=method.logit_threshold, resolution=64, coarse=16), partial(dense_grid, resolution=64)
     )]  # fmt: skip
-    a, b = (march(grid, method.level) for grid in grids)
+    a, b = (marching_cubes(grid, method.logit_threshold) for grid in grids)
     assert len(b.faces) > 500
     assert np.array_equal(a.faces, b.faces)
     np.testing.assert_allclose(a.vertices, b.vertices, atol=1e-5)
 
 
 def test_corners_lie_where_the_paper_says():
-    np.testing.assert_allclose(positions(np.array([[0, 64, 128]]), 128), [[-0.55, 0, 0.55]])
+    np.testing.assert_allclose(grid_positions(np.array([[0, 64, 128]]), 128), [[-0.55, 0, 0.55]])
 
 
 @pytest.mark.parametrize(("resolution", "coarse"), [(96, 32), (16, 32), (0, 32), (32, 0), (100, 33)])

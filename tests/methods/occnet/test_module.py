@@ -12,20 +12,22 @@ import torch
 import trimesh
 from torch.distributions import Normal
 
-from methods.occnet.evaluation import Reconstruction, Scorer, Truth
-from methods.occnet.mise import dense
-from methods.occnet.module import elbo
-from methods.occnet.surface import march
+from methods.occnet.evaluation import GroundTruth, Reconstruction, Scorer
+from methods.occnet.extraction import marching_cubes
+from methods.occnet.mise import dense_grid
+from methods.occnet.module import negative_elbo
 from runner.execution.record import read_metrics
 
 DATA = [
     *("dataset=solids", "dataset.categories=[box,ellipsoid]", "dataset.shapes={train:4,val:1,test:2}"),
     *("dataset.points=128", "dataset.surface_points=128", "dataset.batch_size=4", "dataset.stored_points=2000"),
-    *("logger=csv", "threads=1", "method.samples=2000", "method.show=1"),
+    *("logger=csv", "threads=1", "method.surface_samples=2000", "method.num_shown=1"),
 ]
 TRAIN = ["dataset.iterations=2", "schedule.max_epochs=2"]
 GRID = ["method.resolution=16", "method.resolution_0=8"]
 ONET = ["model=onet_small", "model.hidden=16", "model.blocks=1", *TRAIN, *GRID]
+PIX2MESH = ["model=pix2mesh_small", "dataset.image_size=64", "model.subdivisions=0", "dataset.views=1"]
+GENERATIVE = ["model.hidden=16", "model.z_dim=4", "method.num_generated=2"]
 SMALL = [f"model.encoders.pointcloud.{key}=8" for key in ("hidden", "c_dim")]
 
 
@@ -39,7 +41,7 @@ def metrics_of(outputs: Path) -> dict[str, float]:
 
 
 def test_the_paper_method_trains_and_scores_its_meshes(call, tmp_path):
-    run = ["method=occnet", *DATA, *ONET, *SMALL, "method.export=ply", "method.tune=true", "seed=3"]
+    run = ["method=occnet", *DATA, *ONET, *SMALL, "method.export=ply", "method.tune_threshold=true", "seed=3"]
     run += ["method.resolutions=[8,16]"]
     code, printed = call(*run, f"paths.outputs={tmp_path}/a")
     assert code == 0, printed
@@ -77,12 +79,12 @@ def test_the_paper_method_trains_and_scores_its_meshes(call, tmp_path):
         ("psgn", ["model=psgn_small", "model.points=64", *SMALL, *TRAIN], {"chamfer_l1", "fscore"}),
         (
             "atlasnet",
-            ["model=atlasnet_small", "model.patches=2", "method.points=64", "method.side=4", *SMALL, *TRAIN],
+            ["model=atlasnet_small", "model.patches=2", "method.points=64", "method.grid_size=4", *SMALL, *TRAIN],
             {"chamfer_l1", "normals"},
         ),
-        ("pix2mesh_small", ["model.subdivisions=0", "dataset.views=1", *TRAIN], {"iou", "normals"}),
-        ("hull", [], {"iou", "normals"}),
-        ("unconditional", ["model.hidden=16", "model.z_dim=4", "method.generate=2", *TRAIN, *GRID], {"iou", "net_iou"}),
+        ("pix2mesh", [*PIX2MESH, *TRAIN], {"iou", "normals"}),
+        ("convex_hull", [], {"iou", "normals"}),
+        ("unconditional", [*GENERATIVE, *TRAIN, *GRID], {"iou", "net_iou"}),
         ("no_cbn", [*ONET, *SMALL], {"iou"}),
         ("sampling_equal", [*ONET, *SMALL], {"iou"}),
     ],
@@ -101,7 +103,7 @@ def test_every_method_runs(call, tmp_path, method, more, has):
 @pytest.mark.slow
 def test_meshes_are_simplified_refined_and_kept_with_normals(call, tmp_path):
     pytest.importorskip("fast_simplification")
-    more = ["method.simplify=200", "method.refine_steps=3", "method.normals=true", "method.export=glb"]
+    more = ["method.simplify=200", "method.refine_steps=3", "method.vertex_normals=true", "method.export=glb"]
     code, printed = call("method=occnet", *DATA, *ONET, *SMALL, *more, f"paths.outputs={tmp_path}")
     assert code == 0, printed
     meshes = [trimesh.load(path, force="mesh") for path in folder_of(tmp_path).glob("meshes/*/*.glb")]
@@ -114,7 +116,7 @@ def test_meshes_are_simplified_refined_and_kept_with_normals(call, tmp_path):
 
 def test_the_voxels_of_the_true_shape_score_as_their_iou_says(call, tmp_path):
     """Voxels of the data and those told by samples of the surface are nearly the same, and finer ones are better."""
-    run = ["method=occnet/voxelise", *DATA, "dataset.stored_points=20000", "method.resolutions=[16,32,33]"]
+    run = ["method=occnet/voxelization", *DATA, "dataset.stored_points=20000", "method.resolutions=[16,32,33]"]
     code, printed = call(*run, f"paths.outputs={tmp_path}")
     assert code == 0, printed
     found = metrics_of(tmp_path)
@@ -129,19 +131,19 @@ def test_the_voxels_of_the_true_shape_score_as_their_iou_says(call, tmp_path):
         (["method=occnet", "method.threshold=1.5"], "method.threshold is a probability"),
         (["method=occnet", "method.resolution=100"], "must be method.resolution_0=32 times a power of two"),
         (["method=occnet", "method.resolutions=[24]"], "method.resolutions must divide method.resolution=128"),
-        (["method=occnet", "method.decay=2"], "method.decay is a share"),
+        (["method=occnet", "method.lr_decay=2"], "method.lr_decay is a share"),
         (["method=occnet", "method.export=stl"], "method.export must be null or one of"),
         (["method=occnet", "model.decoder=mlp"], "model.decoder=mlp is unknown; choose from cbatchnorm"),
-        (["method=occnet", "model=r2n2"], "this method trains an occupancy network"),
+        (["method=occnet", "model=r2n2"], "this method trains a OccupancyNetwork"),
         (["method=occnet", "dataset.inputs=none"], "model.decoder=simple"),
         (["method=occnet/r2n2", "model=onet"], "model=r2n2"),
-        (["method=occnet/hull", "dataset.inputs=voxels"], "this method spans a cloud of points"),
+        (["method=occnet/convex_hull", "dataset.inputs=voxels"], "this method needs dataset.inputs=pointcloud"),
         (["method=occnet/pix2mesh", "dataset.inputs=voxels"], "dataset.inputs=image"),
-        (["method=occnet", "method.samples=0"], "method.samples must be positive"),
+        (["method=occnet", "method.surface_samples=0"], "method.surface_samples must be positive"),
     ],
 )
 def test_a_mistake_ends_in_one_message(call, tmp_path, arguments, said):
-    encoder = [] if arguments[0] in ("method=occnet/hull", "method=occnet/pix2mesh") else SMALL
+    encoder = [] if arguments[0] in ("method=occnet/convex_hull", "method=occnet/pix2mesh") else SMALL
     code, printed = call(*arguments, *DATA[:3], "logger=csv", *encoder, f"paths.outputs={tmp_path}")
     assert code == 2
     assert said in printed
@@ -152,10 +154,10 @@ def test_the_loss_is_the_summed_cross_entropy_plus_the_divergence():
     logits, occupied = torch.randn(3, 7), (torch.rand(3, 7) > 0.5).float()
     p = torch.sigmoid(logits)
     entropy = -(occupied * p.log() + (1 - occupied) * (1 - p).log()).sum() / 3
-    torch.testing.assert_close(elbo(logits, occupied, None)[0], entropy)
+    torch.testing.assert_close(negative_elbo(logits, occupied, None)[0], entropy)
     mean, std = torch.randn(3, 2), torch.rand(3, 2) + 0.1
     divergence = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).sum() / 3
-    loss, kl = elbo(logits, occupied, Normal(mean, std))
+    loss, kl = negative_elbo(logits, occupied, Normal(mean, std))
     torch.testing.assert_close(kl, divergence)
     torch.testing.assert_close(loss, entropy + divergence)
 
@@ -163,13 +165,14 @@ def test_the_loss_is_the_summed_cross_entropy_plus_the_divergence():
 def test_scores_do_not_depend_on_the_number_of_threads():
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (3000, 3))
     normals = points / np.linalg.norm(points, axis=1, keepdims=True)
-    true = Truth(points, np.linalg.norm(points, axis=1) < 0.4, 0.4 * normals, normals)
-    meshes = [march(dense(lambda p, r=r: r - np.linalg.norm(p, axis=1), 16), 0.0) for r in (0.3, 0.35, 0.4, 0.45, 0.0)]
+    true = GroundTruth(points, np.linalg.norm(points, axis=1) < 0.4, 0.4 * normals, normals)
+    grids = [dense_grid(lambda p, r=r: r - np.linalg.norm(p, axis=1), 16) for r in (0.3, 0.35, 0.4, 0.45, 0.0)]
+    meshes = [marching_cubes(grid, 0.0) for grid in grids]
 
     def scores():
         scorer = Scorer(500)
         for index, mesh in enumerate(meshes):
-            scorer.add(index, Reconstruction(mesh, measured={"faces": float(len(mesh.faces))}), true)
+            scorer.add(index, Reconstruction(mesh, metrics={"faces": float(len(mesh.faces))}), true)
         scorer.add(0, Reconstruction(meshes[1]), true)  # a shape that another process has too
         return scorer.finish()
 

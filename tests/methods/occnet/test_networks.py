@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import batch_norm, conv1d, linear, relu
 
-from methods.occnet.blocks import ConditionalNorm, ResidualLinear
+from methods.occnet.atlasnet import PatchNetwork
+from methods.occnet.blocks import ConditionalBatchNorm, ResnetBlockFC
 from methods.occnet.decoders import DECODERS, make_decoder
 from methods.occnet.encoders import ImageEncoder, IndexEncoder, LatentEncoder, PointCloudEncoder, VoxelEncoder
-from methods.occnet.network import OccupancyNetwork, PatchNetwork, PointSetNetwork, VoxelNetwork
+from methods.occnet.occupancy_network import OccupancyNetwork
+from methods.occnet.psgn import PointSetNetwork
+from methods.occnet.r2n2 import VoxelNetwork
 
 SMALL = {
     "pointcloud": partial(PointCloudEncoder, hidden=8, c_dim=6),
@@ -42,24 +46,24 @@ def parameters(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_conditional_norm_is_batch_norm_with_an_affine_part_read_off_the_code(training):
-    norm = shaken(ConditionalNorm(4, 6)).train(training)
+    norm = shaken(ConditionalBatchNorm(4, 6)).train(training)
     x, c = torch.randn(3, 10, 6), torch.randn(3, 4)
-    mean, var = norm.norm.running_mean.clone(), norm.norm.running_var.clone()
+    mean, var = norm.bn.running_mean.clone(), norm.bn.running_var.clone()
     # torch's, over (B, F, T)
     plain = batch_norm(x.mT, mean, var, training=training, momentum=0.1, eps=1e-5)
     gamma = linear(c, norm.gamma.weight, norm.gamma.bias)[..., None]
     beta = linear(c, norm.beta.weight, norm.beta.bias)[..., None]
     torch.testing.assert_close(norm(x, c), (gamma * plain + beta).mT, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(norm.norm.running_mean, mean)
-    torch.testing.assert_close(norm.norm.running_var, var)
+    torch.testing.assert_close(norm.bn.running_mean, mean)
+    torch.testing.assert_close(norm.bn.running_var, var)
 
 
 def test_at_the_start_a_block_changes_nothing_but_by_a_bias_and_the_norm_is_a_plain_one():
     x, c = torch.randn(2, 5, 6), torch.randn(2, 4)
-    norm = ConditionalNorm(4, 6)
+    norm = ConditionalBatchNorm(4, 6)
     torch.testing.assert_close(norm(x, c), batch_norm(x.mT, None, None, training=True).mT, atol=1e-5, rtol=1e-5)
-    block = ResidualLinear(6)
-    torch.testing.assert_close(block(x), x + block.second.bias)
+    block = ResnetBlockFC(6)
+    torch.testing.assert_close(block(x), x + block.fc_1.bias)
 
 
 @pytest.mark.parametrize(("c_dim", "count"), [(512, 3_548_417), (256, 2_106_625)])
@@ -87,14 +91,14 @@ def test_the_decoder_is_that_of_the_official_code_over_channels_first():
         return conv1d(x, layer.weight[..., None], layer.bias)
 
     def cbn(x, norm):
-        plain = batch_norm(x, norm.norm.running_mean, norm.norm.running_var)
+        plain = batch_norm(x, norm.bn.running_mean, norm.bn.running_var)
         return norm.gamma(c)[..., None] * plain + norm.beta(c)[..., None]
 
-    x = conv(p.mT, decoder.lift) + decoder.of_latent(z)[..., None]
+    x = conv(p.mT, decoder.fc_p) + decoder.fc_z(z)[..., None]
     for block in decoder.blocks:
-        h = conv(relu(cbn(x, block.norms[0])), block.first)
-        x = x + conv(relu(cbn(h, block.norms[1])), block.second)
-    expected = conv(relu(cbn(x, decoder.norm)), decoder.out)[:, 0]
+        h = conv(relu(cbn(x, block.norms[0])), block.fc_0)
+        x = x + conv(relu(cbn(h, block.norms[1])), block.fc_1)
+    expected = conv(relu(cbn(x, decoder.norm)), decoder.fc_out)[:, 0]
     torch.testing.assert_close(decoder(p, z, c), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -112,13 +116,13 @@ def test_in_eval_mode_a_logit_depends_on_its_own_point_shape_and_code(name):
 def test_the_point_cloud_encoder_is_the_residual_pointnet_and_blind_to_order():
     encoder = shaken(PointCloudEncoder(1, hidden=4, c_dim=5)).eval()
     x = torch.randn(2, 9, 3)
-    net = linear(x, encoder.lift.weight, encoder.lift.bias)
+    net = linear(x, encoder.fc_pos.weight, encoder.fc_pos.bias)
     for i, block in enumerate(encoder.blocks):
-        dx = block.second(relu(block.first(relu(net))))
+        dx = block.fc_1(relu(block.fc_0(relu(net))))
         net = net @ block.shortcut.weight.T + dx
         pooled = net.max(dim=1, keepdim=True).values
         net = torch.cat([net, pooled.repeat(1, 9, 1)], 2) if i < 4 else pooled[:, 0]
-    expected = encoder.out(relu(net))
+    expected = encoder.fc_c(relu(net))
     torch.testing.assert_close(encoder(x), expected)
     torch.testing.assert_close(encoder(x[:, torch.randperm(9)]), expected)
 
@@ -147,9 +151,9 @@ def test_resnet18_weights_of_torchvision_are_taken_over_by_name(tmp_path, counte
     assert torch.equal(encoder.stages[2][0].shortcut[0].weight, state["layer3.0.downsample.0.weight"])
     assert torch.equal(encoder.stages[3][1].bn2.running_var, state["layer4.1.bn2.running_var"])
     assert torch.equal(encoder.stem[0].weight, state["conv1.weight"])
-    with pytest.raises(ValueError, match="is no ResNet-18 of torchvision's"):
+    with pytest.raises(ValueError, match="is not a ResNet-18 of torchvision"):
         ImageEncoder(1, weights=str(tmp_path / "resnet18.pth"), width=32)
-    with pytest.raises(FileNotFoundError, match="names no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         ImageEncoder(1, weights=str(tmp_path / "none.pth"))
     del state["layer2.0.downsample.0.weight"]
     torch.save(state, tmp_path / "less.pth")
@@ -161,10 +165,10 @@ def test_resnet18_weights_of_torchvision_are_taken_over_by_name(tmp_path, counte
 def test_the_latent_encoder_is_the_pointnet_of_the_official_code(c_dim):
     encoder = shaken(LatentEncoder(c_dim, 3, hidden=8))
     p, o, c = torch.randn(2, 6, 3), torch.rand(2, 6).round(), torch.randn(2, c_dim)
-    net = p @ encoder.of_points.weight.T + encoder.of_points.bias
-    net = net + o[..., None] * encoder.of_occupancy.weight[:, 0] + encoder.of_occupancy.bias
+    net = p @ encoder.fc_pos.weight.T + encoder.fc_pos.bias
+    net = net + o[..., None] * encoder.fc_occ.weight[:, 0] + encoder.fc_occ.bias
     if c_dim:
-        net = net + (c @ encoder.of_code.weight.T + encoder.of_code.bias)[:, None]
+        net = net + (c @ encoder.fc_c.weight.T + encoder.fc_c.bias)[:, None]
     for i, layer in enumerate(encoder.layers):
         net = net.clamp(min=0) @ layer.weight.T + layer.bias
         pooled = net.max(dim=1, keepdim=True).values
@@ -207,18 +211,42 @@ def test_every_network_takes_every_kind_of_input(kind, network, sizes, shape):
     assert onet(torch.rand(2, 5, 3), INPUTS[kind]).shape == (2, 5)
 
 
-def test_a_patch_is_an_mlp_on_its_square_and_the_code():
-    network = PatchNetwork("index", 2, SMALL, patches=3, hidden=8)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_patch_is_the_published_network(training):
+    """Layers of torch for one patch after the other, as AtlasNet's code has them, with the same weights."""
+    network = shaken(PatchNetwork("index", 2, SMALL, patches=3, hidden=5, num_layers=2)).train(training)
     uv, index = torch.rand(2, 3, 4, 2), torch.tensor([1, 0])
     code = network.encode(index)
-    weight = network.of_code.weight.view(3, 8, 6)
+    norms = [layer for layer in network.decoder if isinstance(layer, nn.BatchNorm1d)]
+    convs = [layer for layer in network.decoder if isinstance(layer, nn.Conv1d)]
+    assert [type(layer) for layer in network.decoder] == [nn.BatchNorm1d, nn.ReLU, nn.Conv1d] * 4
+    statistics = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    points = network(uv, index)
     for patch in range(3):
-        first = torch.cat([network.of_square[patch].T, weight[patch]], dim=1)  # of (u, v, code)
-        h = torch.cat([uv[:, patch], code[:, None].expand(-1, 4, -1)], -1) @ first.T
-        h = h + network.of_code.bias.view(3, 8)[patch]
-        for w, b in zip(network.weights, network.biases, strict=True):
-            h = relu(h) @ w[patch] + b[patch]
-        torch.testing.assert_close(network(uv, index)[:, patch], torch.tanh(h))
+
+        def own(values, patch=patch):
+            return values.chunk(3)[patch]
+
+        h = conv1d(uv[:, patch].mT, own(network.conv1.weight), own(network.conv1.bias)) + code[:, :, None]
+        for conv, norm, (mean, var) in zip(convs, norms, statistics, strict=True):
+            h = batch_norm(
+                h, own(mean).clone(), own(var).clone(), own(norm.weight), own(norm.bias), training=training, eps=1e-5
+            )
+            h = conv1d(relu(h), own(conv.weight), own(conv.bias))
+        torch.testing.assert_close(points[:, patch], h.mT, atol=1e-5, rtol=1e-4)
+
+
+def test_the_atlasnet_decoder_has_the_published_sizes():
+    """1024-512-512-512-3 per patch, batch norm on every hidden layer: 26.5 M parameters for 25 patches."""
+    network = PatchNetwork("index", 1, {"index": partial(IndexEncoder, c_dim=1024)})
+    convs = [layer for layer in network.modules() if isinstance(layer, nn.Conv1d)]
+    assert [layer.out_channels // 25 for layer in convs] == [1024, 512, 512, 512, 3]
+    assert [layer.in_channels // 25 for layer in convs] == [2, 1024, 512, 512, 512]
+    per_patch = sum((a + 1) * b for a, b in pairwise([2, 1024])) + 2 * 1024
+    per_patch += (1024 + 1) * 512 + 2 * (512 + 1) * 512 + 3 * 2 * 512 + (512 + 1) * 3
+    assert parameters(network) - parameters(network.encoder) == 25 * per_patch == 26_496_075
+    assert network(torch.rand(2, 25, 3, 2), torch.tensor([0, 0])).abs().max() > 0  # no tanh bounds the points
+    assert not any(isinstance(layer, nn.Tanh) for layer in network.modules())
 
 
 @pytest.mark.parametrize(

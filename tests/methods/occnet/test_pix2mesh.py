@@ -17,24 +17,26 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 from torch.nn.functional import normalize
 
-from datasets.shapes.datamodule import Solids
 from datasets.shapes.render import intrinsics, random_camera, render
-from methods.occnet.baselines import MeshTraining
-from methods.occnet.evaluation import score, truth_of
+from datasets.shapes.solids import Solids
+from methods.occnet.evaluation import ground_truth, score
 from methods.occnet.pix2mesh import (
+    Pixel2Mesh,
+    edge_normal_cosine,
+    from_camera_frame,
+    laplacian_coordinates,
+    squared_edge_length,
+    to_camera_frame,
+)
+from methods.occnet.pix2mesh_network import (
     Deformation,
     GraphConvolution,
     MeshNetwork,
-    Neighbours,
+    NormalizedAdjacency,
     Stage,
     Topology,
-    along_normals,
-    edge_length,
-    from_camera,
-    laplacian,
-    look_at,
     project,
-    to_camera,
+    sample_features,
     unpool,
 )
 
@@ -71,7 +73,7 @@ def test_finer_meshes_are_those_that_trimesh_divides():
     vertices = torch.tensor(mesh.vertices[None])
     for count in (642, 2562):
         vertices = unpool(vertices, torch.from_numpy(levels[-1].edges))
-        levels.append(levels[-1].finer())
+        levels.append(levels[-1].subdivided())
         assert vertices.shape == (1, count, 3)
         mesh = mesh.subdivide()
         assert cKDTree(mesh.vertices).query(vertices[0])[0].max() < 1e-12
@@ -105,7 +107,7 @@ def test_points_are_projected_to_where_they_are_drawn():
         picture = 255.0 - render(speck.vertices + place, np.asarray(speck.faces), camera, 137)
         rows, columns = np.meshgrid(np.arange(137) + 0.5, np.arange(137) + 0.5, indexing="ij")
         dark = np.array([(columns * picture).sum(), (rows * picture).sum()]) / picture.sum() / 137
-        at = to_camera(torch.tensor(place)[None, None], torch.tensor(camera)[None])
+        at = to_camera_frame(torch.tensor(place)[None, None], torch.tensor(camera)[None])
         found = project(at, torch.tensor(intrinsics(1))[None])[0, 0]
         np.testing.assert_allclose(found, dark, atol=0.4 / 137)
 
@@ -117,7 +119,7 @@ def test_points_behind_the_camera_have_a_place_too():
 
 def test_features_are_looked_up_bilinearly_and_at_the_border_beyond():
     features, places = torch.rand(2, 3, 6, 9), torch.rand(2, 40, 2) * 1.4 - 0.2
-    found = look_at(features, places)
+    found = sample_features(features, places)
     for shape in range(2):
         column, row = (places[shape].double() * torch.tensor([9, 6]) - 0.5).T.numpy()
         for channel in range(3):
@@ -138,21 +140,21 @@ def test_graph_convolution_is_the_product_with_the_dense_matrix():
     np.testing.assert_allclose(support, adjacency / np.sqrt(np.outer(degrees, degrees)))
     layer, x = GraphConvolution(4, 7), torch.rand(3, mesh.vertices, 4)
     nn.init.normal_(layer.own.bias)
-    own, others, bias = (v.detach().numpy() for v in (layer.own.weight, layer.others.weight, layer.own.bias))
+    own, others, bias = (v.detach().numpy() for v in (layer.own.weight, layer.neighbor.weight, layer.own.bias))
     expected = x.numpy() @ own.T + bias + support @ x.numpy() @ others.T
-    np.testing.assert_allclose(layer(x, Neighbours(mesh)).detach(), expected, atol=1e-5)
+    np.testing.assert_allclose(layer(x, NormalizedAdjacency(mesh)).detach(), expected, atol=1e-5)
 
 
 def test_cameras_there_and_back_keep_lengths():
     turn = torch.tensor(Rotation.random(4, random_state=0).as_matrix())
     cameras = torch.cat([turn, torch.rand(4, 3, 1).double()], 2)
     points = torch.rand(4, 20, 3).double()
-    seen = to_camera(points, cameras)
+    seen = to_camera_frame(points, cameras)
     for shape in range(4):
         for point, found in zip(points[shape], seen[shape], strict=True):
             torch.testing.assert_close(found, turn[shape] @ point + cameras[shape, :, 3])
     torch.testing.assert_close(torch.cdist(seen, seen), torch.cdist(points, points))
-    torch.testing.assert_close(from_camera(seen, cameras), points)
+    torch.testing.assert_close(from_camera_frame(seen, cameras), points)
 
 
 def test_edges_of_a_sphere_have_the_lengths_of_trimesh_and_lie_across_its_normals():
@@ -160,16 +162,16 @@ def test_edges_of_a_sphere_have_the_lengths_of_trimesh_and_lie_across_its_normal
     edges = torch.from_numpy(mesh.edges)
     lengths = trimesh.creation.icosphere(2).edges_unique_length
     assert len(lengths) == len(edges)
-    assert edge_length(vertices, edges).item() == pytest.approx((lengths**2).mean(), rel=1e-5)
+    assert squared_edge_length(vertices, edges).item() == pytest.approx((lengths**2).mean(), rel=1e-5)
     # Between points p and q of the unit sphere, <p, p - q> = |p - q|^2 / 2.
-    assert along_normals(vertices, edges, vertices).item() == pytest.approx(lengths.mean() / 2, rel=1e-5)
-    assert along_normals(3 * vertices, edges, -7 * vertices).item() == pytest.approx(lengths.mean() / 2, rel=1e-5)
+    assert edge_normal_cosine(vertices, edges, vertices).item() == pytest.approx(lengths.mean() / 2, rel=1e-5)
+    assert edge_normal_cosine(3 * vertices, edges, -7 * vertices).item() == pytest.approx(lengths.mean() / 2, rel=1e-5)
 
 
 def test_laplacian_coordinates_are_those_of_the_neighbours_that_trimesh_finds():
     vertices, mesh = sphere()
     shapes = torch.cat([vertices, torch.rand(1, 42, 3)])
-    found = laplacian(shapes, torch.from_numpy(mesh.edges))
+    found = laplacian_coordinates(shapes, torch.from_numpy(mesh.edges))
     neighbours = trimesh.creation.icosphere(1).vertex_neighbors
     for shape in range(2):
         for vertex, others in enumerate(neighbours):
@@ -190,9 +192,9 @@ def surfaces() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("number", range(3))
 def test_chamfer_and_normals_of_a_block_are_those_of_nearest_neighbours(number):
-    training, (surface, normals) = MeshTraining(network()), surfaces()
+    training, (surface, normals) = Pixel2Mesh(network()), surfaces()
     after = spheres(number)
-    terms = training.terms(number, Stage(after, after), surface, normals)
+    terms = training.block_terms(number, Stage(after, after), surface, normals)
     edges = training.network.meshes[number].edges
     missed, away, across = [], [], []
     for shape, points, directions in zip(after.numpy(), surface.numpy(), normals.numpy(), strict=True):
@@ -208,13 +210,13 @@ def test_chamfer_and_normals_of_a_block_are_those_of_nearest_neighbours(number):
 
 @pytest.mark.parametrize(("number", "of_laplacian", "of_move"), [(0, 0.3, 0), (1, 1, 1), (2, 1, 1)])
 def test_what_moves_as_a_whole_keeps_its_laplacian_coordinates(number, of_laplacian, of_move):
-    training, before = MeshTraining(network()), spheres(number)
-    moved = training.terms(number, Stage(before, before + torch.tensor([0.1, -0.2, 0.3])), *surfaces())
+    training, before = Pixel2Mesh(network()), spheres(number)
+    moved = training.block_terms(number, Stage(before, before + torch.tensor([0.1, -0.2, 0.3])), *surfaces())
     assert moved["laplacian"].item() == pytest.approx(0, abs=1e-10)
     assert moved["move"].item() == pytest.approx(of_move * 0.14)
     one = before.clone()
     one[0, 5, 0] += 0.6  # of 2 V: its own coordinate changes by all of it, those of its n neighbours by 1 / theirs
-    changed = training.terms(number, Stage(before, one), *surfaces())
+    changed = training.block_terms(number, Stage(before, one), *surfaces())
     neighbours = trimesh.creation.icosphere(number).vertex_neighbors
     squares = 0.36 * (1 + sum(len(neighbours[other]) ** -2 for other in neighbours[5]))
     assert changed["laplacian"].item() == pytest.approx(of_laplacian * squares / (2 * len(neighbours)), rel=1e-4)
@@ -223,14 +225,14 @@ def test_what_moves_as_a_whole_keeps_its_laplacian_coordinates(number, of_laplac
 
 def test_the_loss_is_the_weighted_sum_of_the_terms_of_all_blocks():
     """In the frame of the shape: distances, lengths and angles are the same there."""
-    batch, training = batch_of("cone"), MeshTraining(network())
+    batch, training = batch_of("cone"), Pixel2Mesh(network())
     for block in training.network.blocks:
         nn.init.normal_(block.last.own.weight, std=0.02)
-    found = training.measure(batch)
+    found = training.loss_terms(batch)
     total = dict.fromkeys(("chamfer", "edge", "normal", "laplacian", "move"), 0.0)
     for number, stage in enumerate(training.network(batch.inputs, batch.intrinsics)):
-        own = Stage(*(from_camera(vertices, batch.cameras) for vertices in stage))
-        for name, term in training.terms(number, own, batch.surface, batch.normals).items():
+        own = Stage(*(from_camera_frame(vertices, batch.cameras) for vertices in stage))
+        for name, term in training.block_terms(number, own, batch.surface, batch.normals).items():
             total[name] += term.item()
     for name, value in total.items():
         assert value > 0
@@ -254,7 +256,7 @@ def test_the_network_has_the_layers_of_the_paper():
 
 def test_every_second_layer_is_averaged_with_what_went_into_the_one_before_it():
     _, mesh = sphere()
-    block, around = Deformation(5, 8, layers=7), Neighbours(mesh)
+    block, around = Deformation(5, 8, layers=7), NormalizedAdjacency(mesh)
     nn.init.normal_(block.last.own.weight)
     x = torch.rand(2, mesh.vertices, 5)
     a, b, c, d, e = (lambda x, layer=layer: layer(x, around).relu() for layer in block.hidden)
@@ -267,7 +269,7 @@ def test_every_second_layer_is_averaged_with_what_went_into_the_one_before_it():
 
 
 def test_before_training_the_mesh_is_a_sphere_before_the_camera():
-    batch, training = batch_of("cup"), MeshTraining(network(subdivisions=2, radius=0.3, depth=1.7))
+    batch, training = batch_of("cup"), Pixel2Mesh(network(subdivisions=2, radius=0.3, depth=1.7))
     with torch.no_grad():
         found = training.reconstruct(batch).mesh
     rotation, shift = batch.cameras[0, :, :3].numpy(), batch.cameras[0, :, 3].numpy()
@@ -284,27 +286,27 @@ def test_few_digits_in_products_change_little():
         nn.init.normal_(block.last.own.weight, std=0.02)
     whole = net(batch.inputs, batch.intrinsics)[-1].after
     with torch.autocast("cpu", torch.bfloat16):
-        coarse = MeshTraining(net).measure(batch)["loss"]
+        coarse = Pixel2Mesh(net).loss_terms(batch)["loss"]
         found = net(batch.inputs, batch.intrinsics)[-1].after
     coarse.backward()
     assert (whole - net.start.mean(0)).norm(dim=-1).mean() > 0.05
     torch.testing.assert_close(found, whole, atol=5e-3, rtol=0)
-    assert coarse.item() == pytest.approx(MeshTraining(net).measure(batch)["loss"].item(), rel=0.02)
+    assert coarse.item() == pytest.approx(Pixel2Mesh(net).loss_terms(batch)["loss"].item(), rel=0.02)
 
 
-def scores_of(training: MeshTraining, batch) -> dict[str, float]:
+def scores_of(training: Pixel2Mesh, batch) -> dict[str, float]:
     with torch.no_grad():
-        return score(training.reconstruct(batch), truth_of(batch), samples=2000, seed=0)
+        return score(training.reconstruct(batch), ground_truth(batch), samples=2000, seed=0)
 
 
 def test_training_bends_the_sphere_to_a_shape():
     batch = batch_of("ellipsoid")
-    training = MeshTraining(network(subdivisions=1))
+    training = Pixel2Mesh(network(subdivisions=1))
     before = scores_of(training, batch)
     optimizer = torch.optim.Adam(training.network.parameters(), lr=2e-3)
     losses = []
     for _ in range(60):
-        loss = training.measure(batch)["loss"]
+        loss = training.loss_terms(batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -331,18 +333,18 @@ def test_sizes_that_make_no_network_are_refused(options, said):
 
 def test_wrong_weights_are_refused():
     with pytest.raises(ValueError, match=r"method\.move must not be negative, got -1"):
-        MeshTraining(network(), move=-1)
+        Pixel2Mesh(network(), move=-1)
     with pytest.raises(ValueError, match=r"method\.unit must be positive, got 0"):
-        MeshTraining(network(), unit=0)
+        Pixel2Mesh(network(), unit=0)
     with pytest.raises(ValueError, match=r"this method trains a MeshNetwork, not a Linear: model=pix2mesh"):
-        MeshTraining(nn.Linear(1, 1))
+        Pixel2Mesh(nn.Linear(1, 1))
 
 
 def test_shapes_without_cameras_and_other_inputs_are_refused():
     data = solids("box")
-    MeshTraining(network()).prepare(data)
+    Pixel2Mesh(network()).prepare(data)
     data.parts["test"] = replace(data.parts["test"], cameras=None, intrinsics=None)
     with pytest.raises(ValueError, match=r"this method needs pictures whose cameras are known: cameras\.npz"):
-        MeshTraining(network()).prepare(data)
+        Pixel2Mesh(network()).prepare(data)
     with pytest.raises(ValueError, match=r"dataset\.inputs=image"):
         MeshNetwork("voxels", 1)

@@ -46,4 +46,4 @@ def test_the_ablation_begins_with_the_first_publications_network():
 def test_settings_are_those_of_the_published_configurations(overrides, threshold, points):
     cfg = compose(overrides)
     assert (cfg.method.threshold, cfg.dataset.points) == (threshold, points)
-    assert (cfg.method.lr, cfg.method.weight_decay, cfg.method.decay, cfg.dataset.batch_size) == (1e-4, 0, 0, 64)
+    assert (cfg.method.lr, cfg.method.weight_decay, cfg.method.lr_decay, cfg.dataset.batch_size) == (1e-4, 0, 0, 64)
