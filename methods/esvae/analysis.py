@@ -55,7 +55,7 @@ class TrainedAutoencoder(LightningModule):
         ValueError: the checkpoint is of another network.
     """
 
-    tasks = TASKS
+    tasks: tuple[str, ...] = TASKS
     distributed = False
 
     def __init__(self, network: Autoencoder, checkpoint: Path) -> None:
@@ -153,7 +153,7 @@ class Information(TrainedAutoencoder):
         train_images: training images that the classifiers are fitted to, the first of a random order; null: all.
     """
 
-    tasks = ("image-classification",)
+    tasks: tuple[str, ...] = ("image-classification",)
 
     def __init__(
         self, network: Autoencoder, checkpoint: Path, neighbours: int = 5, train_images: int | None = 10_000

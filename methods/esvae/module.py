@@ -90,7 +90,7 @@ class AutoencoderTraining(LightningModule):
         self.lr, self.lr_batch_size, self.prior_lr_factor = lr, lr_batch_size, prior_lr_factor
         self.weight_decay = weight_decay
         self.samples, self.sample_batch_size, self.quality_every = samples, sample_batch_size, quality_every
-        self.feature_paths = {
+        self.feature_paths: dict[str, Any] = {
             "fad_folder": fad_folder,
             "feature_checkpoint": feature_checkpoint,
             "classifier_checkpoint": classifier_checkpoint,
@@ -241,8 +241,7 @@ class AutoencoderTraining(LightningModule):
 
     def _log(self, split: str, values: dict[str, Tensor], count: int) -> None:
         metrics = {f"{split}/{name}": value.detach() for name, value in values.items()}
-        on_epoch = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False, "sync_dist": True}
-        self.log_dict(metrics, batch_size=count, **on_epoch)
+        self.log_dict(metrics, batch_size=count, on_step=False, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
 
     def _keep_best(self, epoch: int) -> None:
         for key, value in self.trainer.callback_metrics.items():
