@@ -124,3 +124,5 @@ def kill_service() -> None:
         with suppress(psutil.Error):
             if "wandb" in child.name() or any("wandb-core" in part for part in child.cmdline()):
                 child.kill()
+    with suppress(Exception, SystemExit):  # it fails without the process, but removes W&B's hook at the end of Python
+        wandb.teardown(exit_code=1)

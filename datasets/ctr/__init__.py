@@ -1,0 +1,1 @@
+"""Click logs: official layouts, preparation into memory-mapped shards, loaders of batches."""

@@ -1,0 +1,1 @@
+"""ESVAE: An Efficient Spiking Variational Autoencoder with Reparameterizable Poisson Spiking Sampling (Zhan et al.)."""

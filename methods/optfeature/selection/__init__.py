@@ -1,0 +1,1 @@
+"""Methods that choose feature interactions, under one interface: search, freeze, retrain."""
