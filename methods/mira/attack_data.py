@@ -58,7 +58,7 @@ class AttackData:
 
     def to(self, device: torch.device) -> AttackData:
         """Return the data on a device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: None if tensor is None else tensor.to(device)
             for name, tensor in {"x": self.x, "y": self.y, "recovered": self.recovered}.items()
         }

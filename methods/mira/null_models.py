@@ -108,7 +108,8 @@ def load_nulls(checkpoint: Path | None, network: nn.Module) -> list[nn.Module]:
     """
     if checkpoint is None:
         return []
-    device, nulls = next(network.parameters()).device, []
+    device = next(network.parameters()).device
+    nulls: list[nn.Module] = []
     while weights := weights_below(checkpoint, f"networks.{len(nulls)}."):
         null = copy.deepcopy(network)
         null.load_state_dict(weights)

@@ -49,6 +49,8 @@ class Content(Scheme):
         ValueError: source and target are equal.
     """
 
+    target: int
+
     def __init__(self, count: int = 100, source: int = 4, target: int = 6, fill: float = 0.5) -> None:
         super().__init__(count)
         if source == target:

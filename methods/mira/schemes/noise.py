@@ -25,6 +25,8 @@ class Noise(Scheme):
         ValueError: source and target are equal, or the deviation is not positive.
     """
 
+    target: int
+
     def __init__(self, count: int = 100, source: int = 4, target: int = 6, std: float = 0.1) -> None:
         super().__init__(count)
         check_positive("method.scheme", std=std)

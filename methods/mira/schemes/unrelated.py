@@ -29,6 +29,8 @@ class Unrelated(Scheme):
         source: class of the other data set.
     """
 
+    target: int
+
     def __init__(self, count: int = 100, target: int = 6, images: Any = None, source: int = 4) -> None:
         super().__init__(count)
         self.target, self.images, self.source = target, images, source
