@@ -205,7 +205,7 @@ def test_without_a_server_to_answer_a_run_is_tracked_offline(spawn, tiny, tmp_pa
     process = spawn(*(o for o in tiny if o != "logger=csv"))
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
-    assert "W&B's server does not answer, the run is kept offline" in printed
+    assert "does not answer: runs are kept offline" in printed
     (tracked,) = tmp_path.glob("*/*/*/wandb/offline-run-*")
     assert tracked.name.endswith(only_run(tmp_path).name)
 
