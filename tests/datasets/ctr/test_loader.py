@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datasets.ctr.datamodule import SyntheticLogs
 from datasets.ctr.loader import CTRLoader, Shard, join_shards
+from datasets.ctr.synthetic_logs import SyntheticLogs
 
 
 def shards(*rows: int) -> list[Shard]:

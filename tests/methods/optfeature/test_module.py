@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer, seed_everything
 
-from datasets.ctr.datamodule import SyntheticLogs
+from datasets.ctr.synthetic_logs import SyntheticLogs
 from methods.optfeature.deepfm import DeepFM
 from methods.optfeature.export import PrunedIPNN, _Gated, random_ids
 from methods.optfeature.factorization_machines import FM
