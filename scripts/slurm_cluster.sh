@@ -14,7 +14,7 @@ PATH=$PATH:/usr/sbin:/sbin
 # Write slurm.conf. config_overrides makes SLURM use the declared cores; without it, a node that has fewer is drained.
 configure() {
     local host cpus memory port
-    host=$(hostname -s) cpus=${CPUS:-$(nproc)} memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024))
+    host=$(hostname -s) cpus=${CPUS:-$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)} memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024))
     read -r port <<<"$(python3 -c 'import socket
 taken = [socket.socket() for _ in range(2)]
 for s in taken: s.bind(("127.0.0.1", 0))

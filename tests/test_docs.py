@@ -132,7 +132,9 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("line", documented())
-def test_documented_commands_compose(line, monkeypatch) -> None:
+def test_documented_commands_compose(line, monkeypatch, tmp_path) -> None:
+    (tmp_path / "PLACEHOLDER").touch()  # for commands that read a file of the reader's
+    monkeypatch.chdir(tmp_path)
     program, *arguments = words_of(line)
     if program.startswith("scripts/"):
         assert (ROOT / program).exists()
@@ -163,9 +165,9 @@ def test_documented_commands_are_valid_in_bash() -> None:
         "python -m scripts.report folder=outputs",
     ],
 )
-def test_wrong_commands_are_found(line, monkeypatch) -> None:
+def test_wrong_commands_are_found(line, monkeypatch, tmp_path) -> None:
     with pytest.raises(BaseException):  # noqa: B017, PT011 (each ends in an error of its own)
-        test_documented_commands_compose(line, monkeypatch)
+        test_documented_commands_compose(line, monkeypatch, tmp_path)
 
 
 def test_commands_are_read_from_code_blocks_only() -> None:

@@ -120,6 +120,8 @@ def test_published_statistics_and_distances_are_reproduced(name, runner_data):
     if not (folder / f"{name}.pth").exists():
         pytest.skip(f"{folder} has no {name}.pth")
     dataset, floor_batch, noise_batch, floor, noise = SETS[name]
+    if not (runner_data / dataset.folder).is_dir():
+        pytest.skip(f"{runner_data} has no {dataset.folder}")
     data = dataset(root=runner_data)
     data.setup()
     network = feature_autoencoder(folder / f"{name}.pth", 1, 32)
