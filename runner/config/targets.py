@@ -1,4 +1,4 @@
-"""Find the class that an option of a group instantiates from its files alone; composing every option would take a minute."""
+"""Find the class that an option of a group instantiates from its files alone: composing all options takes a minute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner.config.compose import CONF
 def target_of(group: str, option: str) -> str | None:
     """Return the `_target_` of a method, model or data set, or None if its files name none.
 
-    Follows the defaults of the file as Hydra does: a later file wins, the file itself last unless `_self_` says otherwise.
+    Follows the defaults of a file as Hydra does: a later one wins, the file itself last unless `_self_` is elsewhere.
 
     Args:
         group: group of conf/, `method`, `model` or `dataset`.

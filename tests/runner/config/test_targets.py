@@ -1,4 +1,4 @@
-"""The class of an option, read from its files, is the one that Hydra composes; tests/test_house.py holds it for methods."""
+"""The class of an option, read from its files, is that of the composed config; tests/test_house.py does the methods."""
 
 from __future__ import annotations
 
