@@ -43,6 +43,8 @@ class InputStatistics:
         low, high: (C,) ends of the histogram's range.
         hessian: (C, C) float64, x^T x.
         counts: (C, bins) int64 histogram.
+        inputs: inputs that are kept.
+        reached: False if the inputs are made up, since no token has reached an expert.
     """
 
     required: RequiredStatistics
@@ -56,6 +58,7 @@ class InputStatistics:
     hessian: Tensor | None = None
     counts: Tensor | None = None
     inputs: list[Tensor] = field(default_factory=list)
+    reached: bool = True
 
     def add(self, x: Tensor) -> None:
         """Add inputs of shape (B, L, C), or (T, C) as one sequence."""

@@ -16,10 +16,11 @@ from torch import Tensor
 from datasets.checks import check_choice
 from datasets.progress import track
 from methods.architectures.language import LanguageModel
-from methods.esparse.decoder import Decoder, check_finite, find_architecture, input_channels
+from methods.esparse.decoder import Decoder, check_finite, find_architecture
+from methods.esparse.description import KNOWN, matrix
 from methods.esparse.export import check_free, partial_folder, save_compressed, save_model, whole_folder
 from methods.esparse.patterns import NM, Permutation, make_pattern
-from methods.esparse.permutation_folding import fold_permutations
+from methods.esparse.permutation_folding import check_foldable, fold_permutations
 from methods.esparse.perplexity import perplexity
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
@@ -128,6 +129,8 @@ class OneShotPruning(LightningModule):
             FileNotFoundError: if weights are missing or damaged.
         """
         find_architecture(self.source.config)
+        if self.fold_permutation and self.recipe.permutation:
+            check_foldable(self.source.config)
         self.source.check_not_quantised()
         self._check_columns()
         if self.export:
@@ -144,7 +147,8 @@ class OneShotPruning(LightningModule):
 
     def _check_columns(self) -> None:
         """Raise ValueError if the columns of a matrix do not fit the pattern or the GPU's 2:4 kernels."""
-        for name, columns in input_channels(self.source.config).items():
+        sets = [s for kind in find_architecture(self.source.config).kinds for s in kind]
+        for name, columns in dict.fromkeys((s.name, s.columns) for s in sets):
             described = f"the input of {name} of {self.source.path}"
             self.pattern.check(described, columns)
             if self.sparse_backend and columns % 4:
@@ -175,6 +179,8 @@ class OneShotPruning(LightningModule):
         else:
             self.decoder[0].model.to(device)
         decoder = self.decoder[0]
+        if not self.stream and self.source.config.model_type not in KNOWN:
+            decoder.check_walk(data.calibration)
         if self.eval_dense:
             for evaluation in data.test_dataloader():
                 self._evaluate(decoder, evaluation, "dense_")
@@ -288,11 +294,11 @@ class OneShotPruning(LightningModule):
 def _matrices(decoder: Decoder, report: Report) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """Yield name, weight and permutation of every pruned matrix of the model in memory."""
     architecture = decoder.architecture
-    linears = {layers.name: layers.linears for layers in architecture.sets}
     for entry in report.sets:
-        for linear in linears[entry.name]:
-            name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
-            yield name, decoder.model.get_submodule(name).weight, entry.permutation
+        (layers,) = (s for s in architecture.block_sets[entry.block] if s.name == entry.name)
+        for linear in layers.linears:
+            name = f"{architecture.prefix}{entry.block}.{linear}"
+            yield name, matrix(decoder.model, name), entry.permutation
 
 
 def _encode_examples(source: LanguageModel, data: Any) -> None:
