@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from methods.esparse.decoder import Decoder, HiddenStates, find_architecture
 from methods.esparse.description import Block, InputSet, matrix
 from methods.esparse.experts import ExpertTokens, add_neutral_inputs, record_experts
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics, record_inputs
+from methods.esparse.matrix_scores import GivenMasks, MatrixScore
+from methods.esparse.owl import OWL
 from methods.esparse.patterns import NM, Arrangement, Pattern, Permutation
 from methods.esparse.perplexity import windows_per_batch
 from methods.esparse.scores import Score
@@ -33,6 +35,7 @@ class Recipe:
         score: score of each weight; None: the weight update chooses the mask (SparseGPT).
         permutation: permutation of the input channels; N:M only.
         weight_update: update of the weights that are kept.
+        allocation: chooses a ratio for each block; unstructured pruning only.
         input_cache_bytes: inputs of a block up to this size are kept for their histograms; larger ones cost a second
             forward pass.
 
@@ -44,6 +47,7 @@ class Recipe:
     score: Score | None
     permutation: Permutation | None = None
     weight_update: WeightUpdate = field(default_factory=MaskOnly)
+    allocation: OWL | None = None
     input_cache_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
@@ -53,7 +57,15 @@ class Recipe:
             raise ValueError(
                 "method.permutation is for N:M patterns only; with method.ratio set method.permutation=null"
             )
+        if self.permutation is not None and isinstance(self.score, GivenMasks):
+            raise ValueError("masks from a file are for the model's own order of channels: set method.permutation=null")
+        if self.allocation is not None and isinstance(self.pattern, NM):
+            raise ValueError("method.allocation gives each block its ratio: set method.ratio instead of a pattern")
         self.weight_update.check(self.pattern)
+
+    def with_ratio(self, ratio: float) -> Recipe:
+        """Return the same method with another ratio of unstructured pruning."""
+        return replace(self, pattern=type(self.pattern)(ratio))  # type: ignore[arg-type, call-arg]
 
     @property
     def required(self) -> RequiredStatistics:
@@ -61,8 +73,10 @@ class Recipe:
         own = self.score.required if self.score else RequiredStatistics()
         return RequiredStatistics(own.kinds | self.weight_update.required.kinds, own.bins, own.histogram_range)
 
-    def scores(self, weights: list[Tensor], inputs: InputStatistics) -> list[Tensor] | None:
+    def scores(self, weights: list[Tensor], inputs: InputStatistics, names: list[str]) -> list[Tensor] | None:
         """Return the scores (R, C) of each weight; None if the weight update chooses the mask."""
+        if isinstance(self.score, MatrixScore):
+            return [self.score.of(name, weight) for name, weight in zip(names, weights, strict=True)]
         return None if self.score is None else [self.score(weight, inputs) for weight in weights]
 
     def masks(self, scores: list[Tensor] | None, order: Tensor, count: int) -> list[Tensor | None]:
@@ -164,6 +178,11 @@ def prune(
     report, calibrated, experts = Report(), bool(recipe.required.kinds), ExpertTokens()
     clock = WorkClock(report.seconds)
     batch_size = windows_per_batch(calibration.shape[1], tokens_per_batch)
+    if isinstance(recipe.score, MatrixScore):
+        recipe.score.begin(decoder, calibration, track)
+        clock("gradients")
+    recipes = block_recipes(decoder, calibration, recipe, track, batch_size)
+    clock("allocation")
     states = decoder.embed(calibration, batch_size) if calibrated else HiddenStates()
     for i in track(range(len(decoder)), "pruning, block"):
         with decoder.block(i, write=True) as block:
@@ -171,7 +190,7 @@ def prune(
             if (stored := decoder.stored_reports(i)) is not None:
                 report.sets += [SetReport(**fields) for fields in stored]
             else:
-                report.sets += (sets := prune_block(decoder, block, i, states, recipe, clock, experts))
+                report.sets += (sets := prune_block(decoder, block, i, states, recipes[i], clock, experts))
                 decoder.store_reports(i, [vars(s) for s in sets])
             if calibrated:
                 decoder.run_block(block, states)
@@ -179,6 +198,21 @@ def prune(
     clock("loading")
     experts.warn()
     return report
+
+
+def block_recipes(
+    decoder: Decoder, calibration: Tensor, recipe: Recipe, track: Progress, batch_size: int
+) -> list[Recipe]:
+    """Return the method for each block, with the ratio that the allocation gives it."""
+    if recipe.allocation is None:
+        return [recipe] * len(decoder)
+
+    def statistics(decoder: Decoder, block: Block, states: HiddenStates) -> dict[str, InputStatistics]:
+        return gather_statistics(decoder, block, states, OWL.required, WorkClock(defaultdict(float)))
+
+    states = decoder.embed(calibration, batch_size)
+    ratios = recipe.allocation.ratios(decoder, states, recipe.pattern.ratio, statistics, track)
+    return [recipe.with_ratio(ratio) for ratio in ratios]
 
 
 def check_input_cache(recipe: Recipe, config: Any, channel_bytes: int) -> None:
@@ -218,7 +252,11 @@ def prune_block(
     statistics = gather_statistics(decoder, block, states, recipe.required, clock, recipe.input_cache_bytes)
     if experts is not None and recipe.required.kinds:
         experts.add(number, decoder.sets(number), statistics)
-    return [prune_set(block, number, layers, statistics[layers.name], recipe, clock) for layers in decoder.sets(number)]
+    prefix = decoder.architecture.prefix
+    return [
+        prune_set(block, number, layers, statistics[layers.name], recipe, clock, prefix)
+        for layers in decoder.sets(number)
+    ]
 
 
 def gather_statistics(
@@ -277,6 +315,7 @@ def prune_set(
     inputs: InputStatistics,
     recipe: Recipe,
     clock: WorkClock,
+    prefix: str = "",
 ) -> SetReport:
     """Prune the layers that share an input, in place: scores, permutation, masks, weight updates.
 
@@ -287,10 +326,11 @@ def prune_set(
         inputs: statistics of their input.
         recipe: pruning method.
         clock: clock of the work.
+        prefix: what stands before the number of the block in the names of the model.
     """
     weights = [matrix(block, name) for name in layers.linears]
     recipe.pattern.check(f"{layers.linears[0]} of block {number}", weights[0].shape[1])
-    scores = recipe.scores(weights, inputs)
+    scores = recipe.scores(weights, inputs, [f"{prefix}{number}.{name}" for name in layers.linears])
     clock("scores")
     arrangement = recipe.pattern.arrange(
         lambda: scores or recipe.weight_update.criteria(weights, inputs), recipe.permutation

@@ -175,7 +175,9 @@ def test_statistics_of_an_expert_are_those_of_the_tokens_that_reach_it(family):
     with decoder.block(0) as block:
         decoder.run_block(block, states)
     with decoder.block(1) as block:
-        found = gather_statistics(decoder, block, states, RequiredStatistics(frozenset({"norm"})), WorkClock(defaultdict(float)))
+        found = gather_statistics(
+            decoder, block, states, RequiredStatistics(frozenset({"norm"})), WorkClock(defaultdict(float))
+        )
     assert sum(found[f"expert_{e}"].tokens for e in range(4)) == 2 * len(x)
     for e in range(4):
         own = x[(chosen == e).any(1)]
