@@ -24,6 +24,7 @@ from methods.esparse.permutation_folding import check_foldable, fold_permutation
 from methods.esparse.pruning import Recipe, WorkClock, gather_statistics, prune
 from methods.esparse.scores import ESparse, Wanda
 from methods.esparse.streaming import StreamedDecoder, check_checkpoint
+from methods.esparse.zeroshot import log_likelihoods
 from tests.methods.esparse.families import FAMILIES, VOCABULARY, family_model
 
 MIXTURES = ("mixtral", "qwen3_moe")
@@ -259,3 +260,16 @@ def test_published_gpt2_names_without_prefix_are_found(tmp_path):
     check_checkpoint(tmp_path, model.config, torch.float32)
     streamed = StreamedDecoder(tmp_path, model.config, torch.float32, torch.device("cpu"), tmp_path / "out")
     torch.testing.assert_close(walked(streamed, tokens), walked(Decoder(model), tokens), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_zero_shot_scores_are_those_of_each_choice_alone(family):
+    model = family_model(family)
+    requests = [((5, 6, 7, 8, 9, 10), (3, 4)), ((5, 6, 7, 8, 9, 10), (11,)), ((12, 13), (14, 15, 16))]
+    expected = []
+    with torch.no_grad():
+        for context, choice in requests:
+            logits = model(torch.tensor([context + choice]), use_cache=False).logits[0].log_softmax(1)
+            places = range(len(context) - 1, len(context) + len(choice) - 1)
+            expected.append(sum(logits[place, token].item() for place, token in zip(places, choice, strict=True)))
+    assert log_likelihoods(model, requests, 200) == pytest.approx(expected, abs=1e-4)
