@@ -61,7 +61,7 @@ class LanguageModel:
         return longest or LENGTH_WITHOUT_LIMIT
 
     @property
-    def vocabulary(self) -> int:
+    def embeddings(self) -> int:
         """Number of tokens that the model has embeddings for."""
         return self.config.get_text_config().vocab_size
 
@@ -92,7 +92,7 @@ class LanguageModel:
     def tokenizer_exceeds_embeddings(self) -> bool:
         """True if the tokenizer has tokens that the model has no embedding for."""
         try:
-            return len(self.tokenizer) > self.vocabulary
+            return len(self.tokenizer) > self.embeddings
         except (TypeError, NotImplementedError):
             return False
 
@@ -103,10 +103,10 @@ class LanguageModel:
             ValueError: if the model has no embedding for a token.
         """
         tokens = self.tokenizer(text, verbose=False).input_ids
-        if tokens and max(tokens) >= self.vocabulary:
+        if tokens and max(tokens) >= self.embeddings:
             raise ValueError(
                 f"the tokenizer of {self.path} gives token id {max(tokens)}, but the model has only "
-                f"{self.vocabulary} embeddings: the tokenizer belongs to another model, or tokens were added to "
+                f"{self.embeddings} embeddings: the tokenizer belongs to another model, or tokens were added to "
                 "it. Put the model's own tokenizer files into its folder"
             )
         return tokens
