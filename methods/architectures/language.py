@@ -46,7 +46,9 @@ class LanguageModel:
 
     tasks = ("language-modelling",)
 
-    def __init__(self, path: str, dtype: str = "float32", root: str | Path = "data") -> None:
+    def __init__(self, path: str | None, dtype: str = "float32", root: str | Path = "data") -> None:
+        if not path:
+            raise ValueError("model.path is not set: give an id on the hub (owner/name) or a folder")
         check_choice("model.dtype", dtype, tuple(DTYPES))
         self.path, self.dtype, self.compiled = path, DTYPES[dtype], False
         self.place = self.find(Path(root))

@@ -79,7 +79,9 @@ class GivenMasks(MatrixScore):
             with `mask_compressed.npz`. A mask has the name of its parameter, with `.mask` somewhere in it or not.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | None) -> None:
+        if not path:
+            raise ValueError("method.score.path is not set: give a file of masks, .npz or .pt, or an id on the hub")
         self.path = path
         self.masks: dict[str, Any] = {}
 

@@ -203,6 +203,8 @@ def test_learned_masks_are_applied_as_they_are(kind, tmp_path):
 def test_masks_that_do_not_fit_are_refused(tmp_path):
     decoder = Decoder(family_model("llama"))
     names = matrix_names(decoder.architecture)
+    with pytest.raises(ValueError, match=r"method\.score\.path is not set"):
+        GivenMasks(None)
     with pytest.raises(FileNotFoundError, match=r"method\.score\.path"):
         GivenMasks(str(tmp_path / "none.npz")).check(decoder.architecture, NM(2, 4))
     file = tmp_path / "few.pt"
