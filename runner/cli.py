@@ -57,6 +57,10 @@ def version() -> str:
 
 
 def _run_or_sweep() -> None:
+    if "hydra/sweeper=optuna" in sys.argv[1:]:
+        from runner.sweeps.search import search
+
+        sys.exit(search(sys.argv[1:]))
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         from runner.sweeps.sweep import sweep
 

@@ -13,7 +13,7 @@ from runner.config import checks
 from runner.config.address import Run
 from runner.config.instantiate import instantiate
 from runner.config.messages import as_user_error
-from runner.errors import Preempted, UserError, is_keyboard_interrupt
+from runner.errors import Preempted, Pruned, UserError, is_keyboard_interrupt
 from runner.execution import provenance, record, slurm
 from runner.execution.lightning_import import import_lightning
 from runner.execution.run_lock import run_lock
@@ -61,13 +61,14 @@ def run_and_record(run: Run) -> dict[str, Any]:
 
 def record_failure(run: Run, error: BaseException) -> None:
     """Write into state.json why a run ended early, and requeue its job after a preemption."""
-    state = "failed" if isinstance(error, Exception) else "interrupted"
-    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    pruned = isinstance(error, Pruned)
+    state = "failed" if isinstance(error, Exception) and not pruned else "interrupted"
+    message = str(error) if isinstance(error, UserError | Pruned) else f"{type(error).__name__}: {error}"
     if is_keyboard_interrupt(error):
         message = "stopped by Ctrl-C"
     elif isinstance(error, SystemExit):  # Lightning's, after SIGTERM
         message = str(error) or "stopped by SIGTERM"
-    record.write_state(run.folder, state, error=message, mistake=isinstance(error, UserError))
+    record.write_state(run.folder, state, error=message, mistake=isinstance(error, UserError), pruned=pruned)
     if isinstance(error, Preempted) and error.job:
         slurm.requeue(error.job)
 

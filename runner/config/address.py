@@ -41,7 +41,7 @@ TRAINER_EXECUTION_KEYS = {
     "strategy",
 }
 # Callbacks that only watch: they do not change a run's result.
-WATCHING_CALLBACKS = ("LearningRateMonitor", "DeviceStatsMonitor", "ModelSummary", "RichModelSummary")
+WATCHING_CALLBACKS = ("LearningRateMonitor", "DeviceStatsMonitor", "ModelSummary", "RichModelSummary", "TrialPruning")
 
 
 def resolved(node: Any) -> Any:

@@ -35,6 +35,13 @@ def _initialised() -> Iterator[None]:
         yield
 
 
+def group_options(group: str) -> list[str]:
+    """Return the options of a group that Hydra finds: those of conf/, of Hydra itself and of its installed plugins."""
+    with _initialised():
+        options = GlobalHydra.instance().config_loader().get_group_options(group)
+    return sorted(options)
+
+
 def check_group_values(overrides: Iterable[str]) -> None:
     """Check that groups are given names of options. Hydra itself fails at other values, such as `trainer=null`.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.config.address import Run, resolved
 from runner.config.instantiate import instantiate
+from runner.errors import Pruned
 from runner.execution.record import PROGRESS, choices, read_metrics
 
 log = logging.getLogger(__name__)
@@ -132,13 +133,13 @@ def finish_wandb_on_error() -> Iterator[None]:
     """End the W&B run if the run breaks off, so that the next run of a sweep does not log into it."""
     try:
         yield
-    except BaseException:
-        wandb = sys.modules.get("wandb")
+    except BaseException as error:
+        wandb, code = sys.modules.get("wandb"), 0 if isinstance(error, Pruned) else 1
         if wandb and wandb.run:
             from runner.execution.wandb_logger import finish_within
 
             with suppress(Exception):  # its process may have ended before this one
-                finish_within(lambda: wandb.finish(exit_code=1), seconds=30.0)
+                finish_within(lambda: wandb.finish(exit_code=code), seconds=30.0)
         raise
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,3 +33,32 @@ def colour(index: int) -> str:
 
     palette = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     return str(palette[index % len(palette)])
+
+
+def save_figure(figure: Any, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Save a figure, each file whole or not at all, and close it. Call it within `pyplot`.
+
+    Args:
+        figure: matplotlib figure.
+        path: place of the file, without a suffix.
+        formats: suffixes of the files: png, pdf, svg.
+
+    Returns:
+        Paths of the files.
+    """
+    import matplotlib.pyplot as plt
+
+    paths = []
+    try:
+        for suffix in formats:
+            target = path.with_name(f"{path.name}.{suffix}")
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.{suffix}")
+            try:
+                figure.savefig(temporary)
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            paths.append(target)
+    finally:
+        plt.close(figure)
+    return paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from runner.config.compose import parse
 from runner.execution.plot_style import pyplot
+from runner.execution.plot_style import save_figure as save
 
 TITLE_WIDTH = 56  # characters of the title in one line
 
@@ -39,14 +39,8 @@ def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Se
 
 def save_figure(figure: Any, path: Path) -> None:
     """Save a figure as PNG, whole or not at all, and close it."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    with pyplot() as plt:
-        try:
-            figure.savefig(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            plt.close(figure)
+    with pyplot():
+        save(figure, path.with_suffix(""))
 
 
 def set_title(

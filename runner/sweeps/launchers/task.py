@@ -10,6 +10,7 @@ from hydra.core.utils import configure_log
 from runner.config.address import Run
 from runner.config.compose import compose
 from runner.config.messages import USER_ERRORS, describe_error
+from runner.errors import Pruned
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ def execute_task(overrides: list[str]) -> int:
     except USER_ERRORS as error:
         log.error("%s", describe_error(error))
         return 2
+    except Pruned as error:
+        log.info("%s", error)
     except Exception:
         log.exception("failed")
         return 1
