@@ -89,7 +89,10 @@ class FinishedRun:
         return self._data
 
     def module(self) -> Any:
-        """Return the run's LightningModule with its trained weights, in eval mode on the CPU."""
+        """Return the run's LightningModule with its trained weights, in eval mode on the CPU.
+
+        A method without training is returned as it was before its test.
+        """
         import torch
 
         from runner.execution.lightning_import import import_lightning
@@ -99,12 +102,13 @@ class FinishedRun:
         module = make_module(self.config, self.data(), needed)
         if hasattr(module, "prepare"):
             module.prepare(self.data())
-        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         module.trainer = import_lightning().Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
-        module.on_load_checkpoint(content)
-        module.load_state_dict(content["state_dict"])
+        if "fit" in self.config.stages:
+            content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            module.on_load_checkpoint(content)
+            module.load_state_dict(content["state_dict"])
         return module.eval()
 
 

@@ -47,8 +47,8 @@ def search(arguments: list[str]) -> int:
     overrides = long_names([a for a in with_searchpath(arguments) if a not in ("-m", "--multirun")])
     if flags := [a for a in overrides if a.startswith("-")]:
         raise UserError(f"a search takes overrides, and not {' '.join(flags)}")
-    cfg = compose([first_value(o) if not is_setting(o) else o for o in overrides if not is_interval(o)])
-    settings = instantiate(cfg.hydra.sweeper)
+    cfg = compose_search(overrides)
+    settings: Settings = instantiate(cfg.hydra.sweeper)
     own = [o for o in overrides if not LAUNCHING.fullmatch(o)]
     given = {o.partition("=")[0] for o in own}
     own += [f"{key}={value}" for key, value in settings.params.items() if key not in given]
@@ -67,6 +67,16 @@ def search(arguments: list[str]) -> int:
             if trials.count("COMPLETE"):
                 log.info("%s", write_report(trials, folder))
     return 0 if trials.count("COMPLETE") else 1
+
+
+def compose_search(overrides: Sequence[str]) -> DictConfig:
+    """Return the config of a search, Hydra's node included, with the first value of each searched key."""
+    return compose([first_value(o) if not is_setting(o) else o for o in overrides if not is_interval(o)])
+
+
+def read_settings(overrides: Sequence[str]) -> Settings:
+    """Return the settings that the overrides of a search name."""
+    return instantiate(compose_search(overrides).hydra.sweeper)
 
 
 def is_setting(override: str) -> bool:
