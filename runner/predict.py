@@ -4,8 +4,9 @@ run: folder of the finished run, its id, or its overrides in quotes.
 input: files, folders or patterns, separated by commas.
 out: folder of the predictions; outputs/predictions/<id of the run> by default.
 export: `onnx` or `torchscript` writes the network to <out>/network.onnx or .pt in place of predictions, and compares it
-    with the original on the run's own test data. Further keys are overrides of the run's config
-    (method.resolution=64), or options of the predictor (tokens=50); --help=<run> lists them.
+    with the original on the run's own test data.
+
+Further keys are overrides of the run's config (method.resolution=64), or options of the predictor (tokens=50).
 
 What a prediction is depends on the method (its `predict_files`) or else on the kind of data (that of the DataModule):
 see docs/adding.md.

@@ -1,8 +1,7 @@
 """`python -m scripts.wandb_sweep optimize=<metric> [overrides with a space]`: a W&B sweep's file for the same search.
 
-It is printed; `python -m scripts.wandb_sweep ... > sweep.yaml && wandb sweep sweep.yaml` registers it, and the `wandb
-agent` commands that W&B names then run it, on as many machines as wanted. Each trial is a run of this runner. It was not
-tried against W&B's own servers.
+It is printed: put it into sweep.yaml, register it with `wandb sweep sweep.yaml`, and start the `wandb agent` that W&B
+names, on as many machines as wanted. Each trial is a run of this runner. It was not tried against W&B's own servers.
 """
 
 from __future__ import annotations

@@ -61,6 +61,19 @@ class ShapeReconstruction(LightningModule):
         """Reconstruct the only shape of a `ShapeBatch`. Subclasses implement it."""
         raise NotImplementedError(f"{type(self).__name__} must implement reconstruct")
 
+    def predict_files(self, paths: list[Path], out: Path, data: Any, suffix: str = "ply") -> list[Path]:
+        """Write a mesh for each point cloud or picture (`prediction.reconstruct_files`).
+
+        Args:
+            paths: files, or folders of them.
+            out: folder of the meshes.
+            data: DataModule of the run.
+            suffix: ply, obj or glb.
+        """
+        from methods.occnet.prediction import reconstruct_files
+
+        return reconstruct_files(self.reconstruct, paths, out, data, suffix)
+
     def on_test_start(self) -> None:
         """Prepare the scorer."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]

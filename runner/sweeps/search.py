@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import configure_log
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.address import Run
@@ -48,7 +47,7 @@ def search(arguments: list[str]) -> int:
     if flags := [a for a in overrides if a.startswith("-")]:
         raise UserError(f"a search takes overrides, and not {' '.join(flags)}")
     cfg = compose_search(overrides)
-    settings: Settings = instantiate(cfg.hydra.sweeper)
+    settings = make_settings(cfg)
     own = [o for o in overrides if not LAUNCHING.fullmatch(o)]
     given = {o.partition("=")[0] for o in own}
     own += [f"{key}={value}" for key, value in settings.params.items() if key not in given]
@@ -76,7 +75,17 @@ def compose_search(overrides: Sequence[str]) -> DictConfig:
 
 def read_settings(overrides: Sequence[str]) -> Settings:
     """Return the settings that the overrides of a search name."""
-    return instantiate(compose_search(overrides).hydra.sweeper)
+    return make_settings(compose_search(overrides))
+
+
+def make_settings(cfg: DictConfig) -> Settings:
+    """Return the settings of a composed config. Not by `instantiate`, which would wrap the message of a mistake."""
+    node: Any = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
+    node.pop("_target_", None)
+    try:
+        return Settings(**node)
+    except TypeError as error:
+        raise UserError(f"hydra/sweeper=optuna: {error}") from error
 
 
 def is_setting(override: str) -> bool:

@@ -177,7 +177,8 @@ def front(trials: Any, completed: Sequence[Any]) -> Any:
     for name, marked, look in (("trial", False, "o"), ("not beaten", True, "D")):
         chosen = [t for t in completed if (t.number in best) == marked]
         x, y = ([t.values[i] for t in chosen] for i in (0, 1))
-        ax.plot(x, y, look, color=colour(int(marked)), label=name)
+        if chosen:
+            ax.plot(x, y, look, color=colour(int(marked)), label=name)
     ax.set(xlabel=trials.settings.metrics[0], ylabel=trials.settings.metrics[1])
     ax.grid()
     figure.legend(loc="outside lower center", ncols=2)
