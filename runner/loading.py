@@ -99,7 +99,7 @@ class FinishedRun:
         from runner.main import checkpoint_of, make_module
 
         needed = {argument: checkpoint_of(run) for argument, run in self.run().needs.items()}
-        module = make_module(self.config, self.data(), needed)
+        module = make_module(self.config, self.data(), needed).eval()
         if hasattr(module, "prepare"):
             module.prepare(self.data())
         module.trainer = import_lightning().Trainer(

@@ -131,7 +131,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     from runner.execution import checkpoints as files
     from runner.execution import trainer as runner_trainer
     from runner.execution.figures import save_figures
-    from runner.execution.loggers import finish_logger, finish_wandb_on_error, make_logger
+    from runner.execution.loggers import finish_loggers, finish_wandb_on_error, make_loggers
 
     cfg, folder, started = run.cfg, run.folder, time.time()
     with runner_trainer.run_log(folder), finish_wandb_on_error():
@@ -145,8 +145,8 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             checks.check_optimization(module, cfg)
             if hasattr(module, "prepare"):  # a method may refuse the data before hours are spent
                 module.prepare(data)
-            logger = make_logger(run)
-            trainer, recorder = runner_trainer.make_trainer(run, module, logger)
+            loggers = make_loggers(run)
+            trainer, recorder = runner_trainer.make_trainer(run, module, loggers)
             checks.check_processes(module, trainer)
 
         log.info("%s on %s: %s", run.name, trainer.strategy.root_device, folder)
@@ -167,7 +167,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         if trainer.is_global_zero:
             figures = save_figures(module, folder)
             write_json(folder / "result.json", result)  # before the tracker, which may hang
-            finish_logger(logger, folder, metrics | result["costs"], figures)
+            finish_loggers(loggers, folder, metrics | result["costs"], figures)
             if not cfg.checkpoint.keep:
                 files.remove_checkpoints(folder)
         trainer.strategy.barrier()

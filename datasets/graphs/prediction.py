@@ -31,7 +31,10 @@ def predict_graphs(paths: list[Path], out: Path, module: Any, data: Any) -> list
     encoding = data.store.encoding
     if encoding is None:
         raise ValueError("this run's collection does not say how its node features were made, so no files can be read")
-    classes = [str(c) for c in (range(data.dims["out_channels"]) if data.store.classes is None else data.store.classes.tolist())]
+    classes = [
+        str(c)
+        for c in (range(data.dims["out_channels"]) if data.store.classes is None else data.store.classes.tolist())
+    ]
     written = []
     for file in [edge_file(path) for path in paths]:
         name = file.name.removesuffix("_A.txt")
@@ -56,5 +59,7 @@ def edge_file(path: Path) -> Path:
         return path
     found = sorted(path.rglob("*_A.txt")) if path.is_dir() else []
     if len(found) != 1:
-        raise ValueError(f"{path} must hold one collection in the TU format (NAME_A.txt, NAME_graph_indicator.txt, ...)")
+        raise ValueError(
+            f"{path} must hold one collection in the TU format (NAME_A.txt, NAME_graph_indicator.txt, ...)"
+        )
     return found[0]

@@ -126,14 +126,15 @@ class ShapeReconstruction(LightningModule):
 
     def _log_to_wandb(self, index: int, prediction: Reconstruction) -> None:
         """Log a mesh as a 3D object, if the logger is W&B."""
-        if prediction.mesh is None or prediction.mesh.empty or not isinstance(self.logger, WandbLogger):
+        loggers = [logger for logger in self.loggers if isinstance(logger, WandbLogger)]
+        if prediction.mesh is None or prediction.mesh.empty or not loggers:
             return
         import wandb
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / "mesh.glb"
             write_mesh(path, prediction.mesh)
-            self.logger.log_metrics({f"meshes/{self.names[index]}": wandb.Object3D(str(path))})  # type: ignore[dict-item]
+            loggers[0].log_metrics({f"meshes/{self.names[index]}": wandb.Object3D(str(path))})  # type: ignore[dict-item]
 
     def on_test_epoch_end(self) -> None:
         """Gather the scores of all processes, write them and log their means."""

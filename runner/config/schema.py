@@ -57,6 +57,7 @@ class RootConfig(_Node):
     loader: Loader
     threads: int = Field(ge=0, le=1024)
     compile: bool
+    smoke: bool
     rerun: bool
     wait: bool
     checkpoint: Checkpoint

@@ -37,13 +37,13 @@ EXPECTED_WARNINGS = (
 )
 
 
-def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Recorder]:
+def make_trainer(run: Run, module: Any, loggers: list[Any]) -> tuple[pl.Trainer, Recorder]:
     """Make the Trainer of conf/trainer with the run's schedule, the runner's callbacks and the user's.
 
     Args:
         run: run to execute.
         module: LightningModule; its `monitor` and `monitor_mode` choose the best epoch.
-        logger: tracker of the run, or None.
+        loggers: trackers of the run.
 
     Returns:
         The Trainer, and the callback that records metrics.csv.
@@ -58,7 +58,7 @@ def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Record
     if not any(isinstance(callback, ProgressBar) for callback in users):
         callbacks.append(RichProgressBar(leave=False) if interactive else ProgressLines())
     settings = {
-        "logger": logger or False,
+        "logger": loggers or False,
         "callbacks": callbacks,
         "default_root_dir": str(run.folder),
         "enable_progress_bar": interactive or any(isinstance(callback, ProgressBar) for callback in users),
