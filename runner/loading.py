@@ -96,8 +96,10 @@ class FinishedRun:
         import torch
 
         from runner.execution.lightning_import import import_lightning
+        from runner.execution.trainer import quiet_lightning
         from runner.main import checkpoint_of, make_module
 
+        quiet_lightning()
         needed = {argument: checkpoint_of(run) for argument, run in self.run().needs.items()}
         module = make_module(self.config, self.data(), needed).eval()
         if hasattr(module, "prepare"):

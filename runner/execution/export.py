@@ -76,8 +76,7 @@ def compare(network: nn.Module, exported: Callable[[Tensor], Tensor], x: Tensor)
     differences = []
     for part in (x, x[:1]):
         with torch.no_grad():
-            expected = network(part)
-        got = exported(part)
+            expected, got = network(part), exported(part)
         differences.append(float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12)))
     return max(differences)
 
@@ -96,6 +95,8 @@ def write_onnx(network: nn.Module, x: Tensor, path: Path) -> None:
     """Write the network as ONNX, with a free batch size."""
     import onnxscript  # noqa: F401  the exporter names it only after it has failed
 
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(
         network,

@@ -107,14 +107,19 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Copy everything that is logged, warnings included, to run.log."""
+def quiet_lightning() -> None:
+    """Leave out what Lightning prints of itself, and warnings that are expected."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[None]:
+    """Copy everything that is logged, warnings included, to run.log."""
+    quiet_lightning()
     if global_rank() > 0:
         yield
         return
