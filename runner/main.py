@@ -131,7 +131,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     from runner.execution import checkpoints as files
     from runner.execution import trainer as runner_trainer
     from runner.execution.figures import save_figures
-    from runner.execution.loggers import finish_loggers, finish_wandb_on_error, make_loggers
+    from runner.execution.loggers import finish_loggers, finish_wandb_on_error, make_loggers, places
 
     cfg, folder, started = run.cfg, run.folder, time.time()
     with runner_trainer.run_log(folder), finish_wandb_on_error():
@@ -163,7 +163,8 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
                 metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
                 seconds[stage] = time.time() - started
 
-        result = record.describe(run, metrics, seconds, trainer.world_size, str(trainer.strategy.root_device))
+        device = str(trainer.strategy.root_device)
+        result = record.describe(run, metrics, seconds, trainer.world_size, device, places(loggers))
         if trainer.is_global_zero:
             figures = save_figures(module, folder)
             write_json(folder / "result.json", result)  # before the tracker, which may hang

@@ -150,6 +150,15 @@ def finish_wandb_on_error() -> Iterator[None]:
         raise
 
 
+def places(loggers: Sequence[Any]) -> dict[str, str]:
+    """Return where each tracker has the run, by the tracker's name."""
+    found: dict[str, str] = {}
+    for logger in loggers:
+        if hasattr(logger, "place"):
+            found |= logger.place()
+    return found
+
+
 def finish_loggers(loggers: Sequence[Any], folder: Path, final: dict[str, float], figures: list[Path]) -> None:
     """Send the figures and the summary to each tracker, and end the tracked runs.
 

@@ -83,6 +83,10 @@ def tensorboard_logger(run: Run, config: dict[str, Any]) -> Any:
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
             careful(lambda: TensorBoardLogger.log_metrics(self, dict(metrics), step))
 
+        def place(self) -> dict[str, str]:
+            """Return where TensorBoard finds the run."""
+            return {"TensorBoard": f"tensorboard --logdir {run.cfg.paths.outputs}"}
+
         def end(self, summary: dict[str, float], figures: Sequence[Path]) -> None:
             """Write final metrics, hyper-parameters and figures, and close the files."""
             careful(lambda: _end_tensorboard(self, config, summary, figures))
@@ -135,6 +139,10 @@ def mlflow_logger(run: Run, config: dict[str, Any], uri: str | None = None, wait
     class Logger(MLFlowLogger):
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
             careful(lambda: MLFlowLogger.log_metrics(self, metrics, step))
+
+        def place(self) -> dict[str, str]:
+            """Return where MLflow has the run."""
+            return {"MLflow": place}
 
         def end(self, summary: dict[str, float], figures: Sequence[Path]) -> None:
             """Send final metrics and figures, and end the MLflow run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf, open_dict
-from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from runner.config.address import Run, resolved
@@ -23,6 +24,7 @@ from runner.execution import slurm
 from runner.execution.callbacks import EpochSeed, FiniteGuard, Interruption, ProgressLines, Recorder
 from runner.execution.checkpoints import BestCheckpoint, LastCheckpoint
 from runner.execution.preemption import Preemption
+from runner.execution.progress import RunProgressBar
 from runner.execution.run_lock import global_rank
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,8 @@ def make_trainer(run: Run, module: Any, loggers: list[Any]) -> tuple[pl.Trainer,
         callbacks += checkpoint_callbacks(run, module)
     interactive = sys.stdout.isatty()
     if not any(isinstance(callback, ProgressBar) for callback in users):
-        callbacks.append(RichProgressBar(leave=False) if interactive else ProgressLines())
+        callbacks.append(ProgressLines(every_seconds=math.inf if interactive else 30.0))
+        callbacks += [RunProgressBar()] if interactive else []
     settings = {
         "logger": loggers or False,
         "callbacks": callbacks,

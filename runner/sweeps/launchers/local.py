@@ -14,13 +14,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from runner.errors import UserError
-from runner.sweeps.launchers.task import Task, execute_task
+from runner.sweeps.launchers.task import ONE_LINE, Task, execute_task
 
 
 class Local:
     """Several runs at a time, each worker with its share of the cores. A worker that dies ends only its own run.
 
-    One worker prints what its runs print; several write it to `worker<i>.log` in the launcher's folder.
+    One worker prints warnings and the progress of long runs; several write what their runs print to `worker<i>.log` in
+    the launcher's folder.
 
     Args:
         workers: number of workers; None: as many as there are cores for, by the runs' `threads`.
@@ -78,6 +79,8 @@ class Local:
 
     def _start(self, i: int, threads: int, folder: Path | None) -> tuple[BaseProcess, Connection]:
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        if folder is None:
+            environment[ONE_LINE] = "1"
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(i % self.gpus)
         context = multiprocessing.get_context("spawn")
