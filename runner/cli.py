@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.config.address import Run
-from runner.config.compose import CONF, VERSION_BASE, check_group_values, strip
+from runner.config.compose import CONF, VERSION_BASE, check_group_values, strip, with_formats
 from runner.config.help import help_text
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
@@ -30,6 +30,7 @@ def main() -> None:
         return
     if not any("=" in argument for argument in sys.argv[1:]) and "--hydra-help" not in sys.argv:
         sys.argv.insert(1, DEFAULT)  # also for --info
+    sys.argv[1:] = with_formats(sys.argv[1:])
     full_error = os.environ.get("HYDRA_FULL_ERROR", "")
     try:
         with cli_errors():

@@ -166,7 +166,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         device = str(trainer.strategy.root_device)
         result = record.describe(run, metrics, seconds, trainer.world_size, device, places(loggers))
         if trainer.is_global_zero:
-            figures = save_figures(module, folder)
+            figures = save_figures(module, folder, cfg.figures.format)
             write_json(folder / "result.json", result)  # before the tracker, which may hang
             finish_loggers(loggers, folder, metrics | result["costs"], figures)
             if not cfg.checkpoint.keep:

@@ -20,7 +20,7 @@ from runner.files import file_digest
 # Root keys that decide the result; `needs`, and parts of `trainer` and `callbacks`, count too.
 IDENTITY_KEYS = ("method", "dataset", "model", "schedule", "stages", "seed")
 # Root keys that say where and how a run is executed. A needed run takes them from the run that needs it.
-EXECUTION_KEYS = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "tags")
+EXECUTION_KEYS = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "figures", "tags")
 
 # Arguments of the Trainer that say where and how it runs. Every other one (precision, limit_train_batches, ...) counts.
 TRAINER_EXECUTION_KEYS = {

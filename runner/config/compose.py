@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -125,6 +126,11 @@ def _split(overrides: Iterable[str]) -> tuple[tuple[str, ...], list[Override]]:
     values = [o for o in parsed if not (o.is_add() or o.is_delete() or is_group(o))]
     values = [o for o in values if not o.key_or_group.startswith("hydra.")]
     return tuple(str(o.input_line) for o in parsed if o not in values), values
+
+
+def with_formats(arguments: Iterable[str]) -> list[str]:
+    """Return a command line with `figures.format=png,pdf` as one list, where Hydra would see a sweep."""
+    return [re.sub(r"^figures\.format=(\w+(?:,\w+)*)$", r"figures.format=[\1]", argument) for argument in arguments]
 
 
 @lru_cache(maxsize=4096)

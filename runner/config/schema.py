@@ -37,6 +37,12 @@ class Checkpoint(_Node):
     every_seconds: float = Field(ge=0, allow_inf_nan=False)
 
 
+class Figures(_Node):
+    """Figures of runs, tables and experiments."""
+
+    format: list[Literal["png", "pdf", "svg"]] = Field(min_length=1)
+
+
 class Need(_Node):
     """Run that makes a checkpoint for this one."""
 
@@ -61,6 +67,7 @@ class RootConfig(_Node):
     rerun: bool
     wait: bool
     checkpoint: Checkpoint
+    figures: Figures
     tags: list[str]
     callbacks: dict[str, dict[str, Any] | None]
     trainer: dict[str, Any]

@@ -35,6 +35,27 @@ def colour(index: int) -> str:
     return str(palette[index % len(palette)])
 
 
+def stable_colours(values: Sequence[str], known: Sequence[str] = ()) -> dict[str, int]:
+    """Return an index of the palette for each value, the same in every figure as far as that is possible.
+
+    A known value has the colour of its place among the known ones. If two values of a figure would share a colour, the
+    later one gets a free colour.
+
+    Args:
+        values: values of a figure, in their order.
+        known: values that any figure of the kind may have, such as all methods of a paper.
+    """
+    import matplotlib
+
+    size = len(matplotlib.rcParams["axes.prop_cycle"])
+    chosen: dict[str, int] = {}
+    for value in dict.fromkeys(values):
+        wanted = known.index(value) if value in known else len(chosen)
+        free = [(wanted + i) % size for i in range(size) if (wanted + i) % size not in chosen.values()]
+        chosen[value] = free[0] if free else wanted % size
+    return chosen
+
+
 def save_figure(figure: Any, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Save a figure, each file whole or not at all, and close it. Call it within `pyplot`.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 FEWEST_BATCHES = 3  # a stage of fewer batches shows what is done in them, not their number
-SHOWN = re.compile(r"(^|/|_)(loss|acc|ppl|auc|iou)$")  # metrics beside the bar
+SHOWN = ("train/loss", "val/loss", "val/acc", "val/auc", "val/iou", "val/ppl")  # metrics beside the bar
 
 
 class RunProgressBar(RichProgressBar):
@@ -27,10 +26,16 @@ class RunProgressBar(RichProgressBar):
         return f"{description:{len(self.validation_description)}}"
 
     def _add_task(self, total_batches: int | float, description: str, visible: bool = True) -> Any:
-        return super()._add_task(total_batches, description, visible and total_batches >= FEWEST_BATCHES)
+        is_shown = total_batches >= FEWEST_BATCHES or description.startswith("epoch")
+        return super()._add_task(total_batches, description, visible and is_shown)
+
+    def _update(self, progress_bar_id: Any, current: int, visible: bool = True) -> None:
+        if self.progress is not None and progress_bar_id is not None:
+            total = self.progress.tasks[progress_bar_id].total or 0
+            visible = visible and (total >= FEWEST_BATCHES or progress_bar_id == self.train_progress_bar_id)
+        super()._update(progress_bar_id, current, visible)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Return the metrics beside the bar: those that the method chose, and losses and accuracies."""
-        items = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
-        measured = {k: float(v) for k, v in trainer.callback_metrics.items() if SHOWN.search(k)}
-        return measured | items
+        """Return the metrics beside the bar: losses and accuracies of training and validation."""
+        measured = trainer.callback_metrics
+        return {name: float(measured[name]) for name in SHOWN if name in measured}

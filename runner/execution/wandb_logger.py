@@ -81,7 +81,7 @@ class PatientWandbLogger(WandbLogger):
         """
 
         def send() -> None:
-            for figure in figures:
+            for figure in [path for path in figures if path.suffix == ".png"]:
                 self.log_image(f"figures/{figure.stem}", [str(figure)])
             self.experiment.summary.update(summary)
             self.experiment.finish()

@@ -15,7 +15,7 @@ from runner.execution.plot_style import save_figure as save
 TITLE_WIDTH = 56  # characters of the title in one line
 
 # Overrides that do not change what a figure shows.
-NOT_SHOWN = re.compile(r"experiment|(table|figure)\.metric|(logger|paths|hydra)\b.*")
+NOT_SHOWN = re.compile(r"experiment|(table|figure)\.metric|(logger|paths|figures|hydra)\b.*")
 
 
 def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Sequence[str]) -> Path:
@@ -37,10 +37,10 @@ def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Se
     return path
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Save a figure as PNG, whole or not at all, and close it."""
+def save_figure(figure: Any, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Save a figure beside `path`, in each of the formats, whole or not at all, and close it. Returns the files."""
     with pyplot():
-        save(figure, path.with_suffix(""))
+        return save(figure, path.with_suffix(""), formats)
 
 
 def set_title(
