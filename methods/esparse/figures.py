@@ -100,7 +100,7 @@ def _group_sums(values: Tensor) -> Tensor:
 def _panels(grid: list[list[SetReport]]) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
 
-    size = (1.9 * len(grid[0]) + 0.6, 1.5 * len(grid) + 0.6)
+    size = (min(WIDTH, 1.9 * len(grid[0]) + 0.6), 1.1 * len(grid) + 0.7)
     return plt.subplots(len(grid), len(grid[0]), figsize=size, squeeze=False, layout="constrained")
 
 
