@@ -9,7 +9,17 @@ from omegaconf import OmegaConf
 from runner.config.compose import CONF
 from runner.errors import UserError
 
-GROUPS = ("method", "dataset", "model", "experiment", "callbacks", "trainer", "logger", "hydra/launcher")
+GROUPS = (
+    "method",
+    "dataset",
+    "model",
+    "experiment",
+    "callbacks",
+    "trainer",
+    "logger",
+    "hydra/launcher",
+    "hydra/sweeper",
+)
 
 HELP = """\
 Runs published machine-learning methods and rebuilds the tables that their papers report.
@@ -22,6 +32,8 @@ Runs published machine-learning methods and rebuilds the tables that their paper
   python -m runner.table experiment=E                    the table: measured beside reported
   python -m runner.figure experiment=E                   the figure
   python -m runner.test run=ID dataset=D                 a finished run's weights, tested in another setting
+  python -m runner.predict run=ID input=FILES            a finished run's model on files; export=onnx|torchscript
+  python -m runner -m ... hydra/sweeper=optuna optimize=val/acc trials=50 'KEY=interval(0,1)'    a search
 
 Groups (python -m runner --help GROUP lists the options; --help GROUP=OPTION shows one):
 {groups}
@@ -29,7 +41,8 @@ Groups (python -m runner --help GROUP lists the options; --help GROUP=OPTION sho
 Keys of every run (python -m runner method=M --cfg job shows all):
   seed=0                      rerun=true                  run again although the result is there
   schedule.max_epochs=N       trainer.precision=...       any argument of Lightning's Trainer
-  logger=wandb|csv            trainer=cpu|gpu|ddp         where it runs and what it logs to
+  logger=[wandb,tensorboard]  trainer=cpu|gpu|ddp         where it runs and what it logs to
+  smoke=true                  figures.format=[pdf,png]    a quick check; files of figures
   paths.data=DIR              paths.outputs=DIR           (paths.data is RUNNER_DATA by default)
   threads=1 compile=true checkpoint.keep=false wait=false init_from=FILE
 
