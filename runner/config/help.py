@@ -33,7 +33,7 @@ Runs published machine-learning methods and rebuilds the tables that their paper
   python -m runner.figure experiment=E                   the figure
   python -m runner.test run=ID dataset=D                 a finished run's weights, tested in another setting
   python -m runner.predict run=ID input=FILES            a finished run's model on files; export=onnx|torchscript
-  python -m runner -m ... hydra/sweeper=optuna optimize=val/acc trials=50 'KEY=interval(0,1)'    a search
+  python -m runner -m ... hydra/sweeper=optuna optimize=val/acc 'KEY=interval(0,1)'  a search
 
 Groups (python -m runner --help GROUP lists the options; --help GROUP=OPTION shows one):
 {groups}
