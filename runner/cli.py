@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from runner.config.address import Run
 from runner.config.compose import CONF, VERSION_BASE, check_group_values, strip, with_formats
-from runner.config.help import help_text
+from runner.config.help import print_help
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import exit_interrupted, is_keyboard_interrupt
@@ -23,10 +23,11 @@ DEFAULT = "experiment=default"  # for a command line without any override
 @exit_on_broken_pipe()
 def main() -> None:
     """Run `python -m runner`. Exit codes: 0; 2 for a mistake of the user; 130 after Ctrl-C; 1 for other failures."""
-    if {"--version", "--help", "-h"} & set(sys.argv[1:]):
-        with cli_errors():
-            subjects = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-            print(version() if "--version" in sys.argv else help_text(subjects))
+    if "--version" in sys.argv:
+        print(version())
+        return
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print_help(sys.argv[1:])
         return
     if not any("=" in argument for argument in sys.argv[1:]) and "--hydra-help" not in sys.argv:
         sys.argv.insert(1, DEFAULT)  # also for --info

@@ -43,6 +43,9 @@ class FinishedRun:
         """Config of the run, resolved. Relative paths are made absolute from the project's root."""
         cfg = OmegaConf.load(self.folder / "config.yaml")
         assert isinstance(cfg, DictConfig)
+        for key, value in OmegaConf.load(CONF / "config.yaml").items():
+            if key not in cfg and key not in ("defaults", "hydra"):  # of a later version than the run
+                cfg[key] = value
         for key in ("data", "outputs"):
             cfg.paths[key] = str(ROOT / cfg.paths[key])
         return cfg

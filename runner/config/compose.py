@@ -21,7 +21,18 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from runner.config.place import CONF
+
+__all__ = [
+    "CONF",
+    "check_group_values",
+    "compose",
+    "compose_run",
+    "compose_without_sweep",
+    "is_group",
+    "parse",
+    "strip",
+]
 VERSION_BASE = "1.3"
 PRESENTATION = ("table", "figure", "sweep")  # nodes of an experiment that say nothing about a single run
 

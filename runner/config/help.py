@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from runner.config.compose import CONF
+from runner.config.place import CONF
+from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
 
 GROUPS = (
@@ -62,7 +62,19 @@ def choices(group: str, conf: Path = CONF) -> dict[str, str]:
 
 def experiments_with(node: str) -> list[str]:
     """Return the experiments whose file has the node `table` or `figure`."""
+    from omegaconf import OmegaConf
+
     return [name for name in choices("experiment") if node in OmegaConf.load(CONF / "experiment" / f"{name}.yaml")]
+
+
+@exit_on_broken_pipe()
+def print_help(arguments: list[str]) -> None:
+    """Print the help that a command line asks for. Exit code 2 if there is no such group or option."""
+    try:
+        print(help_text([argument for argument in arguments if not argument.startswith("-")]))
+    except UserError as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def help_text(subjects: list[str]) -> str:

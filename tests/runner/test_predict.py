@@ -46,6 +46,7 @@ def write_tu(folder: Path, store, chosen: list[int], labels: bool) -> None:
         (folder / "MINE_graph_labels.txt").write_text("".join(f"{int(store.y[g])}\n" for g in chosen))
 
 
+@pytest.mark.slow
 def test_graphs_of_a_tu_folder(call, tiny, tmp_path, capfd) -> None:
     assert call(*tiny)[0] == 0
     (folder,) = (tmp_path / "graphnorm").glob("*/*")
@@ -75,6 +76,7 @@ def test_graphs_of_a_tu_folder(call, tiny, tmp_path, capfd) -> None:
         assert words in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_and_their_exported_network(call, tmp_path, capfd) -> None:
     pytest.importorskip("onnxruntime")
     assert call(*PICTURES, f"paths.outputs={tmp_path}")[0] == 0
