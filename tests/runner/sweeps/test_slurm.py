@@ -72,8 +72,10 @@ def test_an_array_is_submitted_and_only_what_is_missing_again(cluster, spawn, ti
     assert "submitted as job" in printed
     (command,) = [line for line in printed.splitlines() if "python -m runner.status" in line]
     assert "hydra" not in command
-    until(lambda: "2 finished, 1 failed" in status(*sweep))
-    assert "nonsense  failed       model.norm=nonsense is unknown; choose from" in status(*sweep)
+    until(lambda: slurm("squeue", "--noheader") == "")
+    shown = status(*sweep)
+    assert "2 finished, 1 failed" in shown
+    assert "nonsense  failed       model.norm=nonsense is unknown; choose from" in shown
 
     printed, _ = (process := spawn("-m", *sweep, *LAUNCHER, "wait=true")).communicate(timeout=300)
     assert "3 runs: 2 finished, 1 failed" in printed
