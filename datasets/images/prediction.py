@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from datasets.images.decode import read_image
 from datasets.images.folder import SUFFIXES
 from datasets.prediction import files_below, network_of, probabilities_rows, write_rows
 from datasets.progress import track
@@ -16,7 +15,7 @@ from datasets.progress import track
 def predict_images(paths: list[Path], out: Path, module: Any, data: Any) -> list[Path]:
     """Write `predictions.csv`: file, predicted class and the probability of each class, for every image.
 
-    Images are made grey or RGB as the training images are, and resized to their size without keeping proportions.
+    Images are read as the training images are: grey or RGB, resized without keeping proportions, or their centre.
 
     Args:
         paths: image files, or folders of them.
@@ -27,11 +26,10 @@ def predict_images(paths: list[Path], out: Path, module: Any, data: Any) -> list
     if data.task != "image-classification":
         raise ValueError(f"images are predicted for image-classification, not for {data.task}")
     files = files_below(paths, SUFFIXES, "images")
-    channels, size = data.dims["in_channels"], data.dims["image_size"]
     network, rows = network_of(module), []
     for start in track(range(0, len(files), data.eval_batch_size), "predicting, batch"):
         batch = files[start : start + data.eval_batch_size]
-        x = torch.stack([read_image(path, channels, size) for path in batch]).float() / 255
+        x = torch.stack([data.read_picture(path) for path in batch]).float() / 255
         probabilities = network(x).softmax(1).tolist()
         rows += probabilities_rows([str(path) for path in batch], probabilities, data.classes)
     return [write_rows(out / "predictions.csv", ["file", "predicted", *data.classes], rows)]
