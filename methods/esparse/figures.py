@@ -67,7 +67,8 @@ def plot_entropy_norm(grid: list[list[SetReport]]) -> Any:
         for ax, entry in zip(row, entries, strict=True):
             ax.scatter(entry.norm, entry.entropy, s=2, alpha=0.5, linewidths=0, rasterized=True)
             ax.set_xscale("log")
-            ticks = log_ticks(*ax.get_xlim(), most=3)
+            low, high = ax.get_xlim()
+            ticks = log_ticks(low, high, most=3)
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.locator_params(axis="y", nbins=4)

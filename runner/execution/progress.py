@@ -29,11 +29,11 @@ class RunProgressBar(RichProgressBar):
         is_shown = total_batches >= FEWEST_BATCHES or description.startswith("epoch")
         return super()._add_task(total_batches, description, visible and is_shown)
 
-    def _update(self, progress_bar_id: Any, current: int, visible: bool = True) -> None:
+    def _update(self, progress_bar_id: Any, current: int, visible: bool = True, hard: bool = False) -> None:
         if self.progress is not None and progress_bar_id is not None:
             total = self.progress.tasks[progress_bar_id].total or 0
             visible = visible and (total >= FEWEST_BATCHES or progress_bar_id == self.train_progress_bar_id)
-        super()._update(progress_bar_id, current, visible)
+        super()._update(progress_bar_id, current, visible, hard)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return the metrics beside the bar: losses and accuracies of training and validation."""
