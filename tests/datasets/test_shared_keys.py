@@ -30,4 +30,4 @@ def test_values_in_conf_are_the_defaults_of_the_class(file):
     for key, value in shared.items():
         if key not in {"defaults", "_target_"} | DIFFERENT.get(file, set()):
             default = parameters[key].default
-            assert value == default or not value and not default, f"{key}: {value} in conf, {default} in the class"
+            assert value == default or (not value and not default), f"{key}: {value} in conf, {default} in the class"
