@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.compose import group_options
 from runner.config.help import choices
 from runner.errors import UserError
 
@@ -21,9 +22,9 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 def describe_error(error: Exception) -> str:
     """Return the message of an error for the user; for an unknown option it suggests the closest existing ones."""
     message = str(error) or str(error.__cause__ or type(error).__name__)
-    if missing := re.search(r"Could not find '([^/']+)/([^']+)'", message):
+    if missing := re.search(r"Could not find '((?:hydra/)?[^/']+)/([^']+)'", message):
         group, name = missing.groups()
-        options = choices(group)
+        options = dict.fromkeys(group_options(group), "") if group.startswith("hydra/") else choices(group)
         if close := get_close_matches(name, options):
             return (
                 f"there is no {group}={name}. Did you mean {', '.join(close)}? "
