@@ -23,6 +23,7 @@ def results(outputs: Path) -> list[Path]:
     return sorted(outputs.glob("*/*/*/result.json"))
 
 
+@pytest.mark.slow
 def test_a_failed_run_fails_alone(call, tiny, tmp_path) -> None:
     code, printed = call("-m", *tiny, "model.norm=graph,nonsense,batch")
     assert code == 2
@@ -33,6 +34,7 @@ def test_a_failed_run_fails_alone(call, tiny, tmp_path) -> None:
     assert (place / "command.txt").read_text().startswith("python -m runner -m method=graphnorm")
 
 
+@pytest.mark.slow
 def test_what_is_finished_starts_nothing(call, tiny, tmp_path) -> None:
     assert call("-m", *tiny, "seed=0,1")[0] == 0
     written = [path.stat().st_mtime_ns for path in results(tmp_path)]
