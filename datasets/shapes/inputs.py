@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def _read(path: Path, count: int, seed: int) -> NDArray[np.float64]:
             return arrays["points"]
     import trimesh
 
-    loaded = trimesh.load(path, process=False)
+    loaded: Any = trimesh.load(path, process=False)
     mesh = loaded.to_mesh() if isinstance(loaded, trimesh.Scene) else loaded
     if len(getattr(mesh, "faces", ())):
         return trimesh.sample.sample_surface(mesh, count, seed=seed)[0]

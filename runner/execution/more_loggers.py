@@ -127,6 +127,7 @@ def mlflow_logger(run: Run, config: dict[str, Any], uri: str | None = None, wait
     except ImportError as error:
         raise UserError("logger=mlflow needs it: pip install -c constraints.txt '.[mlflow]'") from error
     from pytorch_lightning.loggers import MLFlowLogger
+    from pytorch_lightning.loggers.logger import DummyExperiment
 
     del mlflow
     logging.getLogger("pytorch_lightning.loggers.mlflow").setLevel(logging.ERROR)  # it warns of a new experiment
@@ -137,12 +138,18 @@ def mlflow_logger(run: Run, config: dict[str, Any], uri: str | None = None, wait
     careful, known = Careful("MLflow"), run.folder / "mlflow.json"
 
     class Logger(MLFlowLogger):
+        @property
+        def experiment(self) -> Any:
+            """Client of MLflow; one that does nothing once MLflow has failed."""
+            found = careful(lambda: super(Logger, self).experiment)
+            return DummyExperiment() if found is None else found
+
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
             careful(lambda: MLFlowLogger.log_metrics(self, metrics, step))
 
         def place(self) -> dict[str, str]:
             """Return where MLflow has the run."""
-            return {"MLflow": place}
+            return {"MLflow": "failed; the run's own files have everything" if careful.lost else place}
 
         def end(self, summary: dict[str, float], figures: Sequence[Path]) -> None:
             """Send final metrics and figures, and end the MLflow run."""
