@@ -217,6 +217,7 @@ def test_mistakes_are_told(monkeypatch, capsys, arguments, words) -> None:
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_experiments_of_other_folders_are_found(tmp_path, monkeypatch, capsys) -> None:
     from scripts import dashboard
 
