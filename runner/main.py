@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from runner.config import checks
 from runner.config.address import Run
 from runner.config.instantiate import instantiate
-from runner.config.messages import as_user_error
+from runner.config.messages import as_user_error, stage_errors
 from runner.errors import Preempted, Pruned, UserError, is_keyboard_interrupt
 from runner.execution import provenance, record, slurm
 from runner.execution.lightning_import import import_lightning
@@ -155,11 +155,13 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         for stage in cfg.stages:
             started = time.time()
             if stage == "fit":
-                trainer.fit(module, data, ckpt_path=files.checkpoint_to_resume(folder), weights_only=True)
+                with stage_errors():
+                    trainer.fit(module, data, ckpt_path=files.checkpoint_to_resume(folder), weights_only=True)
                 seconds["fit"] = recorder.seconds
             else:
                 best = files.checkpoint_to_test(folder)
-                trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
+                with stage_errors():
+                    trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
                 metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
                 seconds[stage] = time.time() - started
 

@@ -72,3 +72,21 @@ def as_user_error() -> Iterator[None]:
         if type(error).__name__ != "MisconfigurationException":  # Lightning's, which is slow to import
             raise
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def stage_errors() -> Iterator[None]:
+    """Turn a ValueError that a method or data set itself raises while a stage runs into UserError.
+
+    One that a library raises is no mistake of the user and keeps its traceback.
+    """
+    try:
+        yield
+    except ValueError as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+        if raised_in.partition(".")[0] not in ("methods", "datasets"):
+            raise
+        raise UserError(str(error)) from error

@@ -233,6 +233,7 @@ def experiment(kind, data, checkpoint, **kwargs):
     return module, train.test(module, data, verbose=False)[0]
 
 
+@pytest.mark.slow
 def test_noise_on_latents_raises_the_loss(digits, checkpoint):
     module, metrics = experiment(Robustness, digits, checkpoint, probabilities=[0.1, 0.5])
     assert metrics["test/recon_loss"] < metrics["test/recon_loss_10"] < metrics["test/recon_loss_50"]

@@ -83,6 +83,7 @@ def test_every_method_trains(call, tmp_path, method):
         assert first["train/open_gates"] == 4
 
 
+@pytest.mark.slow
 def test_gates_that_are_all_open_are_mw_net(call, tmp_path):
     run = [*DIGITS, *META, "schedule.max_epochs=1"]
     assert call("method=famus/mw_net", *run, f"paths.outputs={tmp_path}")[0] == 0
