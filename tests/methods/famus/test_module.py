@@ -110,6 +110,7 @@ def test_open_gates_settle_at_their_budget_and_weights_tell_noise(call, tmp_path
     assert rows[-1]["train/weight_auc"] > 0.7
 
 
+@pytest.mark.slow
 def test_both_routes_train_alike_from_either_virtual_step(call, tmp_path):
     losses = {}
     for virtual_step in ("plain", "full"):
