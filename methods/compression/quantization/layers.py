@@ -78,6 +78,10 @@ class QuantConv2d(nn.Conv2d):
         """Return the convolution."""
         return self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
 
+    def coded(self) -> nn.Module:
+        """Return the layer with stored codes."""
+        return CodedConv2d(self)
+
 
 class QuantLinear(nn.Linear):
     """Linear layer of quantized inputs and quantized weights, simulated in floating point."""
@@ -88,6 +92,10 @@ class QuantLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return the product."""
         return nn.functional.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+
+    def coded(self) -> nn.Module:
+        """Return the layer with stored codes."""
+        return CodedLinear(self)
 
 
 class CodedConv2d(nn.Module):
@@ -175,8 +183,7 @@ def deploy(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network).eval()
     for name, layer in list(weight_layers(network).items()):
         if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.weight_quantizer, Quantizer):
-            make = CodedConv2d if isinstance(layer, QuantConv2d) else CodedLinear
-            replace_layer(network, name, make(layer))  # type: ignore[arg-type]
+            replace_layer(network, name, layer.coded())
     return network
 
 
