@@ -61,7 +61,7 @@ class DependencyGraphPruning(Stage):
         if any(isinstance(module, ZeroPadded) for module in network.modules()):
             raise ValueError(
                 "prune_depgraph cannot trace shortcuts of option A, which pad by a fixed number of channels: "
-                "use model.shortcut=B (model=resnet20_b) or prune_l1_filter"
+                "use a network of option B (model=resnet20_b), or prune_l1_filter"
             )
 
     def pruner(self, network: nn.Module, x: torch.Tensor) -> Any:
