@@ -30,8 +30,8 @@ def estimate(bops: int, weight_bits: int, activation_values: int) -> Energy:
     """Estimate the energy of one image.
 
     Arithmetic falls with the product of the bits of weight and input, anchored at the table's 32-bit multiplication
-    and addition; each weight is read once from DRAM, each activation is written to and read from SRAM. It orders networks, and is no
-    prediction of a device.
+    and addition; each weight is read once from DRAM, each activation is written to and read from SRAM. It orders
+    networks, and is no prediction of a device.
 
     Args:
         bops: bit operations, the sum of multiply-accumulates x weight bits x input bits.

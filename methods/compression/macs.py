@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,7 +55,7 @@ def layer_macs(network: nn.Module, x: Tensor) -> dict[str, int]:
         stack.append(FlopCounterMode(display=False))
         stack[-1].__enter__()
 
-    def after(name: str):  # noqa: ANN202
+    def after(name: str) -> Callable[..., None]:
         def count(module: nn.Module, inputs: tuple, output: object) -> None:
             counter = stack.pop()
             counter.__exit__(None, None, None)

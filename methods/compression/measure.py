@@ -18,7 +18,7 @@ from methods.compression.latency import speedup, summarize, time_in_turns
 from methods.compression.layers import output_shapes
 from methods.compression.macs import COUNTED, bit_operations, count_macs, effective_macs, layer_macs
 from methods.compression.memory import peak_activation_bytes
-from methods.compression.quantization.layers import deploy, is_quantized
+from methods.compression.quantization.layers import coded_weight, deploy, is_quantized, plain
 from methods.compression.structure import all_tensors
 
 
@@ -80,9 +80,8 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
     Integer codes of weights count as the weights that they stand for; statistics of batch normalisation do not count.
     """
     tensors = [p.detach() for p in network.parameters()]
-    for module in network.modules():
-        for name in getattr(module, "code_bits", {}):
-            tensors.append(module.weight_scale * getattr(module, name) + module.weight_offset)
+    coded = [module for module in network.modules() if hasattr(module, "code_bits")]
+    tensors += [coded_weight(module) for module in coded]
     return sum(t.numel() for t in tensors), sum(int(torch.count_nonzero(t)) for t in tensors)
 
 
@@ -147,7 +146,7 @@ def measure(network: nn.Module, x: Tensor, name: str = "network", acc: float | N
         macs=getattr(network, "expected_macs", None) or count_macs(network, x),  # early exits: mean of an image
         macs_effective=effective_macs(network, counts),
         bops=bops,
-        peak_memory=peak_activation_bytes(network, x),
+        peak_memory=peak_activation_bytes(plain(network), x),
         energy_j=joules,
         energy_source=source,
         simulated=is_quantized(network),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,9 +34,9 @@ LOGGED += ("latency_ms", "speedup")
 class Compression(LightningModule):
     """Compression of a trained network by one stage or several, with a measurement after each.
 
-    Metrics: `test/acc` (a fraction, the last stage's), `test/acc_drop` (from the dense network's), `test/<number>` of the
-    last stage's sheet (see `Sheet`; bytes, milliseconds), `test/energy_uj` (microjoules), `test/compression` (bytes of float32 weights by bytes
-    of the file), `test/seconds` of all stages, and the numbers that a stage reports.
+    Metrics: `test/acc` (a fraction, the last stage's), `test/acc_drop` (from the dense network's), `test/<number>` of
+    the last stage's sheet (see `Sheet`; bytes, milliseconds), `test/energy_uj` (microjoules), `test/compression`
+    (bytes of float32 weights by bytes of the file), `test/seconds` of all stages, and the numbers that a stage reports.
 
     The folder of the run gets `sheet.json` and `sheet.md` with a row a stage, and the compressed network of each stage
     as a file of its own (`stage_1_<name>.dcz` or `.pt2`). A run that was killed goes on after its last stage, and in a
@@ -122,6 +123,7 @@ class Compression(LightningModule):
                 if self.files:
                     note = {"numbers": context.numbers, "seconds": taken}
                     save_artifact(path, network, {"stage": name, "dims": context.dims, **note})
+                shutil.rmtree(context.folder, ignore_errors=True)
             seconds += taken
             networks[name] = copy.deepcopy(network)
             self.sheets.append(self._measured(name, network, context, context.numbers))

@@ -134,7 +134,7 @@ def train(
         parameters: what the optimizer gets; None: all parameters with gradients of the network and `more_modules`.
         more_modules: modules that are trained beside the network, such as regressors of a distillation loss.
         label: name of the training in the log.
-        checkpoint: file that holds the state of an unfinished training; removed at the end.
+        checkpoint: file that holds the state of the training, see `TrainingState`.
         every_seconds: shortest time between two states.
 
     Raises:
@@ -147,67 +147,131 @@ def train(
     for group in optimizer.param_groups:
         group["base_lr"] = group["lr"]
     masks = zero_masks(network) if keep_zeros else {}
-    first = _load_state(checkpoint, modules, optimizer, label)
-    device, steps, saved, started = device_of(network), max(len(loader), 1), time.monotonic(), time.monotonic()
-    for epoch in range(first, recipe.epochs):
+    finish_step = step_function(network, optimizer, masks, after_backward, after_step)
+    state, reports = TrainingState(checkpoint, modules, optimizer, label, every_seconds), time.monotonic()
+    for epoch in range(state.load(), recipe.epochs):
         loader.set_epoch(epoch)
         for module in modules:
             module.train()
-        value = torch.tensor(0.0)
-        for step, batch in enumerate(loader):
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * recipe.factor((epoch + step / steps) / recipe.epochs)
-            value = loss(network, to_device(batch, device))
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            if after_backward is not None:
-                after_backward(network)
-            optimizer.step()
-            if masks:
-                apply_masks(network, masks)  # momentum and weight decay move pruned weights too
-            if after_step is not None:
-                after_step(network)
-        if not torch.isfinite(value):
-            raise ValueError(f"{label}: the loss is {float(value)} after epoch {epoch + 1}; choose a smaller lr")
+        value = train_epoch(network, loader, recipe, epoch, optimizer, loss, finish_step)
+        if not math.isfinite(value):
+            raise ValueError(f"{label}: the loss is {value} after epoch {epoch + 1}; choose a smaller lr")
         if after_epoch is not None:
             after_epoch(epoch)
-        last, now = epoch + 1 == recipe.epochs, time.monotonic()
-        if last or now - started > 10:
-            log.info("%s: epoch %d/%d, loss %.4f", label, epoch + 1, recipe.epochs, float(value.detach()))
-            started = now
-        if checkpoint is not None and not last and now - saved >= every_seconds:
-            _save_state(checkpoint, modules, optimizer, epoch + 1)
-            saved = now
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        if epoch + 1 == recipe.epochs or time.monotonic() - reports > 10:
+            log.info("%s: epoch %d/%d, loss %.4f", label, epoch + 1, recipe.epochs, value)
+            reports = time.monotonic()
+        state.save(epoch + 1, recipe.epochs)
     for module in modules:
         module.eval()
     return network
 
 
+def step_function(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    masks: dict[str, Tensor],
+    after_backward: Hook | None,
+    after_step: Hook | None,
+) -> Callable[[], None]:
+    """Return the function that makes a step of the optimizer, with its hooks and masks; arguments as for `train`."""
+
+    def finish_step() -> None:
+        if after_backward is not None:
+            after_backward(network)
+        optimizer.step()
+        if masks:
+            apply_masks(network, masks)  # momentum and weight decay move pruned weights too
+        if after_step is not None:
+            after_step(network)
+
+    return finish_step
+
+
+def train_epoch(
+    network: nn.Module,
+    loader: Any,
+    recipe: Recipe,
+    epoch: int,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    finish_step: Callable[[], None],
+) -> float:
+    """Train one epoch and return the loss of its last batch.
+
+    Args:
+        network: network.
+        loader: loader of batches.
+        recipe: settings.
+        epoch: number of the epoch, from 0.
+        optimizer: optimizer, whose groups have their first learning rate as `base_lr`.
+        loss: loss of a batch.
+        finish_step: makes the step after the gradients.
+    """
+    device, steps, value = device_of(network), max(len(loader), 1), torch.zeros(())
+    for step, batch in enumerate(loader):
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * recipe.factor((epoch + step / steps) / recipe.epochs)
+        value = loss(network, to_device(batch, device))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        finish_step()
+    return float(value.detach())
+
+
+class TrainingState:
+    """State of an unfinished training on disk.
+
+    Args:
+        path: file; None: nothing is kept.
+        modules: modules that are trained.
+        optimizer: their optimizer.
+        label: name of the training in the log.
+        every_seconds: shortest time between two states.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        modules: Sequence[nn.Module],
+        optimizer: torch.optim.Optimizer,
+        label: str,
+        every_seconds: float,
+    ) -> None:
+        self.path, self.modules, self.optimizer, self.label = path, modules, optimizer, label
+        self.every_seconds, self.saved = every_seconds, time.monotonic()
+
+    def load(self) -> int:
+        """Load the state if there is one, and return the number of epochs that are done."""
+        if self.path is None or not self.path.exists():
+            return 0
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for module, saved in zip(self.modules, state["modules"], strict=True):
+            module.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        log.info("%s: continues after epoch %d", self.label, state["epoch"])
+        return int(state["epoch"])
+
+    def save(self, epoch: int, epochs: int) -> None:
+        """Write the state if it is due.
+
+        The state of a finished training stays until its whole stage is done, so that a stage of several trainings
+        goes on with the right one.
+        """
+        if self.path is None or (epoch < epochs and time.monotonic() - self.saved < self.every_seconds):
+            return
+        modules = [module.state_dict() for module in self.modules]
+        state = {"epoch": epoch, "optimizer": self.optimizer.state_dict(), "modules": modules}
+        temporary = self.path.with_suffix(".part")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, temporary)
+        os.replace(temporary, self.path)
+        self.saved = time.monotonic()
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return a batch (a named tuple of tensors) on a device."""
     return type(batch)(*(part.to(device) for part in batch))
-
-
-def _save_state(path: Path, modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    state = {"epoch": epoch, "optimizer": optimizer.state_dict(), "modules": [m.state_dict() for m in modules]}
-    temporary = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _load_state(path: Path | None, modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer, label: str) -> int:
-    """Load the state of an unfinished training and return the number of epochs that are done."""
-    if path is None or not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for module, saved in zip(modules, state["modules"], strict=True):
-        module.load_state_dict(saved)
-    optimizer.load_state_dict(state["optimizer"])
-    log.info("%s: continues after epoch %d", label, state["epoch"])
-    return int(state["epoch"])
 
 
 @torch.no_grad()

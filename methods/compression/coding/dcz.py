@@ -1,7 +1,8 @@
 """The file format .dcz: a whole compressed network in one file, as small as its weights allow, exact to the bit.
 
-Layout: magic "DCZ1"; lengths of header and payload (two unsigned 32-bit little-endian numbers); header (JSON, zlib);
-payload; SHA-256 of all that. The header holds the structure of the network (see `structure`) and how each tensor is encoded.
+Layout: magic "DCZ1"; lengths of header and payload (unsigned 32-bit little-endian numbers); header (JSON, zlib);
+payload; SHA-256 of all that. The header holds the structure of the network (see `structure`) and how each tensor is
+encoded.
 """
 
 from __future__ import annotations

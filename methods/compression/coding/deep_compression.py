@@ -46,7 +46,7 @@ def layer_bits(weight: Tensor, value_bits: int, index_bits: int) -> dict[str, fl
     gaps, number = relative_index(np.flatnonzero(flat), index_bits)
     codebook = np.unique(flat)
     values = np.searchsorted(codebook, np.append(flat[flat != 0], np.float32(0))[number])
-    size, book = len(gaps), 32 * int((codebook != 0).sum())
+    size, book = len(gaps), 32 * 2**value_bits  # the tables count whole codebooks; the file stores what is used
     coded_values = huffman.encoded_bits(values, len(codebook))
     coded_gaps = huffman.encoded_bits(gaps, 2**index_bits)
     tables = 8 * (len(codebook) + 2**index_bits)

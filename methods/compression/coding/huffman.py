@@ -1,12 +1,20 @@
-"""Canonical Huffman codes of small alphabets, coded and decoded as whole arrays."""
+"""Canonical Huffman codes of small alphabets."""
 
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 import numpy as np
 
 MAX_LENGTH = 32  # bits of the longest code word
+
+
+def loops() -> Any:
+    """Return the compiled loops; they are imported when they are first used."""
+    from methods.compression.coding import huffman_loops
+
+    return huffman_loops
 
 
 def code_lengths(counts: np.ndarray) -> np.ndarray:
@@ -69,22 +77,14 @@ def encode(symbols: np.ndarray, lengths: np.ndarray) -> bytes:
         symbols: (N,) whole numbers below K.
         lengths: (K,) lengths of the code words, of `code_lengths`.
     """
-    codes = canonical_codes(lengths)
-    length, code = lengths[symbols].astype(np.int64), codes[symbols]
-    start = np.cumsum(length) - length
-    bits = np.zeros(int(length.sum()), dtype=np.uint8)
-    for j in range(int(lengths.max(initial=0))):
-        inside = length > j
-        shift = (length[inside] - 1 - j).astype(np.uint64)
-        bits[start[inside] + j] = (code[inside] >> shift) & np.uint64(1)
-    return np.packbits(bits).tobytes()
+    total = int(lengths.astype(np.int64)[symbols].sum())
+    out = np.zeros((total + 7) // 8, dtype=np.uint8)
+    loops().encode_loop(symbols.astype(np.int64), lengths.astype(np.int64), canonical_codes(lengths), out)
+    return out.tobytes()
 
 
 def decode(data: bytes, lengths: np.ndarray, count: int) -> np.ndarray:
     """Return the symbols of coded data.
-
-    A word is looked up at every bit; then the chain of word starts is followed by pointer doubling, so there is no
-    loop over symbols.
 
     Args:
         data: coded symbols.
@@ -95,29 +95,13 @@ def decode(data: bytes, lengths: np.ndarray, count: int) -> np.ndarray:
         (N,) int64.
 
     Raises:
-        ValueError: the data ends too early.
+        ValueError: the data ends too early, or is not of this code.
     """
-    if count == 0:
-        return np.zeros(0, dtype=np.int64)
     order = np.array(sorted(np.flatnonzero(lengths), key=lambda s: (int(lengths[s]), int(s))), dtype=np.int64)
-    if len(order) == 0:
-        raise ValueError("coded symbols without a code")
-    word_lengths = lengths[order].astype(np.uint64)
-    aligned = canonical_codes(lengths)[order] << (np.uint64(MAX_LENGTH) - word_lengths)
-    padded = np.frombuffer(data + bytes(8), dtype=np.uint8).astype(np.uint64)
-    total = len(data) * 8
-    first = sum(padded[i : i + len(data)] << np.uint64(32 - 8 * i) for i in range(5))  # 40 bits from each byte on
-    offset = np.arange(8, dtype=np.uint64)
-    windows = ((first[:, None] >> (np.uint64(8) - offset)) & np.uint64(0xFFFFFFFF)).reshape(-1)
-    place = np.searchsorted(aligned, windows, side="right") - 1
-    jump = np.minimum(np.arange(total) + word_lengths[place].astype(np.int64), total)
-    jump = np.append(jump, total)
-    starts = np.zeros(1, dtype=np.int64)
-    while len(starts) < count:
-        starts = np.concatenate([starts, jump[starts]])
-        jump = jump[jump]
-    starts = starts[:count]
-    last = int(starts[-1])
-    if last >= total or last + int(word_lengths[place[last]]) > total:
+    counts = np.bincount(lengths[order], minlength=MAX_LENGTH + 1).astype(np.int64)
+    canonical_codes(lengths)  # refuses lengths of no prefix code
+    result = np.zeros(count, dtype=np.int64)
+    done = loops().decode_loop(np.frombuffer(data, dtype=np.uint8), counts, order, result) if count else 0
+    if done < count:
         raise ValueError("the coded data ends too early")
-    return order[place[starts]]
+    return result

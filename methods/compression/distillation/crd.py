@@ -90,7 +90,7 @@ class ContrastMemory(nn.Module):
         scores = (torch.einsum("bd,bkd->bk", embedding, bank) / self.tau).exp()
         z = getattr(self, f"z_{name}")
         if not float(z):
-            z.fill_(float(scores.mean()) * len(self.labels))  # fixed by the first batch
+            z.fill_(float(scores.detach().mean()) * len(self.labels))  # fixed by the first batch
         return contrast_loss(scores / z, self.negatives, len(self.labels))
 
 

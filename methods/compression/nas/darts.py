@@ -38,8 +38,9 @@ def second_order_gradient(
 ) -> list[Tensor]:
     """Return the gradient of the validation loss after one step of the weights, by the architecture weights.
 
-    w' = w - lr (momentum_factor m + dL_train/dw + weight_decay w). The gradient is dL_val(w')/da - lr (g+ - g-) / (2 eps)
-    with g+- = dL_train(w +- eps dL_val/dw')/da and eps = 0.01 / ||dL_val/dw'|| (paper, equations 7 and 8).
+    w' = w - lr (momentum_factor m + dL_train/dw + weight_decay w). The gradient is
+    dL_val(w')/da - lr (g+ - g-) / (2 eps) with g+- = dL_train(w +- eps dL_val/dw')/da and eps = 0.01 / ||dL_val/dw'||
+    (paper, equations 7 and 8).
 
     Args:
         network: network with `alphas` and `weights()`.

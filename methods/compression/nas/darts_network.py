@@ -47,8 +47,8 @@ def parse_genotype(alphas: Tensor) -> list[tuple[str, int]]:
         rows = weights[start : start + 2 + node].clone()
         rows[:, none] = -1
         best, op = rows.max(1)
-        for source in sorted(best.topk(2).indices.tolist(), key=lambda i: -float(best[i])):
-            pairs.append((OPERATIONS[int(op[source])], source))
+        chosen = best.topk(2).indices.tolist()  # the larger one first
+        pairs += [(OPERATIONS[int(op[source])], source) for source in chosen]
         start += 2 + node
     return pairs
 

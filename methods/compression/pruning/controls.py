@@ -58,8 +58,16 @@ class Scratch(Stage):
         return context.train(network, recipe)
 
 
+def times(width: int, ratio: Fraction) -> int:
+    """Return a width times a ratio. Raises ValueError if that is no positive whole number."""
+    new = width * ratio
+    if new.denominator != 1 or new < 1:
+        raise ValueError(f"a width of {width} cannot be multiplied by {ratio}")
+    return int(new)
+
+
 def scaled(network: nn.Module, ratio: Fraction) -> nn.Module:
-    """Return a network with all widths multiplied by a ratio, and empty weights; inputs and classes stay.
+    """Return a network with all widths multiplied by a ratio, and weights of 1; inputs and classes stay.
 
     Raises:
         ValueError: a width would be no whole number, or would be zero.
@@ -67,33 +75,32 @@ def scaled(network: nn.Module, ratio: Fraction) -> nn.Module:
     network = copy.deepcopy(network)
     layers = list(weight_layers(network).values())
 
-    def times(width: int) -> int:
-        new = width * ratio
-        if new.denominator != 1 or new < 1:
-            raise ValueError(f"a width of {width} cannot be multiplied by {ratio}")
-        return int(new)
-
     for module in network.modules():
         if isinstance(module, ZeroPadded):
-            module.extra = times(module.extra)
+            module.extra = times(module.extra, ratio)
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            module.__init__(times(module.num_features))  # type: ignore[misc]
+            module.__init__(times(module.num_features, ratio))  # type: ignore[misc]
     for layer in layers:
         out, inner = layer.weight.shape[:2]
-        out = out if layer is layers[-1] else times(out)
+        out = out if layer is layers[-1] else times(out, ratio)
         groups = getattr(layer, "groups", 1)
         if groups > 1:
-            layer.groups = groups = times(groups)
+            layer.groups = groups = times(groups, ratio)
         elif layer is not layers[0]:
-            inner = times(inner)
-        layer.weight = nn.Parameter(layer.weight.new_zeros(out, inner, *layer.weight.shape[2:]))
+            inner = times(inner, ratio)
+        layer.weight = nn.Parameter(layer.weight.new_ones(out, inner, *layer.weight.shape[2:]))
         if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias.new_zeros(out))
-        if isinstance(layer, nn.Conv2d):
-            layer.out_channels, layer.in_channels = out, inner * groups
-        else:
-            layer.out_features, layer.in_features = out, inner
+            layer.bias = nn.Parameter(layer.bias.new_ones(out))
+        set_widths(layer, out, inner * groups)
     return network
+
+
+def set_widths(layer: Any, out: int, inner: int) -> None:
+    """Set the numbers of outputs and inputs that a layer states."""
+    if isinstance(layer, nn.Conv2d):
+        layer.out_channels, layer.in_channels = out, inner
+    else:
+        layer.out_features, layer.in_features = out, inner
 
 
 class SmallDense(Stage):

@@ -82,7 +82,8 @@ class LotteryTicket(Stage):
             if epoch + 1 == self.rewind_epochs:
                 rewind.update(copy.deepcopy(network.state_dict()))
 
-        context.train(network, self.recipe, after_epoch=keep, label=f"{context.label}, dense", checkpoint=None)
+        options = {"checkpoint": None} if self.rewind_epochs else {}  # a resumed training would not pass that epoch
+        context.train(network, self.recipe, after_epoch=keep, label=f"{context.label}, dense", **options)
         for level in range(1, self.levels + 1):
             masks = next_masks(network, masks, self.fraction)
             last = level == self.levels
@@ -92,7 +93,7 @@ class LotteryTicket(Stage):
             if last and self.control == "shuffle":
                 masks = shuffled(masks, context.seed)
             apply_masks(network, masks)
-            context.train(network, self.recipe, label=f"{context.label}, level {level}/{self.levels}", checkpoint=None)
+            context.train(network, self.recipe, label=f"{context.label}, level {level}/{self.levels}")
         context.numbers["density"] = density_of(network)
         return network
 

@@ -15,8 +15,9 @@ from methods.compression.stage import Context
 
 
 def taylor_scores(network: nn.Module, units: Sequence[Unit], batches: Any) -> list[Tensor]:
-    """Return |mean over places of a dL/da| of each filter's output a, averaged over images and divided by its L2 norm
-    within the layer.
+    """Return the first-order score of each filter: |mean over places of a dL/da|, a being its output.
+
+    It is averaged over images, and divided by its L2 norm within the layer.
 
     Args:
         network: network, in eval mode.

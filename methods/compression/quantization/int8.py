@@ -100,7 +100,7 @@ class Int8Network(nn.Module):
             macs=macs,
             macs_effective=macs,
             bops=bops,
-            peak_memory=peak_activation_bytes(self.graph, x),
+            peak_memory=peak_activation_bytes(self, x),
             energy_j=joules,
             energy_source=source,
         )
@@ -193,8 +193,10 @@ def convert(prepared: nn.Module, network: nn.Module, x: Tensor) -> Int8Network:
         ValueError: nothing was quantized.
     """
     pt2e = import_optional(f"{PT2E}.quantize_pt2e", "torchao", "int8 quantization")
+    pt2e_tools = import_optional(PT2E, "torchao", "int8 quantization")
     with quiet():
         graph = pt2e.convert_pt2e(prepared)
+        pt2e_tools.allow_exported_model_train_eval(graph)
     if not quantized_nodes(graph):
         raise ValueError(
             "torchao quantized no layer of the network; its quantizer and the export do not fit each other"

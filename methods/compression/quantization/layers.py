@@ -187,6 +187,20 @@ def deploy(network: nn.Module) -> nn.Module:
     return network
 
 
+def plain(network: nn.Module) -> nn.Module:
+    """Return a copy of a network with ordinary layers that hold the quantized weights as floating-point numbers."""
+    network = copy.deepcopy(network).eval()
+    for name, layer in list(weight_layers(network).items()):
+        if isinstance(layer, QuantConv2d | QuantLinear):
+            new = copy.copy(layer)
+            new.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear  # type: ignore[assignment]
+            new._modules, new._parameters = {}, dict(layer._parameters)
+            with torch.no_grad():
+                new.weight = nn.Parameter(layer.weight_quantizer(layer.weight).detach().clone())
+            replace_layer(network, name, new)
+    return network
+
+
 def is_quantized(network: nn.Module) -> bool:
     """Return whether a network has quantized layers."""
     kinds = (QuantConv2d, QuantLinear, CodedConv2d, CodedLinear)
