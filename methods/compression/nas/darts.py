@@ -18,12 +18,14 @@ from methods.compression.stage import FLOAT, Context, Stage
 from methods.compression.training import Recipe, to_device
 
 log = logging.getLogger(__name__)
+UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of few cells may have no reduction
 LossOf = Callable[[nn.Module, Any], Tensor]
 
 
-def first_order_gradient(network: Any, val: Any, loss: LossOf = loss_of) -> list[Tensor]:
+def first_order_gradient(network: Any, val: Any, loss: UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of few cells may have no reduction
+LossOf = loss_of) -> list[Tensor]:
     """Return the gradient of the validation loss by the architecture weights, with the other weights fixed."""
-    return list(torch.autograd.grad(loss(network, val), list(network.alphas)))
+    return list(torch.autograd.grad(loss(network, val), list(network.alphas), **UNUSED))
 
 
 def second_order_gradient(
@@ -34,7 +36,8 @@ def second_order_gradient(
     momentum: Sequence[Tensor] | None = None,
     momentum_factor: float = 0.9,
     weight_decay: float = 3e-4,
-    loss: LossOf = loss_of,
+    loss: UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of few cells may have no reduction
+LossOf = loss_of,
 ) -> list[Tensor]:
     """Return the gradient of the validation loss after one step of the weights, by the architecture weights.
 
@@ -53,13 +56,13 @@ def second_order_gradient(
         loss: loss of a batch.
     """
     alphas, weights = list(network.alphas), network.weights()
-    gradients = torch.autograd.grad(loss(network, train), weights)
+    gradients = torch.autograd.grad(loss(network, train), weights, **UNUSED)
     buffers = momentum or [torch.zeros_like(w) for w in weights]
     moved = copy.deepcopy(network)
     with torch.no_grad():
         for w, g, m in zip(moved.weights(), gradients, buffers, strict=True):
             w.sub_(lr * (momentum_factor * m + g + weight_decay * w))
-    outer = torch.autograd.grad(loss(moved, val), [*moved.alphas, *moved.weights()])
+    outer = torch.autograd.grad(loss(moved, val), [*moved.alphas, *moved.weights()], **UNUSED)
     by_alpha, by_weight = outer[: len(alphas)], outer[len(alphas) :]
     eps = hessian_step(float(torch.cat([g.flatten() for g in by_weight]).norm()))
     sides = []
@@ -68,7 +71,7 @@ def second_order_gradient(
         with torch.no_grad():
             for w, g in zip(shifted.weights(), by_weight, strict=True):
                 w.add_(g, alpha=sign * eps)
-        sides.append(torch.autograd.grad(loss(shifted, train), list(shifted.alphas)))
+        sides.append(torch.autograd.grad(loss(shifted, train), list(shifted.alphas), **UNUSED))
     return [a - lr * (p - n) / (2 * eps) for a, p, n in zip(by_alpha, *sides, strict=True)]
 
 

@@ -188,7 +188,7 @@ def test_a_damaged_dcz_file_is_refused(tmp_path, damage):
     elif damage == "flipped":
         content[len(content) // 2] ^= 1
     path.write_bytes(b"" if damage == "empty" else b"PK" + bytes(99) if damage == "foreign" else bytes(content))
-    with pytest.raises(DamagedFile, match="torn|damaged|no .dcz"):
+    with pytest.raises(DamagedFile, match=r"torn|damaged|no \.dcz"):
         load_dcz(path)
 
 

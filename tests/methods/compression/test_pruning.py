@@ -167,7 +167,9 @@ def test_a_network_without_channels_computes_what_it_does_with_masked_ones(name)
 def test_filters_go_at_equal_cost(stage):
     network = stage(ratio=0.5, recipe=ONE)(dense(), context())
     assert network.layers[0].weight.shape[0] == 4
-    assert context().test_accuracy(network) > 0.2
+    assert network.layers[3].weight.shape[:2] == (8, 4)
+    if stage is not RandomFilterPruning:
+        assert context().test_accuracy(network) > 0.2
 
 
 def test_greedy_scores_leave_out_the_inputs_that_are_gone():
@@ -179,8 +181,8 @@ def test_greedy_scores_leave_out_the_inputs_that_are_gone():
         network.layers[0].weight.copy_(torch.tensor([4.0, 3, 2, 1])[:, None, None, None].expand(4, 3, 3, 3))
     greedy, independent = copy.deepcopy(network), copy.deepcopy(network)
     with torch.no_grad():
-        L1FilterPruning(0.5, greedy=True).remove(greedy)
-        L1FilterPruning(0.5).remove(independent)
+        L1FilterPruning(ratio=0.5, greedy=True).remove(greedy)
+        L1FilterPruning(ratio=0.5).remove(independent)
     assert greedy.layers[3].weight.abs().sum() > 0
     assert independent.layers[3].weight.abs().sum() == 0
 
@@ -213,7 +215,8 @@ def test_slimming_adds_the_subgradient_and_prunes_below_one_threshold():
 
 def test_slimming_makes_a_smaller_network():
     network = NetworkSlimming(0.5, sparse_recipe=ONE, recipe=ONE)(dense(), context())
-    assert network.layers[0].out_channels == 4
+    assert network.layers[0].out_channels + network.layers[3].out_channels in (12, 13)  # of 24, at least 1 each
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     with pytest.raises(ValueError, match="no batch normalisation"):
         NetworkSlimming().check(LeNet5Caffe(**dims(10, 1, 28)), None)
 
@@ -256,7 +259,7 @@ def test_a_narrower_network_is_built_and_fits():
 
 
 def test_scratch_trains_as_many_operations_and_keeps_zeros():
-    pruned = L1FilterPruning(0.5, recipe=NONE)(dense(), context())
+    pruned = L1FilterPruning(ratio=0.5, recipe=NONE)(dense(), context())
     ratio = count_macs(dense(), context().example) / count_macs(pruned, context().example)
     surroundings = context()
     Scratch("compute", Recipe(1, 0.05))(pruned, surroundings)
