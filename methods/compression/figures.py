@@ -145,34 +145,19 @@ def plot_cell(edges: Sequence[tuple[str, int, int]], nodes: int, title: str) -> 
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(2 * COLUMN_WIDTH, 2.6), layout="constrained")
-    height = {0: 1.0, 1: -1.0}
-    where = {i: (0.0, height[i]) if i < 2 else (1.6 * (i - 1), 0.55 * (-1) ** i) for i in range(nodes)}
+    heights = (1.2, -1.2, 0.75, -0.75, 0.4, -0.3)
+    where = {i: (0.0 if i < 2 else 1.6 * (i - 1), heights[i % len(heights)]) for i in range(nodes)}
     names = {0: "c[k-2]", 1: "c[k-1]"}
     for number, (operation, source, target) in enumerate(edges):
         (x0, y0), (x1, y1) = where[source], where[target]
-        bend = 0.12 + 0.14 * (number % 2)
-        axes.annotate(
-            "",
-            (x1, y1),
-            (x0, y0),
-            arrowprops={
-                "arrowstyle": "->",
-                "color": f"C{target % 10}",
-                "connectionstyle": f"arc3,rad={bend}",
-                "shrinkB": 9,
-            },
-        )
-        share = 0.35 + 0.2 * (number % 2)
-        axes.text(
-            x0 + share * (x1 - x0),
-            y0 + share * (y1 - y0) - 0.25 * bend,
-            operation,
-            fontsize=5.5,
-            ha="center",
-            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-        )
+        arrow = {"arrowstyle": "->", "color": f"C{target % 10}", "shrinkA": 12, "shrinkB": 9}
+        axes.annotate("", (x1, y1), (x0, y0), arrowprops=arrow)
+        share = 0.38 + 0.2 * (number % 2)
+        box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        place = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+        axes.text(*place, operation, fontsize=5.5, ha="center", va="center", color=f"C{target % 10}", bbox=box)
     for node, (x, y) in where.items():
-        axes.plot(x, y, "o", markersize=14, color="0.9", markeredgecolor="0.4")
+        axes.plot(x, y, "o", markersize=18 if node < 2 else 14, color="0.9", markeredgecolor="0.4")
         axes.text(x, y, names.get(node, str(node - 2)), ha="center", va="center", fontsize=5 if node < 2 else 7)
     axes.set_title(title, fontsize=8)
     axes.set_ylim(-1.7, 1.7)

@@ -22,8 +22,7 @@ UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of 
 LossOf = Callable[[nn.Module, Any], Tensor]
 
 
-def first_order_gradient(network: Any, val: Any, loss: UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of few cells may have no reduction
-LossOf = loss_of) -> list[Tensor]:
+def first_order_gradient(network: Any, val: Any, loss: LossOf = loss_of) -> list[Tensor]:
     """Return the gradient of the validation loss by the architecture weights, with the other weights fixed."""
     return list(torch.autograd.grad(loss(network, val), list(network.alphas), **UNUSED))
 
@@ -36,8 +35,7 @@ def second_order_gradient(
     momentum: Sequence[Tensor] | None = None,
     momentum_factor: float = 0.9,
     weight_decay: float = 3e-4,
-    loss: UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of few cells may have no reduction
-LossOf = loss_of,
+    loss: LossOf = loss_of,
 ) -> list[Tensor]:
     """Return the gradient of the validation loss after one step of the weights, by the architecture weights.
 
