@@ -12,7 +12,6 @@ the network as .onnx (compared with the network on a batch), .safetensors or .dc
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for file in files:
             evaluate(file, data, given.export, given.compile)
     except (ValueError, UserError) as error:
-        sys.exit(f"{error}")
+        parser.exit(2, f"{error}\n")
 
 
 def test_data(overrides: list[str]) -> Any:

@@ -142,15 +142,17 @@ def test_a_file_alone_is_measured_again(tmp_path, capsys):
         ("torn", "dataset=digits", "is torn"),
     ],
 )
-def test_a_file_that_does_not_fit_ends_in_a_message(tmp_path, damage, data, message):
+def test_a_file_that_does_not_fit_ends_in_a_message(tmp_path, capsys, damage, data, message):
     from methods.compression.coding.dcz import save_dcz
 
     file = tmp_path / "net.dcz"
     save_dcz(file, dense() if damage else DenseTraining(dense()).network)
     if damage:
         file.write_bytes(file.read_bytes()[:-50])
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(SystemExit) as stopped:
             evaluate_compressed.main([str(file), data])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
         return
     import torch.nn as nn
 
