@@ -20,5 +20,6 @@ def import_optional(module: str, package: str, wanted_by: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        hint = "pip install -c constraints.txt '.[compression]'"
+        extra = "export" if package.startswith("onnx") else "compression"
+        hint = f"pip install -c constraints.txt '.[{extra}]'"
         raise ValueError(f"{wanted_by} needs the library {package}: {hint} ({error})") from error
