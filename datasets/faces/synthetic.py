@@ -138,7 +138,7 @@ def codec_noise(rng: np.random.Generator, shape: tuple[int, ...], size: float) -
     rho = 0.6
     innovation = rng.normal(size=shape) * np.sqrt(1 - rho**2)
     noise = np.asarray(lfilter([1], [1, -rho], innovation, axis=0))
-    since_key = np.arange(count) % rng.choice(GOPS)
+    since_key = np.arange(count) % int(rng.choice(GOPS))
     noise += 0.8 ** since_key[:, None, None] * rng.normal(size=(1, patches, channels))
     weights = np.array(CODEC_CHANNELS if channels == 3 else (1.0,) * channels)
     return size * weights * noise
