@@ -134,9 +134,8 @@ class BlazeFace(FaceDetector):
         square[: image.shape[0], : image.shape[1]] = image
         small = self.cv2.resize(square, (128, 128), interpolation=self.cv2.INTER_AREA).astype(np.float32)
         self.net.setInput((small / 127.5 - 1).transpose(2, 0, 1)[None])
-        names = ["regressors", "classificators"]
-        raw, logits = (x.reshape(len(self.anchors), -1) for x in self.net.forward(names))
-        logits = logits[:, 0]
+        raw = self.net.forward("regressors").reshape(len(self.anchors), -1)
+        logits = self.net.forward("classificators").reshape(-1)
         scores = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
         keep = scores >= self.threshold
         centre, size = raw[keep, :2] / 128 + self.anchors[keep], raw[keep, 2:4] / 128

@@ -122,7 +122,7 @@ def sensor_noise(rng: np.random.Generator, rgb: np.ndarray, pixel_noise: float) 
         rgb: grey levels, (T, M, C).
         pixel_noise: standard deviation of a pixel at level 120.
     """
-    pixels = rng.uniform(150, 900, size=rgb.shape[1])[:, None]
+    pixels = rng.uniform(150, 900, size=(rgb.shape[1], 1))
     return pixel_noise * np.sqrt(np.maximum(rgb, 0) / 120 / pixels) * rng.normal(size=rgb.shape)
 
 

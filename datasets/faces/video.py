@@ -57,7 +57,7 @@ class Frames:
                 t = float(self.times[number])
             if t <= last:
                 raise ValueError(
-                    f"{self.path}: the clock runs backwards or stands still at frame {number}: {last:.4f} s, then {t:.4f} s"
+                    f"{self.path}: the clock runs backwards or stands still at frame {number}: {last:.4f}, then {t:.4f} s"
                 )
             last = t
             yield t, handle
@@ -91,7 +91,8 @@ class VideoFrames(Frames):
             raise ValueError(f"{self.path} cannot be read as a video: {error}") from error
         with container:
             if not container.streams.video:
-                raise ValueError(f"{self.path} has no video stream" + (", only sound" if container.streams.audio else ""))
+                sound = ", only sound" if container.streams.audio else ""
+                raise ValueError(f"{self.path} has no video stream{sound}")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             expected, count, t = stream.frames, 0, 0.0
