@@ -57,7 +57,7 @@ class Frames:
                 t = float(self.times[number])
             if t <= last:
                 raise ValueError(
-                    f"{self.path}: the clock runs backwards or stands still at frame {number}: {last:.4f}, then {t:.4f} s"
+                    f"{self.path}: the clock runs backwards or stands still at frame {number}: {last:.4f} s, {t:.4f} s"
                 )
             last = t
             yield t, handle

@@ -38,7 +38,7 @@ class RateModule(LightningModule):
     def __init__(self, network: nn.Module, band: Sequence[float] | None = None) -> None:
         super().__init__()
         self.network = network
-        self.given_band = None if band is None else _band(band)
+        self.given_band = None if band is None else as_band(band)
         self.signal, self.source, self.fs = "pulse", "rgb", 30.0
         self.cameras: list[str] = list(network.cameras)  # type: ignore[arg-type]
         self.evaluation: RateEvaluation | None = None
@@ -254,7 +254,16 @@ def change_speed_of(wave: Tensor, start: Tensor, span: Tensor, length: int) -> T
     return resample_columns(wave, start.to(wave.device), span.to(wave.device), length)
 
 
-def _band(band: Sequence[float]) -> tuple[float, float]:
+def as_band(band: Sequence[float], key: str = "band") -> tuple[float, float]:
+    """Return a band as two numbers.
+
+    Args:
+        band: lowest and highest frequency in Hz.
+        key: name of the argument, for the message.
+
+    Raises:
+        ValueError: they are not two rising positive numbers.
+    """
     if len(band) != 2 or not 0 < band[0] < band[1]:
-        raise ValueError(f"method.band must be two rising positive frequencies in Hz, got {list(band)}")
+        raise ValueError(f"method.{key} must be two rising positive frequencies in Hz, got {list(band)}")
     return float(band[0]), float(band[1])
