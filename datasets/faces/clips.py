@@ -31,7 +31,7 @@ class FaceClips:
     Args:
         maps: map of each camera, (B, C, M, L); patches in rows, time in columns; zeros where the camera is absent.
         present: whether the camera filmed the session, (B,) by camera.
-        moments: second moments of the skin colours, (B, L, C, C) by camera; empty for flow.
+        moments: moments of (skin colour, 1), (B, L, C + 1, C + 1) by camera, as in `CameraMap`; empty for flow.
         wave: contact wave, (B, L); NaN where there was none.
         rate: rate of a device over the window, per minute, (B,); NaN where there was none.
         level: motion level of synthetic sessions, (B,); NaN for others.
@@ -66,7 +66,7 @@ class AlignedSession:
         name: name of the session.
         subject: person.
         maps: map of each camera, (C, M, N) float32.
-        moments: second moments of the skin colours, (N, C, C) by camera; empty for flow.
+        moments: moments of (skin colour, 1), (N, C + 1, C + 1) by camera; empty for flow.
         wave: contact wave, (N,) float32; NaN where there was none.
         rate: rate of a device, per minute, (N,) float32; NaN where there was none.
         level: motion level of a synthetic session, else NaN.
@@ -173,9 +173,9 @@ def align(session: Session, signal: Signal, source: Input, fs: float) -> Aligned
         shaped = shaped if source == "rgb" else shaped[:, :, None]
         maps[name] = np.ascontiguousarray(shaped.transpose(2, 1, 0), dtype=np.float32)
         if source == "rgb":
-            moment = camera_map.moments().reshape(len(t), -1)
-            channels = values.shape[2]
-            moments[name] = change_rate(interpolate(moment, t, clock), fs).reshape(-1, channels, channels)
+            moment = camera_map.moments()
+            on_clock = change_rate(interpolate(moment.reshape(len(t), -1), t, clock), fs)
+            moments[name] = on_clock.reshape(-1, *moment.shape[1:])
     length = next(iter(maps.values())).shape[-1]
     wave, rate = _reference(session.truth, signal, clock, fs, length)
     level = float(session.meta.get("level", float("nan")))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from datasets.faces.detect import import_cv2, overlap_of
-from datasets.faces.session import CameraMap, check_map
+from datasets.faces.session import CameraMap, check_map, colour_moments
 from datasets.faces.video import Frames
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def build_map(frames: Frames, detector: Detector | None, settings: FrontEnd | No
 
 
 class PatchMeasure:
-    """Mean colour of each patch of a box, and second moment of its skin pixels.
+    """Mean colour of each patch of a box, and moments of its skin pixels.
 
     Args:
         grid: patches along each side.
@@ -209,7 +209,7 @@ class PatchMeasure:
         self.skin = np.ones((self.side, self.side), bool)
 
     def __call__(self, image: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean colours (M, 3) and the second moment (3, 3), float32.
+        """Return mean colours (M, 3) and the moments of (colour, 1) over skin pixels (4, 4), float32.
 
         Args:
             image: RGB, (H, W, 3) uint8.
@@ -221,8 +221,8 @@ class PatchMeasure:
         if box != self.box:
             self.box, self.skin = box, skin_mask(small)
         grid = self.cv2.resize(crop, (self.grid, self.grid), interpolation=self.cv2.INTER_AREA)
-        pixels = small[self.skin]
-        return grid.reshape(-1, 3), (pixels.T @ pixels / len(pixels)).astype(np.float32)
+        pixels = small[self.skin].astype(np.float64)
+        return grid.reshape(-1, 3), colour_moments(pixels).astype(np.float32)
 
 
 def skin_mask(image: np.ndarray) -> np.ndarray:

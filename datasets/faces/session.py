@@ -1,6 +1,6 @@
 """Sessions: what several cameras saw of one face at the same time, and what contact sensors measured.
 
-On disk a session is a folder: `cam_<name>.npz` {rgb (T, M, C), flow (T, M), t (T,), moment (T, C, C)} for each camera,
+On disk a session is a folder: `cam_<name>.npz` {rgb (T, M, C), flow (T, M), t (T,), moment (T, C + 1, C + 1)} for each camera,
 `truth.npz` {t, ppg, resp, hr, rr} where there is a reference, and `meta.yaml`.
 """
 
@@ -31,7 +31,8 @@ class CameraMap:
         rgb: mean colour of each patch in grey levels, (T, M, C); C = 3, or 1 for infrared. Patches are row by row.
         flow: mean vertical optical flow of each patch since the frame before, in pixels of a crop of 128, (T, M).
         t: time stamps in seconds, strictly rising, (T,).
-        moment: mean of the outer products of the colours of skin pixels, (T, C, C); None: taken from the patches.
+        moment: mean of the outer products of (colour, 1) over skin pixels, (T, C + 1, C + 1): second moments of the
+            colours, and in the last column their mean; None: taken from the patches.
     """
 
     rgb: np.ndarray
@@ -45,10 +46,20 @@ class CameraMap:
         return (len(self.t) - 1) / (self.t[-1] - self.t[0])
 
     def moments(self) -> np.ndarray:
-        """Return the second moments of the colours, (T, C, C)."""
+        """Return the moments of the colours, (T, C + 1, C + 1)."""
         if self.moment is not None:
             return self.moment
-        return np.einsum("tmc,tmd->tcd", self.rgb, self.rgb) / self.rgb.shape[1]
+        return colour_moments(self.rgb)
+
+
+def colour_moments(pixels: np.ndarray) -> np.ndarray:
+    """Return the mean of the outer products of (colour, 1), (..., C + 1, C + 1).
+
+    Args:
+        pixels: colours, (..., N, C).
+    """
+    extended = np.concatenate([pixels, np.ones((*pixels.shape[:-1], 1), pixels.dtype)], axis=-1)
+    return extended.swapaxes(-1, -2) @ extended / pixels.shape[-2]
 
 
 @dataclass

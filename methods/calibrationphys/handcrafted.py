@@ -69,11 +69,11 @@ class HandCrafted(RateModule):
 
 
 class MeanColour(HandCrafted):
-    """Formula on the mean colour of the box, (B, T, C)."""
+    """Formula on the mean colour of skin, (B, T, C)."""
 
     def values(self, clips: FaceClips, camera: str) -> np.ndarray:
-        """Return the mean over patches."""
-        return clips.maps[camera].double().mean(dim=2).transpose(1, 2).cpu().numpy()
+        """Return the mean over the skin pixels of the box; of maps without them, over the patches."""
+        return clips.moments[camera][:, :, :-1, -1].double().cpu().numpy()
 
 
 class SkinMoments(HandCrafted):
@@ -81,7 +81,7 @@ class SkinMoments(HandCrafted):
 
     def values(self, clips: FaceClips, camera: str) -> np.ndarray:
         """Return the moments."""
-        return clips.moments[camera].double().cpu().numpy()
+        return clips.moments[camera][:, :, :-1, :-1].double().cpu().numpy()
 
 
 class PatchFlow(HandCrafted):
