@@ -154,14 +154,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--camera", nargs="+", help="camera of the run, for each video")
     parser.add_argument("--pulse", default="pos", choices=(*FORMULAS["pulse"], "none"))
     parser.add_argument("--respiration", default="flowmean", choices=(*FORMULAS["resp"], "none"))
-    parser.add_argument("--window", type=float, help="seconds of a window; default: 10 for the pulse, 30 for respiration")
+    parser.add_argument(
+        "--window", type=float, help="seconds of a window; default: 10 for the pulse, 30 for respiration"
+    )
     parser.add_argument("--step", type=float, default=1.0, help="seconds between two windows")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--outputs", default="outputs", help="folder of the runs")
     parser.add_argument("--grid", type=int, default=8, help="patches along each side, as the run was trained with")
     parser.add_argument("--detector", choices=DETECTORS, default="ultralight")
     parser.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="fixed face box in pixels")
-    parser.add_argument("--show-face", action="store_true", help="also write face.png, a frame of the video with the box")
+    parser.add_argument(
+        "--show-face", action="store_true", help="also write face.png, a frame of the video with the box"
+    )
     return parser.parse_args(arguments)
 
 
