@@ -86,7 +86,7 @@ class CalibrationPhys(LearnedWave):
         load_camera(self.network.of(camera), Path(checkpoint), source, camera)
         if mode == "frozen":
             self.frozen = camera
-            self.network.of(camera).requires_grad_(False)
+            self.network.of(camera).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> CalibrationPhys:
         """Set training mode; the frozen network stays in evaluation mode, so that its statistics stay too."""
@@ -94,6 +94,11 @@ class CalibrationPhys(LearnedWave):
         if self.frozen is not None:
             self.network.of(self.frozen).eval()
         return self
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the statistics of the frozen network."""
+        if self.frozen is not None:
+            self.network.of(self.frozen).eval()
 
     @property
     def speed_mode(self) -> Any:
