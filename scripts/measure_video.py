@@ -5,8 +5,8 @@
     python -m scripts.measure_video webcam.mp4 phone.mp4 --run RUN         # one face, two cameras: they must agree
     python -m scripts.measure_video VIDEO --pulse chrom --respiration none --window 20
 
-Writes into outputs/measured/<name>/ (or --out): rates.csv (per window, with quality), pulse.csv and respiration.csv (the
-waves), pulse.png and respiration.png. No image of the video is written, save with --show-face.
+Writes into outputs/measured/<name>/ (or --out): rates.csv (per window, with quality), pulse.csv and respiration.csv
+(the waves), pulse.png and respiration.png. No image of the video is written, save with --show-face.
 """
 
 from __future__ import annotations

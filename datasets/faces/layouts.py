@@ -299,6 +299,30 @@ def _numbered(root: Path, pattern: str) -> list[Path]:
     return sorted(folders, key=lambda p: (int((re.findall(r"\d+", p.name) or ["0"])[0]), p.name))
 
 
+def vitallens(root: Path) -> list[Recording]:
+    """Return the two sample clips of the package vitallens: `sample_video_<k>.mp4`, `sample_vitals_<k>.csv`.
+
+    Each clip stands for a webcam and for a phone, so that the networks of both are tried on it.
+    """
+
+    def truth(path: Path, video: Path) -> Truth:
+        from datasets.faces.video import open_frames
+
+        with open(path, newline="") as file:
+            header = next(csv.reader(file))
+        waves: dict[str, np.ndarray] = {name: _column(path, name) for name in ("ppg", "resp") if name in header}
+        t = np.array([t for t, _ in open_frames(video)])  # a sample for each frame
+        count = min(len(t), len(waves["ppg"]))
+        return Truth(t[:count], {name: wave[:count] for name, wave in waves.items()})
+
+    found = []
+    for video in sorted(root.glob("sample_video_*.mp4")):
+        number = video.stem.rpartition("_")[2]
+        reference = partial(truth, root / f"sample_vitals_{number}.csv", video)
+        found += [Recording(f"clip{number}", f"clip{number}", c, video, truth=reference) for c in ("phone", "webcam")]
+    return found
+
+
 LAYOUTS: dict[str, Callable[[Path], list[Recording]]] = {
     "ubfc_rppg": ubfc_rppg,
     "pure": pure,
@@ -307,5 +331,6 @@ LAYOUTS: dict[str, Callable[[Path], list[Recording]]] = {
     "vipl_hr": vipl_hr,
     "ubfc_phys": ubfc_phys,
     "ibvp": ibvp,
+    "vitallens": vitallens,
     "own": own_folder,
 }

@@ -29,7 +29,8 @@ class FaceRecordings(FaceDataModule):
     Splits are by person: a person's sessions are all in one split.
 
     Args:
-        layout: how the recordings lie: ubfc_rppg, pure, cohface, mcd_rppg, vipl_hr, ubfc_phys, ibvp, own.
+        layout: how the recordings lie: ubfc_rppg, pure, cohface, mcd_rppg, vipl_hr, ubfc_phys, ibvp,
+            vitallens, own.
         folder: folder of the recordings; one that is not absolute is below the data folder.
         maps: folder of the maps; null: `face_maps/<layout>-<digest>` below the data folder or the user's cache.
         split: share of the people in each split: train, val, test.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -107,7 +108,7 @@ def write_video(
         raise ImportError("writing videos needs PyAV: pip install '.[faces]'") from error
     base = Fraction(1, 90000)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options={"crf": str(crf), "preset": "veryfast"})
+        stream: Any = container.add_stream(codec, rate=30, options={"crf": str(crf), "preset": "veryfast"})
         stream.pix_fmt, stream.time_base = "yuv420p", base
         stream.codec_context.time_base = base
         for number, (t, image) in enumerate(zip(times, frames, strict=True)):

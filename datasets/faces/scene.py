@@ -44,6 +44,10 @@ PROFILES = {
     "phone": CameraProfile((0.28, 0.80, 0.52), (0.74, 0.54, 0.42), 190, 0.9, 0.15, 0.3, fps=29.97),
     "nir": CameraProfile((0.25,), (0.6,), 180, 1.0, 0.2, 0.2),
 }
+PROFILES |= {  # a second pair of cameras, to test the transfer between pairs
+    "webcam_b": CameraProfile((0.36, 0.74, 0.58), (0.72, 0.50, 0.42), 150, 1.4, 0.3, 0.8, fps=25.0),
+    "phone_b": CameraProfile((0.30, 0.82, 0.47), (0.80, 0.55, 0.38), 200, 0.8, 0.2, 0.2, fps=30.0),
+}
 CODEC_CHANNELS = (0.6, 0.4, 1.0)  # colour is stored at half resolution: red and blue are noisier than green
 
 

@@ -1,7 +1,7 @@
 """Sessions: what several cameras saw of one face at the same time, and what contact sensors measured.
 
-On disk a session is a folder: `cam_<name>.npz` {rgb (T, M, C), flow (T, M), t (T,), moment (T, C + 1, C + 1)} for each camera,
-`truth.npz` {t, ppg, resp, hr, rr} where there is a reference, and `meta.yaml`.
+On disk a session is a folder: `cam_<name>.npz` {rgb (T, M, C), flow (T, M), t (T,), moment (T, C + 1, C + 1)} for
+each camera, `truth.npz` {t, ppg, resp, hr, rr} where there is a reference, and `meta.yaml`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ skin colour D, pulse p of amplitude a, breathing r. More blood means darker skin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.signal import lfilter
@@ -35,21 +35,23 @@ def synthetic_session(
     settings: SceneSettings,
     cameras: Sequence[str] = ("webcam", "phone"),
     physiology: Physiology | None = None,
+    profiles: Mapping[str, str] | None = None,
 ) -> Session:
     """Return a synthetic session.
 
     Args:
         key: whole numbers that seed it, such as (seed, split, index).
         settings: what the session is like.
-        cameras: names of profiles.
+        cameras: names of the cameras.
         physiology: heart and breath; None: they are drawn.
+        profiles: profile of each camera; those that it lacks have the profile of their name.
     """
     seeds = np.random.SeedSequence(list(key)).spawn(1 + len(cameras))
     scene = draw_scene(np.random.default_rng(seeds[0]), settings, physiology)
     maps = {}
     for name, seed in zip(cameras, seeds[1:], strict=True):
         rng = np.random.default_rng(seed)
-        maps[name] = camera_map(rng, scene, draw_view(rng, scene, PROFILES[name]))
+        maps[name] = camera_map(rng, scene, draw_view(rng, scene, PROFILES[(profiles or {}).get(name, name)]))
     name = "s" + "_".join(f"{part:04d}" for part in key)
     meta = {"seed": list(key), "version": VERSION, "level": settings.level, "amplitude": scene.amplitude}
     return Session(name, name, maps, truth_of(scene), meta)

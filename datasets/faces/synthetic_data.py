@@ -20,6 +20,7 @@ class SyntheticFaces(FaceDataModule):
         sessions: number of sessions of each split: train, val, test.
         data_seed: seed of the sessions; it does not follow the seed of the run.
         test_levels: motion levels that the test sessions have in turn; None: the level of the others.
+        profiles: profile of each camera (`datasets.faces.scene.PROFILES`), where its name is not that of a profile.
         scene: settings of `datasets.faces.scene.SceneSettings`: seconds, grid, level, amplitude, flicker, ...
         **kwargs: arguments of `FaceDataModule`.
     """
@@ -29,6 +30,7 @@ class SyntheticFaces(FaceDataModule):
         sessions: Mapping[str, int] | None = None,
         data_seed: int = 0,
         test_levels: Sequence[float] | None = None,
+        profiles: Mapping[str, str] | None = None,
         scene: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -41,7 +43,8 @@ class SyntheticFaces(FaceDataModule):
         self.scene, self.data_seed, self.test_levels = SceneSettings(**ranges), data_seed, test_levels
         self.scene.check()
         self.wanted = self.wanted or ["webcam", "phone"]
-        if unknown := [name for name in self.wanted if name not in PROFILES]:
+        self.profiles = dict(profiles or {})
+        if unknown := [self.profiles.get(n, n) for n in self.wanted if self.profiles.get(n, n) not in PROFILES]:
             raise ValueError(f"dataset.cameras: {unknown[0]} is unknown; choose from {', '.join(PROFILES)}")
 
     def read(self, split: str) -> Sequence[Session]:
@@ -59,4 +62,4 @@ class SyntheticFaces(FaceDataModule):
             level = self.test_levels[index % len(self.test_levels)]
             scene = SceneSettings(**{**vars(scene), "level": float(level)})
         assert self.wanted is not None
-        return synthetic_session((self.data_seed, split, index), scene, self.wanted)
+        return synthetic_session((self.data_seed, split, index), scene, self.wanted, profiles=self.profiles)

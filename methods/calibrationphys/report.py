@@ -43,7 +43,18 @@ def write_rates(measurements: Sequence[Measurement], path: Path) -> None:
         measurements: measurements of one recording.
         path: file to write.
     """
-    columns = "signal method camera start end rate_per_minute snr_db ipr camera_difference good".split()
+    columns = [
+        "signal",
+        "method",
+        "camera",
+        "start",
+        "end",
+        "rate_per_minute",
+        "snr_db",
+        "ipr",
+        "camera_difference",
+        "good",
+    ]
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
