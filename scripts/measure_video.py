@@ -31,6 +31,7 @@ from methods.calibrationphys.predictor import (
     Measurement,
     Predictor,
     described_by,
+    flicker_rate,
     formula_predictor,
     measure,
     network_predictor,
@@ -146,6 +147,19 @@ def measure_signals(
     return measurements
 
 
+def warn_of_flicker(measurement: Measurement, maps: dict[str, CameraMap]) -> None:
+    """Say where the light beside the face has the rate that was measured on it."""
+    for camera, rates in measurement.rates.items():
+        rate = flicker_rate(maps[camera], float(np.median(rates)), measurement.readout)
+        if rate is not None:
+            log.warning(
+                "%s: the light beside the face pulses with %.1f per minute too: this may be a screen or a lamp, no %s",
+                camera,
+                rate,
+                NAMES[measurement.signal],
+            )
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -193,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save_face(given.videos[0], given.detector, settings, out / "face.png")
     for measurement in measurements:
         print("\n".join(summary_lines(measurement)))
+        warn_of_flicker(measurement, maps)
     print(f"{out}  ({time.monotonic() - started:.1f} s)")
 
 

@@ -178,7 +178,7 @@ def build_map(frames: Frames, detector: Detector | None, settings: FrontEnd | No
     boxes, square = colour_boxes(faces, settings), flow_box(faces)
     patches = PatchMeasure(settings.grid)
     flow = FlowMeasure(settings.grid, square) if settings.flow else None
-    times, colours, moments, flows = [], [], [], []
+    times, colours, moments, flows, backgrounds = [], [], [], [], []
     current = 0
     for t, handle in frames:
         image = frames.image(handle)
@@ -188,10 +188,26 @@ def build_map(frames: Frames, detector: Detector | None, settings: FrontEnd | No
         times.append(t)
         colours.append(colour)
         moments.append(moment)
+        backgrounds.append(beside(image, boxes[current][1]))
         flows.append(flow(image) if flow else np.zeros(settings.grid**2, np.float32))
-    built = CameraMap(np.stack(colours), np.stack(flows), np.array(times), np.stack(moments))
+    built = CameraMap(np.stack(colours), np.stack(flows), np.array(times), np.stack(moments), np.stack(backgrounds))
     check_map(built, str(frames.path))
     return built
+
+
+def beside(image: np.ndarray, box: Box) -> np.ndarray:
+    """Return the mean colour of the columns left and right of a box that is twice as wide, (3,) float32.
+
+    It sees the light, but not the pulse. Every fourth pixel counts. Without such columns it is zero.
+
+    Args:
+        image: RGB, (H, W, 3) uint8.
+        box: face box x, y, width, height.
+    """
+    x, _, width, _ = box
+    left, right = max(0, x - width // 2), min(image.shape[1], x + width + width // 2)
+    pixels = np.concatenate([image[::4, :left:4].reshape(-1, 3), image[::4, right::4].reshape(-1, 3)])
+    return pixels.mean(axis=0, dtype=np.float32) if len(pixels) else np.zeros(3, np.float32)
 
 
 class PatchMeasure:

@@ -33,12 +33,14 @@ class CameraMap:
         t: time stamps in seconds, strictly rising, (T,).
         moment: mean of the outer products of (colour, 1) over skin pixels, (T, C + 1, C + 1): second moments of the
             colours, and in the last column their mean; None: taken from the patches.
+        background: mean colour of the picture beside the face, (T, C); None: not measured.
     """
 
     rgb: np.ndarray
     flow: np.ndarray
     t: np.ndarray
     moment: np.ndarray | None = None
+    background: np.ndarray | None = None
 
     @property
     def fps(self) -> float:
@@ -161,6 +163,8 @@ def save_map(camera_map: CameraMap, path: Path) -> None:
     arrays = {"rgb": camera_map.rgb.astype(np.float32), "flow": camera_map.flow.astype(np.float32), "t": camera_map.t}
     if camera_map.moment is not None:
         arrays["moment"] = camera_map.moment.astype(np.float32)
+    if camera_map.background is not None:
+        arrays["background"] = camera_map.background.astype(np.float32)
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
@@ -189,7 +193,9 @@ def load_map(path: Path) -> CameraMap:
     arrays = _read(path)
     if missing := {"rgb", "flow", "t"} - arrays.keys():
         raise CorruptData(f"{path} lacks {', '.join(sorted(missing))}")
-    camera_map = CameraMap(arrays["rgb"], arrays["flow"], arrays["t"].astype(np.float64), arrays.get("moment"))
+    camera_map = CameraMap(
+        arrays["rgb"], arrays["flow"], arrays["t"].astype(np.float64), arrays.get("moment"), arrays.get("background")
+    )
     check_map(camera_map, str(path))
     return camera_map
 

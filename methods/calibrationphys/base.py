@@ -116,6 +116,7 @@ class LearnedWave(RateModule):
     """
 
     monitor, monitor_mode = "val/loss", "min"
+    least_sessions = 2  # in training and validation
     network: CameraNetworks
 
     def __init__(
@@ -144,10 +145,16 @@ class LearnedWave(RateModule):
             data: DataModule after its set-up.
 
         Raises:
-            ValueError: the largest speed needs longer clips than the data yields.
+            ValueError: the largest speed needs longer clips than the data yields, or a split has too few sessions.
         """
         super().prepare(data)
         data.load("train", "val")
+        for split in ("train", "val"):
+            if (count := len(data.sessions[split])) < self.least_sessions:
+                raise ValueError(
+                    f"this method contrasts sessions and needs {self.least_sessions} in each split, but {split} has {count}: "
+                    "record more, or change dataset.split"
+                )
         self.length = data.clip_length
         if round(self.speed[1] * self.length) > data.train_length:
             raise ValueError(
@@ -208,8 +215,6 @@ class LearnedWave(RateModule):
 
     def validation_step(self, batch: FaceClips, batch_idx: int) -> None:
         """Log the loss of clips as they are, and the error where there is a contact wave."""
-        if len(batch) < 2:
-            return
         normalise = NORMALISATIONS[self.source]
         maps = {name: normalise(batch.maps[name]) for name in self.cameras if name in batch.maps}
         clips = FaceClips(maps, batch.present, {}, batch.wave, batch.rate, batch.level, batch.sessions, batch.fs)

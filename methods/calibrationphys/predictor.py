@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from datasets.faces.clips import Input, Signal, align
+from datasets.faces.clips import Input, Signal, align, interpolate
 from datasets.faces.session import CameraMap, Session
 from methods.calibrationphys import breathing, colour
 from methods.calibrationphys.augmentation import NORMALISATIONS
@@ -175,6 +175,26 @@ class Measurement:
         """Return which windows can be trusted: SNR above 0 dB, and cameras that agree within 5 per minute, (W,)."""
         agrees = np.isnan(self.agreement) | (self.agreement < 5)
         return (self.snr[camera] > 0) & agrees
+
+
+def flicker_rate(camera_map: CameraMap, rate: float, readout: Readout) -> float | None:
+    """Return the rate of the light beside the face, if it has a clear one that is also the measured rate.
+
+    Args:
+        camera_map: map of a camera.
+        rate: measured rate per minute.
+        readout: how rates are read.
+
+    Returns:
+        Rate per minute, or None: the light shows no such rate, or there is no background.
+    """
+    if camera_map.background is None or not camera_map.background.any():
+        return None
+    clock = np.arange(camera_map.t[0], camera_map.t[-1], 1 / 30)
+    light = interpolate(camera_map.background.mean(axis=1), camera_map.t, clock)[None].astype(float)
+    found = peak_rates(light, 30.0, readout)
+    clear = signal_to_noise(light, 30.0, found, readout)[0] > 3
+    return float(found[0]) if clear and abs(found[0] - rate) < 3 else None
 
 
 def measure(

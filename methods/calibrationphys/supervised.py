@@ -15,6 +15,8 @@ from methods.calibrationphys.losses import negative_pearson
 class Supervised(LearnedWave):
     """1 minus the correlation with the contact wave, mean over the cameras (Yu et al. 2019). Metrics: `LearnedWave`."""
 
+    least_sessions = 1
+
     def prepare(self, data: Any) -> None:
         """Take what the data says of itself.
 
