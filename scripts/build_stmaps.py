@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.workers,
             synchronise=given.synchronise or given.layout == "own",
         )
-    except (CorruptData, MissingData, ValueError, ImportError) as error:
+    except (CorruptData, MissingData, ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     built = len(list(given.out.glob("*/meta.yaml")))

@@ -37,6 +37,7 @@ from methods.calibrationphys.predictor import (
     network_predictor,
 )
 from methods.calibrationphys.report import NAMES, plot_measurement, summary_lines, write_rates, write_waves
+from runner.errors import UserError
 
 log = logging.getLogger(__name__)
 WINDOWS = {"pulse": 10.0, "resp": 30.0}
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = FrontEnd(grid=given.grid, flow=flow, box=box)
         maps = read_maps(given.videos, given.detector, settings)
         measurements = measure_signals(predictors, maps, given, names[0])
-    except (ValueError, OSError, ImportError) as error:
+    except (UserError, ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     out = given.out or Path("outputs") / "measured" / names[0]

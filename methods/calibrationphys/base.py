@@ -152,7 +152,7 @@ class LearnedWave(RateModule):
         for split in ("train", "val"):
             if (count := len(data.sessions[split])) < self.least_sessions:
                 raise ValueError(
-                    f"this method contrasts {self.least_sessions} or more sessions of a split, but {split} has {count}: "
+                    f"this method contrasts {self.least_sessions} sessions of a split or more, {split} has {count}: "
                     "record more, or change dataset.split"
                 )
         self.length = data.clip_length
