@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from datasets.faces.clips import FaceClips
 from methods.calibrationphys.augmentation import NORMALISATIONS, change_speed, resample_columns
 from methods.calibrationphys.evaluation import RateEvaluation
 from methods.calibrationphys.networks import CameraNetworks
-from methods.calibrationphys.rates import READOUTS, Readout, peak_rates
+from methods.calibrationphys.rates import READOUTS, Readout, as_band, peak_rates
 
 
 class RateModule(LightningModule):
@@ -235,6 +236,40 @@ class LearnedWave(RateModule):
                 errors.append(np.abs(rates - truth[here[known].cpu().numpy()]).mean())
         return float(np.mean(errors))
 
+    def predict_files(
+        self,
+        paths: list[Path],
+        out: Path,
+        data: Any,
+        camera: str = "",
+        detector: str = "ultralight",
+        window: float = 0.0,
+    ) -> list[Path]:
+        """Measure videos: write rates of windows with their quality, waves, and a figure without a face for each.
+
+        Args:
+            paths: videos of faces.
+            out: folder of the files to write.
+            data: not used.
+            camera: camera whose network is used; empty: that of the video's name, else the first one.
+            detector: ultralight or blazeface.
+            window: seconds of a window; 0: 10 for the pulse, 30 for respiration.
+
+        Raises:
+            ValueError: there is no such camera, no face is found, or a video is too short.
+        """
+        from methods.calibrationphys.predictor import measure_videos, module_predictor
+        from methods.calibrationphys.report import write_measurement
+
+        if camera and camera not in self.cameras:
+            raise ValueError(f"camera={camera} is none of {', '.join(self.cameras)}")
+        predictor = module_predictor(self, camera)
+        side = round(self.network.dims["patches"] ** 0.5)
+        written: list[Path] = []
+        for measurement, path in measure_videos(paths, predictor, side, detector, window):
+            written += write_measurement(measurement, out, path.stem)
+        return written
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to use the networks without the data."""
         checkpoint["faces"] = {
@@ -257,18 +292,3 @@ def change_speed_of(wave: Tensor, start: Tensor, span: Tensor, length: int) -> T
         length: columns T of a clip.
     """
     return resample_columns(wave, start.to(wave.device), span.to(wave.device), length)
-
-
-def as_band(band: Sequence[float], key: str = "band") -> tuple[float, float]:
-    """Return a band as two numbers.
-
-    Args:
-        band: lowest and highest frequency in Hz.
-        key: name of the argument, for the message.
-
-    Raises:
-        ValueError: they are not two rising positive numbers.
-    """
-    if len(band) != 2 or not 0 < band[0] < band[1]:
-        raise ValueError(f"method.{key} must be two rising positive frequencies in Hz, got {list(band)}")
-    return float(band[0]), float(band[1])

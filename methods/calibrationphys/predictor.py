@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,21 @@ import torch
 from torch import nn
 
 from datasets.faces.clips import Input, Signal, align, interpolate
+from datasets.faces.detect import make_detector
+from datasets.faces.frontend import FrontEnd, build_map
 from datasets.faces.session import CameraMap, Session
+from datasets.faces.video import open_frames
 from methods.calibrationphys import breathing, colour
 from methods.calibrationphys.augmentation import NORMALISATIONS
-from methods.calibrationphys.base import as_band
-from methods.calibrationphys.rates import READOUTS, Readout, band_pass, out_of_band, peak_rates, signal_to_noise
+from methods.calibrationphys.rates import (
+    READOUTS,
+    Readout,
+    as_band,
+    band_pass,
+    out_of_band,
+    peak_rates,
+    signal_to_noise,
+)
 from methods.checkpoints import weights_below
 
 COLOUR = {
@@ -234,3 +244,41 @@ def measure(
     return Measurement(
         predictor.signal, predictor.name, fs, begin, waves, starts / fs, seconds, rates, snr, ipr, spread, readout
     )
+
+
+def module_predictor(module: Any, camera: str) -> Predictor:
+    """Return the networks of a trained module.
+
+    Args:
+        module: a `LearnedWave`.
+        camera: camera whose network is used; empty: that of the video's name, else the first one.
+    """
+    normalise = NORMALISATIONS[module.source]
+
+    def wave(name: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
+        used = camera or (name if name in module.cameras else module.cameras[0])
+        with torch.no_grad():
+            maps = normalise(torch.from_numpy(values[None]).to(module.device))
+            return module.network(used, maps).double().cpu().numpy()[0]
+
+    return Predictor(type(module).__name__, module.signal, module.source, module.fs, module.readout, wave)
+
+
+def measure_videos(
+    paths: Sequence[Path], predictor: Predictor, grid: int, detector: str, window: float
+) -> Iterator[tuple[Measurement, Path]]:
+    """Yield the measurement of each video.
+
+    Args:
+        paths: videos of faces.
+        predictor: what turns maps into waves.
+        grid: patches along each side of the face box.
+        detector: name of the face detector.
+        window: seconds of a window; 0: 10 for the pulse, 30 for respiration.
+    """
+    seconds = window or {"pulse": 10.0, "resp": 30.0}[predictor.signal]
+    faces = make_detector(detector)
+    settings = FrontEnd(grid=grid, flow=predictor.source == "flow")
+    for path in paths:
+        camera_map = build_map(open_frames(path), faces, settings)
+        yield measure({path.stem: camera_map}, predictor, seconds, name=str(path)), path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,3 +182,18 @@ def fused_rates(waves: list[np.ndarray], fs: float, readout: Readout) -> np.ndar
         keep = inside(frequencies, readout.band)
         total = total + power[:, keep] / (power[:, keep].sum(axis=1, keepdims=True) + 1e-12)
     return 60 * frequencies[keep][np.asarray(total).argmax(axis=1)]
+
+
+def as_band(band: Sequence[float], key: str = "band") -> tuple[float, float]:
+    """Return a band as two numbers.
+
+    Args:
+        band: lowest and highest frequency in Hz.
+        key: name of the argument, for the message.
+
+    Raises:
+        ValueError: they are not two rising positive numbers.
+    """
+    if len(band) != 2 or not 0 < band[0] < band[1]:
+        raise ValueError(f"method.{key} must be two rising positive frequencies in Hz, got {list(band)}")
+    return float(band[0]), float(band[1])

@@ -117,3 +117,22 @@ def plot_measurement(measurement: Measurement) -> Figure:
     if len(measurement.waves) > 1:
         top.legend(ncols=3, fontsize=7)
     return figure
+
+
+def write_measurement(measurement: Measurement, folder: Path, name: str) -> list[Path]:
+    """Write rates, waves and figure of a measurement, and return the files.
+
+    Args:
+        measurement: what to write.
+        folder: folder of the files; it must exist.
+        name: beginning of their names.
+    """
+    import matplotlib.pyplot as plt
+
+    paths = [folder / f"{name}_rates.csv", folder / f"{name}_waves.csv", folder / f"{name}.png"]
+    write_rates([measurement], paths[0])
+    write_waves(measurement, paths[1])
+    figure = plot_measurement(measurement)
+    figure.savefig(paths[2])
+    plt.close(figure)
+    return paths

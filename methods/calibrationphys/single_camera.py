@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from datasets.checks import check_positive
 from datasets.faces.clips import FaceClips
 from methods.calibrationphys.augmentation import resample_columns
-from methods.calibrationphys.base import LearnedWave, as_band
+from methods.calibrationphys.base import LearnedWave
 from methods.calibrationphys.losses import contrast_phys, sinc_losses, triplet_psd
+from methods.calibrationphys.rates import as_band
 from methods.calibrationphys.spectrum import norm_psd
 
 
