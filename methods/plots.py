@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,3 +40,21 @@ def plot_epoch_curves(
     if len(labels) > 1:
         axes.legend()
     return figure
+
+
+def log_ticks(low: float, high: float, most: int = 4) -> list[float]:
+    """Return at most `most` round numbers (1, 2 or 5 times a power of ten) between two limits, evenly spread.
+
+    Args:
+        low: lower limit, positive.
+        high: upper limit.
+        most: largest number of ticks.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= most:
+            break
+    step = -(-len(ticks) // most) if ticks else 1
+    return ticks[::step] or [low]

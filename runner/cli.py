@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.config.address import Run
-from runner.config.compose import CONF, VERSION_BASE, check_group_values, strip
-from runner.config.help import help_text
+from runner.config.compose import CONF, VERSION_BASE, check_group_values, strip, with_formats
+from runner.config.help import print_help
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import exit_interrupted, is_keyboard_interrupt
@@ -23,13 +23,15 @@ DEFAULT = "experiment=default"  # for a command line without any override
 @exit_on_broken_pipe()
 def main() -> None:
     """Run `python -m runner`. Exit codes: 0; 2 for a mistake of the user; 130 after Ctrl-C; 1 for other failures."""
-    if {"--version", "--help", "-h"} & set(sys.argv[1:]):
-        with cli_errors():
-            subjects = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-            print(version() if "--version" in sys.argv else help_text(subjects))
+    if "--version" in sys.argv:
+        print(version())
+        return
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print_help(sys.argv[1:])
         return
     if not any("=" in argument for argument in sys.argv[1:]) and "--hydra-help" not in sys.argv:
         sys.argv.insert(1, DEFAULT)  # also for --info
+    sys.argv[1:] = with_formats(sys.argv[1:])
     full_error = os.environ.get("HYDRA_FULL_ERROR", "")
     try:
         with cli_errors():
@@ -57,6 +59,10 @@ def version() -> str:
 
 
 def _run_or_sweep() -> None:
+    if "hydra/sweeper=optuna" in sys.argv[1:]:
+        from runner.sweeps.search import search
+
+        sys.exit(search(sys.argv[1:]))
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         from runner.sweeps.sweep import sweep
 

@@ -27,9 +27,32 @@ def exit_on_broken_pipe() -> Iterator[None]:
 
 
 class Handler(logging.StreamHandler):
-    """Log handler for the terminal. Without a reader it prints nothing: a run goes on and has its run.log."""
+    """Log handler for the terminal. Without a reader it prints nothing: a run goes on and has its run.log.
+
+    While a progress bar is shown, lines appear above it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        rich = sys.modules.get("rich")
+        console = rich.get_console() if rich else None
+        if console is None or not getattr(console, "_live_stack", None):
+            super().emit(record)
+            return
+        try:
+            console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Ignore a broken pipe."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
+
+
+class OneLineARun(logging.Filter):
+    """Filter for the terminal of a sweep, which prints a line for each run: warnings, errors and progress remain."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is printed."""
+        return record.levelno >= logging.WARNING or getattr(record, "underway", False)

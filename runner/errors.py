@@ -15,6 +15,10 @@ class Diverged(RuntimeError):
     """Loss or metric that is no longer finite. The run is marked as failed; the exit code is 1."""
 
 
+class Pruned(Exception):
+    """End of a trial of a search that is worse than those before it. The run is interrupted, and could continue."""
+
+
 class Preempted(SystemExit):
     """End of this process by SLURM; its run continues in another job.
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from runner.config.address import resolved
-from runner.config.compose import compose_without_sweep, parse
+from runner.config.compose import compose_without_sweep, parse, with_formats
 from runner.config.help import experiments_with
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
@@ -29,7 +29,7 @@ from runner.results.figure_model import FigureSpec
 @cli_errors()
 def main() -> None:
     """Draw a figure. Exit codes: 0; 2 for a mistake of the user, or if no run is finished."""
-    make_figure(sys.argv[1:])
+    make_figure(with_formats(sys.argv[1:]))
 
 
 def make_figure(overrides: list[str]) -> Path:
@@ -52,8 +52,8 @@ def make_figure(overrides: list[str]) -> Path:
         )
     path = figure_path(cfg.paths.outputs, experiment, spec.metric, overrides)
     write_whole(path.with_suffix(".csv"), figure_csv(spec, lines))
-    save_figure(draw_figure(spec, lines), path)
-    print(f"\n{path}\n{path.with_suffix('.csv')}")
+    files = save_figure(draw_figure(spec, lines), path, list(dict.fromkeys(["png", *cfg.figures.format])))
+    print("", *files, path.with_suffix(".csv"), sep="\n")
     log_figure(cfg.logger, path, experiment, figure=spec.metric, source=spec.source)
     return path
 

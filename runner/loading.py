@@ -43,6 +43,9 @@ class FinishedRun:
         """Config of the run, resolved. Relative paths are made absolute from the project's root."""
         cfg = OmegaConf.load(self.folder / "config.yaml")
         assert isinstance(cfg, DictConfig)
+        for key, value in OmegaConf.load(CONF / "config.yaml").items():
+            if key not in cfg and key not in ("defaults", "hydra"):  # of a later version than the run
+                cfg[key] = value
         for key in ("data", "outputs"):
             cfg.paths[key] = str(ROOT / cfg.paths[key])
         return cfg
@@ -89,22 +92,28 @@ class FinishedRun:
         return self._data
 
     def module(self) -> Any:
-        """Return the run's LightningModule with its trained weights, in eval mode on the CPU."""
+        """Return the run's LightningModule with its trained weights, in eval mode on the CPU.
+
+        A method without training is returned as it was before its test.
+        """
         import torch
 
         from runner.execution.lightning_import import import_lightning
+        from runner.execution.trainer import quiet_lightning
         from runner.main import checkpoint_of, make_module
 
+        quiet_lightning()
         needed = {argument: checkpoint_of(run) for argument, run in self.run().needs.items()}
-        module = make_module(self.config, self.data(), needed)
+        module = make_module(self.config, self.data(), needed).eval()
         if hasattr(module, "prepare"):
             module.prepare(self.data())
-        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         module.trainer = import_lightning().Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
-        module.on_load_checkpoint(content)
-        module.load_state_dict(content["state_dict"])
+        if "fit" in self.config.stages:
+            content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            module.on_load_checkpoint(content)
+            module.load_state_dict(content["state_dict"])
         return module.eval()
 
 

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from runner.config import checks
 from runner.config.address import Run
 from runner.config.instantiate import instantiate
-from runner.config.messages import as_user_error
-from runner.errors import Preempted, UserError, is_keyboard_interrupt
+from runner.config.messages import as_user_error, stage_errors
+from runner.errors import Preempted, Pruned, UserError, is_keyboard_interrupt
 from runner.execution import provenance, record, slurm
 from runner.execution.lightning_import import import_lightning
 from runner.execution.run_lock import run_lock
@@ -61,13 +61,14 @@ def run_and_record(run: Run) -> dict[str, Any]:
 
 def record_failure(run: Run, error: BaseException) -> None:
     """Write into state.json why a run ended early, and requeue its job after a preemption."""
-    state = "failed" if isinstance(error, Exception) else "interrupted"
-    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    pruned = isinstance(error, Pruned)
+    state = "failed" if isinstance(error, Exception) and not pruned else "interrupted"
+    message = str(error) if isinstance(error, UserError | Pruned) else f"{type(error).__name__}: {error}"
     if is_keyboard_interrupt(error):
         message = "stopped by Ctrl-C"
     elif isinstance(error, SystemExit):  # Lightning's, after SIGTERM
         message = str(error) or "stopped by SIGTERM"
-    record.write_state(run.folder, state, error=message, mistake=isinstance(error, UserError))
+    record.write_state(run.folder, state, error=message, mistake=isinstance(error, UserError), pruned=pruned)
     if isinstance(error, Preempted) and error.job:
         slurm.requeue(error.job)
 
@@ -130,7 +131,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     from runner.execution import checkpoints as files
     from runner.execution import trainer as runner_trainer
     from runner.execution.figures import save_figures
-    from runner.execution.loggers import finish_logger, finish_wandb_on_error, make_logger
+    from runner.execution.loggers import finish_loggers, finish_wandb_on_error, make_loggers, places
 
     cfg, folder, started = run.cfg, run.folder, time.time()
     with runner_trainer.run_log(folder), finish_wandb_on_error():
@@ -144,8 +145,8 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             checks.check_optimization(module, cfg)
             if hasattr(module, "prepare"):  # a method may refuse the data before hours are spent
                 module.prepare(data)
-            logger = make_logger(run)
-            trainer, recorder = runner_trainer.make_trainer(run, module, logger)
+            loggers = make_loggers(run)
+            trainer, recorder = runner_trainer.make_trainer(run, module, loggers)
             checks.check_processes(module, trainer)
 
         log.info("%s on %s: %s", run.name, trainer.strategy.root_device, folder)
@@ -154,19 +155,22 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
         for stage in cfg.stages:
             started = time.time()
             if stage == "fit":
-                trainer.fit(module, data, ckpt_path=files.checkpoint_to_resume(folder), weights_only=True)
+                with stage_errors():
+                    trainer.fit(module, data, ckpt_path=files.checkpoint_to_resume(folder), weights_only=True)
                 seconds["fit"] = recorder.seconds
             else:
                 best = files.checkpoint_to_test(folder)
-                trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
+                with stage_errors():
+                    trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
                 metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
                 seconds[stage] = time.time() - started
 
-        result = record.describe(run, metrics, seconds, trainer.world_size, str(trainer.strategy.root_device))
+        device = str(trainer.strategy.root_device)
+        result = record.describe(run, metrics, seconds, trainer.world_size, device, places(loggers))
         if trainer.is_global_zero:
-            figures = save_figures(module, folder)
+            figures = save_figures(module, folder, cfg.figures.format)
             write_json(folder / "result.json", result)  # before the tracker, which may hang
-            finish_logger(logger, folder, metrics | result["costs"], figures)
+            finish_loggers(loggers, folder, metrics | result["costs"], figures)
             if not cfg.checkpoint.keep:
                 files.remove_checkpoints(folder)
         trainer.strategy.barrier()

@@ -21,7 +21,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from runner.config.compose import compose_without_sweep
+from runner.config.compose import compose_without_sweep, with_formats
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
@@ -40,7 +40,7 @@ OPTIONS = {"format": "text", "out": "", "significance": "", "numerics": "any", "
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     """Print a table. Exit codes: 0; 2 for a mistake of the user."""
-    print_table(sys.argv[1:] if arguments is None else arguments)
+    print_table(with_formats(sys.argv[1:] if arguments is None else arguments))
 
 
 def print_table(arguments: list[str]) -> None:
@@ -103,8 +103,8 @@ def draw_chart(table: Table, overrides: list[str]) -> Path:
     metrics = "+".join(table_spec(overrides).metric)
     path = figure_path(cfg.paths.outputs, experiment, f"table-{metrics}", overrides)
     write_whole(path.with_suffix(".csv"), render(table, "csv") + "\n")
-    save_figure(draw_table(table), path)
-    print(f"\n{path}\n{path.with_suffix('.csv')}")
+    files = save_figure(draw_table(table), path, list(dict.fromkeys(["png", *cfg.figures.format])))
+    print("", *files, path.with_suffix(".csv"), sep="\n")
     log_figure(cfg.logger, path, experiment, table=metrics, source=table.source)
     return path
 

@@ -259,10 +259,10 @@ def make_dashboard(arguments: list[str]) -> list[str]:
     check_option("dry", options["dry"], ("true", "false"))
     sections = [Section.read(name, overrides) for name in choose_tables(options["experiment"], overrides)]
     cfg = sections[0].cfg
-    project = options["project"] or cfg.logger.get("project")
+    project = options["project"] or (cfg.logger.get("wandb") or {}).get("project")
     if not project:
         raise UserError("name the W&B project: project=<name>")
-    entity = options["entity"] or cfg.logger.get("entity") or ""
+    entity = options["entity"] or (cfg.logger.get("wandb") or {}).get("entity") or ""
     title = sections[0].name if len(sections) == 1 else options["experiment"]
     name = title if len(sections) == 1 else title.replace("/", "-")
     path = Path(cfg.paths.outputs).absolute() / "dashboards" / f"{name.replace(' ', '_')}.json"

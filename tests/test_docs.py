@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from runner.config.address import Run
-from runner.config.compose import CONF, compose_without_sweep
+from runner.config.compose import CONF, compose_without_sweep, with_formats
 from runner.config.grids import expand_sweep
 from runner.results.arguments import split_arguments
+from runner.sweeps.search_settings import SWEEPER
 from runner.table import OPTIONS as TABLE_OPTIONS
 from scripts import docs_tables
 
@@ -83,10 +84,19 @@ def check_runner(arguments: list[str]) -> None:
     overrides = without_flags(arguments)
     if "--help" in arguments:
         return
-    if {"-m", "--multirun"} & set(arguments):
+    if SWEEPER in overrides:
+        check_search(overrides)
+    elif {"-m", "--multirun"} & set(arguments):
         check_sweep(overrides)
     elif overrides:
         assert Run.compose(overrides).identity
+
+
+def check_search(overrides: list[str]) -> None:
+    """Check the settings of a search and its first trial, as a W&B sweep of the same space does."""
+    from scripts.wandb_sweep import sweep_of
+
+    assert sweep_of([o for o in overrides if o != SWEEPER])["parameters"]
 
 
 def check_dashboard(arguments: list[str]) -> None:
@@ -123,10 +133,11 @@ def check_argparse(module: str, arguments: list[str], monkeypatch: pytest.Monkey
 CHECKS = {
     "runner": check_runner,
     "runner.table": lambda arguments: check_sweep(split_arguments(arguments, TABLE_OPTIONS)[1], "table"),
-    "runner.figure": lambda arguments: check_sweep(arguments, "figure"),
+    "runner.figure": lambda arguments: check_sweep(with_formats(arguments), "figure"),
     "runner.status": lambda arguments: check_sweep(arguments) if arguments else None,
     "scripts.dashboard": check_dashboard,
     "scripts.report": check_report,
+    "scripts.wandb_sweep": check_search,
     "scripts.docs_tables": lambda arguments: split_arguments(arguments, {"check": ""}),
 }
 

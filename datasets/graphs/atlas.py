@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from datasets.graphs.features import dense_categories
+from datasets.graphs.features import Encoding, dense_categories
 from datasets.graphs.store import GraphStore
 
 
@@ -22,5 +22,7 @@ def biconnected_atlas() -> GraphStore:
     edges = torch.cat([torch.tensor(list(g.edges)) + start for g, start in zip(graphs, first, strict=True)])
     y = torch.tensor([int(nx.is_biconnected(g)) for g in graphs])
     store = GraphStore.from_edges(torch.empty(0), torch.cat([edges, edges.flip(1)]).T, sizes, y)
-    store.x, store.num_categories = dense_categories(store.rowptr.diff())  # degrees 1 to 6
+    degree = store.rowptr.diff()
+    store.x, store.num_categories = dense_categories(degree)  # degrees 1 to 6
+    store.encoding = Encoding("degree", (degree.unique(),))
     return store

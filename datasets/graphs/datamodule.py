@@ -175,6 +175,12 @@ class GraphDataModule(CollectionDataModule):
         """Return the loader of the watched fold and, with `evaluate_train`, of the training part."""
         return [self._loader(part) for part in (["val", "train"] if self.evaluate_train else ["val"])]
 
+    def predict_files(self, paths: list[Path], out: Path, module: Any) -> list[Path]:
+        """Write the probability of each class for the graphs of TU folders (`prediction.predict_graphs`)."""
+        from datasets.graphs.prediction import predict_graphs
+
+        return predict_graphs(paths, out, module, self)
+
 
 class TUGraphs(GraphDataModule):
     """DataModule of a collection of the TU benchmark; it yields what `GraphDataModule` describes.

@@ -48,20 +48,54 @@ class NodeData:
         return choice
 
 
-def dense_categories(values: Tensor) -> tuple[Tensor, int]:
+@dataclass(frozen=True)
+class Encoding:
+    """How node features were made, so that other files of the same kind are encoded alike.
+
+    Args:
+        choice: one of `NODE_FEATURES`, but not `auto`.
+        values: values of each one-hot column group, in the order of their columns.
+    """
+
+    choice: str
+    values: tuple[Tensor, ...] = ()
+
+
+def dense_categories(values: Tensor, known: Tensor | None = None) -> tuple[Tensor, int]:
     """Return values numbered from 0 without gaps, since values that do not occur would be dead columns.
 
     Args:
         values: (N,) int64.
+        known: (K,) int64, ascending: the values that are numbered; None: those that occur.
 
     Returns:
         (N,) int64 in 0..K-1, and K.
+
+    Raises:
+        ValueError: a value is not among the known ones.
     """
-    observed, dense = torch.unique(values, return_inverse=True)
-    return dense, observed.numel()
+    if known is None:
+        known = torch.unique(values)
+    dense = torch.searchsorted(known, values).clamp(max=known.numel() - 1)
+    if (strange := values[known[dense] != values]).numel():
+        raise ValueError(
+            f"a node has the label or degree {int(strange[0])}, which no node of the training collection has"
+        )
+    return dense, known.numel()
 
 
-def node_features(nodes: NodeData, choice: str, name: str, unused: list[str]) -> tuple[Tensor, int | None]:
+def encoding_of(nodes: NodeData, choice: str, name: str) -> Encoding:
+    """Return the encoding that `node_features` uses for a collection, with the arguments of that function."""
+    chosen = nodes.resolve(choice, name)
+    columns = [nodes.degree] if chosen == "degree" else []
+    if chosen in ("labels", "both") and nodes.labels is not None:
+        columns = list(nodes.labels.unbind(1))
+    return Encoding(chosen, tuple(torch.unique(column) for column in columns))
+
+
+def node_features(
+    nodes: NodeData, choice: str, name: str, unused: list[str], known: Encoding | None = None
+) -> tuple[Tensor, int | None]:
     """Make the node features of a collection, and log what they are made of.
 
     Categories (labels in one column, degrees) are returned as numbers, which batches turn into one-hot rows. Several
@@ -73,6 +107,7 @@ def node_features(nodes: NodeData, choice: str, name: str, unused: list[str]) ->
         choice: one of `NODE_FEATURES`.
         name: name of the collection, for messages.
         unused: other data of the collection that nothing reads, for the log line.
+        known: encoding of another collection, whose columns are used; `choice` must be its choice.
 
     Returns:
         x: (N,) int64 categories with their number, or (N, F) float32 with None.
@@ -81,7 +116,7 @@ def node_features(nodes: NodeData, choice: str, name: str, unused: list[str]) ->
         ValueError: the collection lacks what is chosen.
     """
     chosen = nodes.resolve(choice, name)
-    x, categories, content = _make(nodes, chosen)
+    x, categories, content = _make(nodes, known or encoding_of(nodes, chosen, name))
     unused = [*unused]
     if nodes.labels is not None and chosen not in ("labels", "both"):
         unused.append("node labels")
@@ -92,21 +127,25 @@ def node_features(nodes: NodeData, choice: str, name: str, unused: list[str]) ->
     return x, categories
 
 
-def _make(nodes: NodeData, chosen: str) -> tuple[Tensor, int | None, str]:
+def _make(nodes: NodeData, encoding: Encoding) -> tuple[Tensor, int | None, str]:
     """Return x, its number of categories and its description."""
+    chosen, values = encoding.choice, encoding.values
     if chosen == "constant":
         return torch.ones(len(nodes.degree), 1), None, "a constant 1"
     if chosen == "degree":
-        x, categories = dense_categories(nodes.degree)
+        x, categories = dense_categories(nodes.degree, values[0])
         return x, categories, f"the degree, one-hot ({categories} values)"
     if chosen == "attributes":
         assert nodes.attributes is not None, "resolved before"
         return nodes.attributes, None, f"node attributes ({nodes.attributes.shape[1]} columns)"
     assert nodes.labels is not None, "resolved before"
     if chosen == "labels" and nodes.labels.shape[1] == 1:
-        x, categories = dense_categories(nodes.labels[:, 0])
+        x, categories = dense_categories(nodes.labels[:, 0], values[0])
         return x, categories, f"node labels, one-hot ({categories} values)"
-    rows = torch.cat([one_hot(dense_categories(column)[0]) for column in nodes.labels.unbind(1)], dim=1).float()
+    if nodes.labels.shape[1] != len(values):
+        raise ValueError(f"a node has {nodes.labels.shape[1]} labels, and {len(values)} in the training collection")
+    columns = [dense_categories(column, v) for column, v in zip(nodes.labels.unbind(1), values, strict=True)]
+    rows = torch.cat([one_hot(dense, count) for dense, count in columns], dim=1).float()
     content = f"node labels in {nodes.labels.shape[1]} columns, one-hot ({rows.shape[1]} values)"
     if chosen == "labels":
         return rows, None, content

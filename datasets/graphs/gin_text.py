@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from datasets.download import UNREADABLE_ZIP, CorruptData, fetch, first_existing, missing, unzip
-from datasets.graphs.features import NodeData, node_features
+from datasets.graphs.features import NodeData, encoding_of, node_features
 from datasets.graphs.store import GraphStore
 from datasets.graphs.tu import build_store
 
@@ -101,7 +101,8 @@ def read_gin(path: Path, features: str = "auto") -> GraphStore:
     tags = torch.tensor(text.tags).unsqueeze(1) if len(set(text.tags)) > 1 else None
     attributes = torch.tensor(text.attributes) if text.attributes[0] else None
     nodes = NodeData(degree, tags, attributes)
-    store.x, store.num_categories = node_features(nodes, features, path.stem, [])
+    store.encoding = encoding_of(nodes, features, path.stem)
+    store.x, store.num_categories = node_features(nodes, store.encoding.choice, path.stem, [], store.encoding)
     return store
 
 

@@ -93,6 +93,8 @@ class GraphStore:
         y: class of each graph.
         num_categories: number of categories of x, or None if x is a matrix.
         bonds: number of times that each edge category occurs among a node's edges, or None.
+        encoding: how x was made of the files, for other files of the same kind; None: not known.
+        classes: the files' label of each class, or None.
 
     Shapes:
         x: (N, F) of any type, or (N,) integers.
@@ -110,6 +112,8 @@ class GraphStore:
     y: Tensor
     num_categories: int | None = None
     bonds: Tensor | None = None
+    encoding: Any = None
+    classes: Tensor | None = None
 
     @classmethod
     def from_edges(cls, x: Tensor, edge_index: Tensor, sizes: Tensor, y: Tensor, **rest: Any) -> GraphStore:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datasets.download import CorruptData, fetch, first_existing, missing, unzip
-from datasets.graphs.features import NodeData, node_features
+from datasets.graphs.features import Encoding, NodeData, encoding_of, node_features
 from datasets.graphs.store import GraphStore
 
 TU_URL = "https://www.chrsmrrs.com/graphkerneldatasets/{name}.zip"
@@ -67,7 +67,7 @@ def find_tu(root: Path, name: str, cleaned: bool = False) -> Path:
     raise CorruptData(f"{unpacked}, unpacked from the archive of {url}, holds no {name}_A.txt")
 
 
-def read_tu(folder: Path, name: str, features: str = "auto") -> GraphStore:
+def read_tu(folder: Path, name: str, features: str = "auto", known: Encoding | None = None) -> GraphStore:
     """Read the raw format. Self loops are dropped and parallel edges merged, as torch-geometric does.
 
     Edge labels, edge attributes and graph attributes are not read; a log line says so if they exist.
@@ -76,6 +76,8 @@ def read_tu(folder: Path, name: str, features: str = "auto") -> GraphStore:
         folder: folder of the files.
         name: name of the collection, which begins the file names.
         features: node features, one of `features.NODE_FEATURES`.
+        known: encoding of the collection that a network was trained on, which replaces `features`. The graphs may then
+            lack labels; `classes` is None without them.
 
     Raises:
         CorruptData: a file is missing or damaged, or files contradict each other.
@@ -91,7 +93,8 @@ def read_tu(folder: Path, name: str, features: str = "auto") -> GraphStore:
         )
     edge_index = read_table(path("A"), columns=2).T - 1
     graph = read_table(path("graph_indicator"), columns=1)[:, 0] - 1
-    labels = read_table(path("graph_labels"), columns=1)[:, 0]
+    unlabelled = known is not None and not path("graph_labels").exists()
+    labels = graph.unique() * 0 if unlabelled else read_table(path("graph_labels"), columns=1)[:, 0]
     if (graph.diff() < 0).any() or int(graph[0]) < 0 or int(graph[-1]) + 1 != len(labels):
         raise CorruptData(
             f"{path('graph_indicator')} must be sorted, from 1 to the {len(labels)} graphs of {path('graph_labels')}"
@@ -103,7 +106,9 @@ def read_tu(folder: Path, name: str, features: str = "auto") -> GraphStore:
     store, degree = build_store(path("A"), edge_index, torch.bincount(graph), labels)
     nodes = NodeData(degree, node_labels, None if attributes is None else attributes.float())
     unused = [what for part, what in UNUSED.items() if path(part).exists()]
-    store.x, store.num_categories = node_features(nodes, features, name, unused)
+    encoding = known or encoding_of(nodes, features, name)
+    store.x, store.num_categories = node_features(nodes, encoding.choice, name, unused, encoding)
+    store.encoding, store.classes = encoding, None if unlabelled else labels.unique()
     return store
 
 

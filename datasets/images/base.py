@@ -268,6 +268,18 @@ class ImageDataModule(LightningDataModule):
         """Return the loader of the test part."""
         return self._loader("test", self.eval_batch_size)
 
+    def read_picture(self, path: Path) -> Tensor:
+        """Read an image file as the training images are: (C, H, W) uint8."""
+        from datasets.images.decode import read_image
+
+        return read_image(path, self.dims["in_channels"], self.dims["image_size"])
+
+    def predict_files(self, paths: list[Path], out: Path, module: Any) -> list[Path]:
+        """Write the probability of each class for image files (`prediction.predict_images`)."""
+        from datasets.images.prediction import predict_images
+
+        return predict_images(paths, out, module, self)
+
     def meta_batches(self, batch_size: int, epoch: int) -> Iterator[ImageBatch]:
         """Yield endless shuffled batches of the meta part, augmented as in training.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from datasets.checks import check_choice, check_positive
 from datasets.download import missing
@@ -14,7 +17,13 @@ from datasets.images.idx import find_idx, read_idx_set
 from datasets.images.loader import ImageSet
 from datasets.images.noise import CIFAR10_CONFUSIONS, CIFAR100_COARSE
 from datasets.images.svhn import find_svhn, read_svhn
-from datasets.images.webnoise import RED_LEVELS, read_clothing1m, read_mini_webvision, read_red_mini_imagenet
+from datasets.images.webnoise import (
+    RED_LEVELS,
+    read_center,
+    read_clothing1m,
+    read_mini_webvision,
+    read_red_mini_imagenet,
+)
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -178,6 +187,10 @@ class CenterCrops(ImageDataModule):
         if not 0 < size <= resize:
             raise ValueError(f"dataset.size must be positive and at most dataset.resize, got {size} and {resize}")
         self.size, self.resize = size, resize
+
+    def read_picture(self, path: Path) -> Tensor:
+        """Read an image file as the training images are: its centre, (3, size, size) uint8."""
+        return read_center(path, self.size, self.resize)
 
 
 class MiniWebVision(CenterCrops):

@@ -192,6 +192,11 @@ class Llama2cTokenizer:
             tokens += self.merged[word]
         return tokens
 
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens. Special tokens have none, and bytes that are no UTF-8 become �."""
+        raw = [bytes([t - 3]) if t < 259 else self.pieces[t] for t in tokens if t >= 3]
+        return b"".join(raw).decode(errors="replace")
+
     def _merge(self, text: str) -> list[int]:
         tokens: list[int] = []
         for character in text:

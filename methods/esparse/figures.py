@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from methods.esparse.pruning import Report, SetReport
+from methods.plots import log_ticks
 
 WIDTH = 5.5  # inches, width of a text column
 GROUP_SIZE = 4
@@ -61,18 +62,20 @@ def plot_retained(report: Report) -> Any:
 
 def plot_entropy_norm(grid: list[list[SetReport]]) -> Any:
     """Plot the entropy of each channel against its root mean square; rows are blocks, columns sets of layers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = _panels(grid)
     for row, entries in zip(axes, grid, strict=True):
         for ax, entry in zip(row, entries, strict=True):
             ax.scatter(entry.norm, entry.entropy, s=2, alpha=0.5, linewidths=0, rasterized=True)
             ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.xaxis.set_major_formatter("{x:g}")
+            low, high = ax.get_xlim()
+            ticks = log_ticks(low, high, most=3)
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.locator_params(axis="y", nbins=4)
             ax.grid(alpha=0.3)
-    _label(axes, grid, "root mean square", "entropy (nats)")
+    _label(figure, axes, grid, "root mean square of the channel", "entropy of the channel (nats)")
     return figure
 
 
@@ -85,9 +88,10 @@ def plot_groups(grid: list[list[SetReport]]) -> Any:
                 continue
             ax.plot(_group_sums(entry.entropy), label="original order", linewidth=1)
             ax.plot(_group_sums(entry.entropy[entry.permutation]), label="permuted", linewidth=1)
+            ax.locator_params(nbins=4)
             ax.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=7)
-    _label(axes, grid, "group, by rank", "sum of entropies (nats)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    _label(figure, axes, grid, "group, by rank", "sum of the group's entropies (nats)")
     return figure
 
 
@@ -99,16 +103,15 @@ def _group_sums(values: Tensor) -> Tensor:
 def _panels(grid: list[list[SetReport]]) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
 
-    size = (1.9 * len(grid[0]) + 0.6, 1.5 * len(grid) + 0.6)
+    size = (min(WIDTH, 1.9 * len(grid[0]) + 0.6), 1.1 * len(grid) + 0.7)
     return plt.subplots(len(grid), len(grid[0]), figsize=size, squeeze=False, layout="constrained")
 
 
-def _label(axes: Any, grid: list[list[SetReport]], x: str, y: str) -> None:
+def _label(figure: Any, axes: Any, grid: list[list[SetReport]], x: str, y: str) -> None:
+    """Label the columns with sets of layers, the rows with blocks, and both axes once for all panels."""
     for ax, entry in zip(axes[0], grid[0], strict=True):
-        ax.set_title(entry.name.replace("_", " "), fontsize=8)
+        ax.set_title(entry.name.replace("_", " "))
     for row, entries in zip(axes, grid, strict=True):
-        row[0].set_ylabel(f"block {entries[0].block}\n{y}", fontsize=7)
-        for ax in row:
-            ax.tick_params(labelsize=6)
-    for ax in axes[-1]:
-        ax.set_xlabel(x, fontsize=7)
+        row[0].set_ylabel(f"block {entries[0].block}")
+    figure.supxlabel(x, fontsize=8)
+    figure.supylabel(y, fontsize=8)

@@ -144,7 +144,7 @@ class OneShotPruning(LightningModule):
         self._check_columns()
         if isinstance(self.recipe.score, MatrixScore):
             self.recipe.score.check(find_architecture(self.source.config), self.pattern)
-        if self.export:
+        if self.export and self.training:  # in eval mode it is the module of a finished run
             check_free(self.export)
         if self.stream:
             self._check_stream(data)
@@ -294,6 +294,35 @@ class OneShotPruning(LightningModule):
         accuracies = zeroshot.evaluate(decoder.model, self.source.encode, evaluation["examples"], progress=track)
         self.measured |= {f"test/{kind}{evaluation['name']}_{name}": value for name, value in accuracies.items()}
         self.accuracies[kind, evaluation["name"]] = accuracies["acc"]
+
+    def predict_files(self, paths: list[Path], out: Path, data: Any, tokens: int = 0) -> list[Path]:
+        """Write the perplexity of texts under the pruned model, and their continuation (`prediction.predict_texts`).
+
+        The model that the run exported is read; without one the model is pruned again.
+
+        Args:
+            paths: text files, or folders of them.
+            out: folder of the files.
+            data: DataModule of the run.
+            tokens: number of tokens by which each text is continued.
+        """
+        from methods.esparse.prediction import predict_texts
+
+        model, tokenizer = self._pruned_model(data), self.source.tokenizer
+        window = min(data.window or self.source.longest, self.source.longest)
+        return predict_texts(model, self.source.encode, tokenizer.decode, paths, out, window, tokens)
+
+    def _pruned_model(self, data: Any) -> Any:
+        """Return the pruned model: the exported one, or the one in memory after pruning it."""
+        if self.export and (self.export / "config.json").exists():
+            return LanguageModel(str(self.export), str(self.source.dtype).removeprefix("torch.")).load()
+        if self.stream:
+            raise ValueError(
+                "method.stream keeps no model in memory: name the folder that it wrote, method.export=<folder>"
+            )
+        log.info("the run exported no model (method.export=<folder>): the model is pruned again")
+        self.report = prune(self.decoder[0], data.calibration, self.recipe, track, self.tokens_per_batch)
+        return self.decoder[0].model
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of the run by name."""

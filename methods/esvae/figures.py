@@ -126,7 +126,7 @@ def operation_bars(additions: Mapping[str, float], multiplications: Mapping[str,
     import matplotlib.pyplot as plt
 
     place = np.arange(len(additions))
-    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 0.22 * len(place) + 0.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 0.22 * len(place) + 0.8), layout="constrained")
     for offset, label, counts in ((-0.2, "additions", additions), (0.2, "multiplications", multiplications)):
         axes.barh(place + offset, [max(value, 0.5) for value in counts.values()], 0.38, label=label)
     axes.set_yticks(place, list(additions))
@@ -134,7 +134,7 @@ def operation_bars(additions: Mapping[str, float], multiplications: Mapping[str,
     axes.set(xlabel="operations per image (logarithmic)", xscale="log")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

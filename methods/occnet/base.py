@@ -61,6 +61,19 @@ class ShapeReconstruction(LightningModule):
         """Reconstruct the only shape of a `ShapeBatch`. Subclasses implement it."""
         raise NotImplementedError(f"{type(self).__name__} must implement reconstruct")
 
+    def predict_files(self, paths: list[Path], out: Path, data: Any, suffix: str = "ply") -> list[Path]:
+        """Write a mesh for each point cloud or picture (`prediction.reconstruct_files`).
+
+        Args:
+            paths: files, or folders of them.
+            out: folder of the meshes.
+            data: DataModule of the run.
+            suffix: ply, obj or glb.
+        """
+        from methods.occnet.prediction import reconstruct_files
+
+        return reconstruct_files(self.reconstruct, paths, out, data, suffix)
+
     def on_test_start(self) -> None:
         """Prepare the scorer."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -113,14 +126,15 @@ class ShapeReconstruction(LightningModule):
 
     def _log_to_wandb(self, index: int, prediction: Reconstruction) -> None:
         """Log a mesh as a 3D object, if the logger is W&B."""
-        if prediction.mesh is None or prediction.mesh.empty or not isinstance(self.logger, WandbLogger):
+        loggers = [logger for logger in self.loggers if isinstance(logger, WandbLogger)]
+        if prediction.mesh is None or prediction.mesh.empty or not loggers:
             return
         import wandb
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / "mesh.glb"
             write_mesh(path, prediction.mesh)
-            self.logger.log_metrics({f"meshes/{self.names[index]}": wandb.Object3D(str(path))})  # type: ignore[dict-item]
+            loggers[0].log_metrics({f"meshes/{self.names[index]}": wandb.Object3D(str(path))})  # type: ignore[dict-item]
 
     def on_test_epoch_end(self) -> None:
         """Gather the scores of all processes, write them and log their means."""

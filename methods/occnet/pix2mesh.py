@@ -120,7 +120,13 @@ class Pixel2Mesh(TrainedReconstruction):
         }
 
     def reconstruct(self, batch: Any) -> Reconstruction:
-        """Return the mesh of the last block in the frame of the shape."""
+        """Return the mesh of the last block in the frame of the shape.
+
+        Raises:
+            ValueError: the camera of the picture is not known.
+        """
+        if batch.cameras is None:
+            raise ValueError("Pixel2Mesh needs the camera of each picture, which a picture alone does not have")
         vertices = from_camera_frame(self.network(batch.inputs, batch.intrinsics)[-1].after, batch.cameras)[0]
         return Reconstruction(Mesh(vertices.cpu().numpy(), self.network.faces))
 

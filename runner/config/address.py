@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError
 
 from runner.config.compose import compose_run
@@ -20,7 +20,7 @@ from runner.files import file_digest
 # Root keys that decide the result; `needs`, and parts of `trainer` and `callbacks`, count too.
 IDENTITY_KEYS = ("method", "dataset", "model", "schedule", "stages", "seed")
 # Root keys that say where and how a run is executed. A needed run takes them from the run that needs it.
-EXECUTION_KEYS = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "tags")
+EXECUTION_KEYS = ("logger", "paths", "loader", "threads", "compile", "wait", "checkpoint", "figures", "tags")
 
 # Arguments of the Trainer that say where and how it runs. Every other one (precision, limit_train_batches, ...) counts.
 TRAINER_EXECUTION_KEYS = {
@@ -40,8 +40,9 @@ TRAINER_EXECUTION_KEYS = {
     "profiler",
     "strategy",
 }
+SMOKE = ".smoke"  # folder of smoke runs, below the outputs; reports and tables do not look into it
 # Callbacks that only watch: they do not change a run's result.
-WATCHING_CALLBACKS = ("LearningRateMonitor", "DeviceStatsMonitor", "ModelSummary", "RichModelSummary")
+WATCHING_CALLBACKS = ("LearningRateMonitor", "DeviceStatsMonitor", "ModelSummary", "RichModelSummary", "TrialPruning")
 
 
 def resolved(node: Any) -> Any:
@@ -66,6 +67,8 @@ class Run:
 
     def __post_init__(self) -> None:
         check_root(self.cfg)
+        if self.cfg.smoke:
+            shorten(self.cfg)
 
     @classmethod
     def compose(cls, overrides: list[str]) -> Run:
@@ -80,7 +83,7 @@ class Run:
     def _needed_run(self, need: list[str] | dict[str, list[str]]) -> Run:
         overrides, same = (need["run"], need.get("same", [])) if isinstance(need, dict) else (need, [])
         groups = [f"{group}={self.choices[group]}" for group in same if group in self.choices]
-        run = Run.compose([*overrides, *groups])
+        run = Run.compose([*overrides, *groups, *(["smoke=true"] if self.cfg.smoke else [])])
         for key in same:
             OmegaConf.update(run.cfg, key, OmegaConf.select(self.cfg, key), merge=False)
         OmegaConf.update(run.cfg, "rerun", False)
@@ -131,6 +134,13 @@ class Run:
         return "-".join(str(part).replace("/", "_") for part in parts)
 
     @property
+    def title(self) -> str:
+        """Name of this run among others of its kind, for trackers: name, fold if there is one, seed, id."""
+        fold = OmegaConf.select(self.cfg, "dataset.fold")
+        parts = [self.name, *([f"fold{fold}"] if fold is not None else []), f"seed{self.cfg.seed}", self.id]
+        return "-".join(parts)
+
+    @property
     def folder(self) -> Path:
         """Folder of the run's files: <outputs>/<paper>/<name>/<id>."""
         return Path(self.cfg.paths.outputs).absolute() / self.paper / self.name / self.id
@@ -145,6 +155,19 @@ class Run:
         if value is None:
             raise UserError(f"the runs of the sweep are told apart by '{key}', but their config has no such key")
         return str(value)
+
+
+def shorten(cfg: DictConfig) -> None:
+    """Make a run as short as can be, in a folder of its own, without trackers: one epoch, two batches of each stage."""
+    with open_dict(cfg):
+        cfg.schedule.max_epochs = 1
+        if "check_val_every_n_epoch" in cfg.schedule:
+            cfg.schedule.check_val_every_n_epoch = 1
+        for stage in ("train", "val", "test"):
+            cfg.trainer[f"limit_{stage}_batches"] = 2
+        cfg.logger, cfg.rerun = {}, True
+        if Path(cfg.paths.outputs).name != SMOKE:
+            cfg.paths.outputs = str(Path(cfg.paths.outputs) / SMOKE)
 
 
 def content_digest(file: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -129,7 +130,7 @@ def _matching(key: str, glob: Glob) -> list[str]:
 def _decimal_range(sweep: RangeSweep) -> list[str]:
     """Return the values of a range without binary rounding: range(0.1,0.5,0.1) has 0.3, not 0.30000000000000004."""
     start, stop, step = (Decimal(repr(v)) for v in (sweep.start or 0, sweep.stop, sweep.step))
-    count = max(0, -int((start - stop) // step)) if step else 0
+    count = max(0, math.ceil((stop - start) / step)) if step else 0
     values = [start + i * step for i in range(count)]
     whole = all(isinstance(v, int) for v in (sweep.start or 0, sweep.stop, sweep.step))
     values = [v for v in values if (v < stop if step > 0 else v > stop)]

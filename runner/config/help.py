@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from runner.config.compose import CONF
+from runner.config.place import CONF
+from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
 
-GROUPS = ("method", "dataset", "model", "experiment", "callbacks", "trainer", "logger", "hydra/launcher")
+GROUPS = (
+    "method",
+    "dataset",
+    "model",
+    "experiment",
+    "callbacks",
+    "trainer",
+    "logger",
+    "hydra/launcher",
+    "hydra/sweeper",
+)
 
 HELP = """\
 Runs published machine-learning methods and rebuilds the tables that their papers report.
@@ -22,6 +32,8 @@ Runs published machine-learning methods and rebuilds the tables that their paper
   python -m runner.table experiment=E                    the table: measured beside reported
   python -m runner.figure experiment=E                   the figure
   python -m runner.test run=ID dataset=D                 a finished run's weights, tested in another setting
+  python -m runner.predict run=ID input=FILES            a finished run's model on files; export=onnx|torchscript
+  python -m runner -m ... hydra/sweeper=optuna optimize=val/acc 'KEY=interval(0,1)'  a search
 
 Groups (python -m runner --help GROUP lists the options; --help GROUP=OPTION shows one):
 {groups}
@@ -29,7 +41,8 @@ Groups (python -m runner --help GROUP lists the options; --help GROUP=OPTION sho
 Keys of every run (python -m runner method=M --cfg job shows all):
   seed=0                      rerun=true                  run again although the result is there
   schedule.max_epochs=N       trainer.precision=...       any argument of Lightning's Trainer
-  logger=wandb|csv            trainer=cpu|gpu|ddp         where it runs and what it logs to
+  logger=[wandb,tensorboard]  trainer=cpu|gpu|ddp         where it runs and what it logs to
+  smoke=true                  figures.format=[pdf,png]    a quick check; files of figures
   paths.data=DIR              paths.outputs=DIR           (paths.data is RUNNER_DATA by default)
   threads=1 compile=true checkpoint.keep=false wait=false init_from=FILE
 
@@ -49,7 +62,19 @@ def choices(group: str, conf: Path = CONF) -> dict[str, str]:
 
 def experiments_with(node: str) -> list[str]:
     """Return the experiments whose file has the node `table` or `figure`."""
+    from omegaconf import OmegaConf
+
     return [name for name in choices("experiment") if node in OmegaConf.load(CONF / "experiment" / f"{name}.yaml")]
+
+
+@exit_on_broken_pipe()
+def print_help(arguments: list[str]) -> None:
+    """Print the help that a command line asks for. Exit code 2 if there is no such group or option."""
+    try:
+        print(help_text([argument for argument in arguments if not argument.startswith("-")]))
+    except UserError as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def help_text(subjects: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import hydra.utils
 from hydra.utils import get_object
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.errors import UserError
 
@@ -28,14 +28,14 @@ def instantiate(cfg: DictConfig, group: str, **more: Any) -> Any:
 
     Args:
         cfg: config with the group's node.
-        group: name of the group, such as "method".
+        group: name of the group, such as "method", or of a node in it, such as "logger.wandb".
         **more: arguments that the runner adds, such as a network.
 
     Raises:
         UserError: the target does not take one of the node's keys, or a value is of another type than the target's
             annotation says.
     """
-    node = cfg[group]
+    node = OmegaConf.select(cfg, group)
     check_types(node, group)
     try:
         return hydra.utils.instantiate(node, _partial_=True)(**more)

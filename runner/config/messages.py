@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config.compose import group_options
 from runner.config.help import choices
 from runner.errors import UserError
 
@@ -21,9 +22,9 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 def describe_error(error: Exception) -> str:
     """Return the message of an error for the user; for an unknown option it suggests the closest existing ones."""
     message = str(error) or str(error.__cause__ or type(error).__name__)
-    if missing := re.search(r"Could not find '([^/']+)/([^']+)'", message):
+    if missing := re.search(r"Could not find '((?:hydra/)?[^/']+)/([^']+)'", message):
         group, name = missing.groups()
-        options = choices(group)
+        options = dict.fromkeys(group_options(group), "") if group.startswith("hydra/") else choices(group)
         if close := get_close_matches(name, options):
             return (
                 f"there is no {group}={name}. Did you mean {', '.join(close)}? "
@@ -69,5 +70,23 @@ def as_user_error() -> Iterator[None]:
         raise UserError(str(error)) from error
     except Exception as error:
         if type(error).__name__ != "MisconfigurationException":  # Lightning's, which is slow to import
+            raise
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def stage_errors() -> Iterator[None]:
+    """Turn a ValueError that a method or data set itself raises while a stage runs into UserError.
+
+    One that a library raises is no mistake of the user and keeps its traceback.
+    """
+    try:
+        yield
+    except ValueError as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+        if raised_in.partition(".")[0] not in ("methods", "datasets"):
             raise
         raise UserError(str(error)) from error

@@ -37,6 +37,12 @@ class Checkpoint(_Node):
     every_seconds: float = Field(ge=0, allow_inf_nan=False)
 
 
+class Figures(_Node):
+    """Figures of runs, tables and experiments."""
+
+    format: list[Literal["png", "pdf", "svg"]] = Field(min_length=1)
+
+
 class Need(_Node):
     """Run that makes a checkpoint for this one."""
 
@@ -57,9 +63,11 @@ class RootConfig(_Node):
     loader: Loader
     threads: int = Field(ge=0, le=1024)
     compile: bool
+    smoke: bool
     rerun: bool
     wait: bool
     checkpoint: Checkpoint
+    figures: Figures
     tags: list[str]
     callbacks: dict[str, dict[str, Any] | None]
     trainer: dict[str, Any]

@@ -186,7 +186,7 @@ class ProgressLines(Checkpoint):
     """Progress for output that is not a terminal: a line with epoch, metrics and time left now and then.
 
     Args:
-        every_seconds: shortest time between two lines.
+        every_seconds: shortest time between two lines; infinite: only the last epoch has one.
     """
 
     def __init__(self, every_seconds: float = 30.0) -> None:
@@ -211,4 +211,4 @@ class ProgressLines(Checkpoint):
         if trainer.max_epochs and trainer.max_epochs > 0:
             seconds = (now - self.started) / (done - self.first_epoch) * (trainer.max_epochs - done)
             left = f"/{trainer.max_epochs}, {seconds:.0f} s left"
-        log.info("epoch %d%s: %s", done, left, metrics)
+        log.info("epoch %d%s: %s", done, left, metrics, extra={"underway": not is_last_epoch(trainer)})

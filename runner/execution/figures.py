@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.execution.plot_style import pyplot
+from runner.execution.plot_style import colour, pyplot, save_figure
 from runner.execution.record import read_metrics
 
 log = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")  # each has its colour in all figures
 
 
-def save_figures(module: Any, folder: Path) -> list[Path]:
-    """Save the learning curves and the figures of the module's `figures()` as PNG files.
+def save_figures(module: Any, folder: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Save the learning curves and the figures of the module's `figures()`.
 
     A figure that cannot be drawn is logged and left out; the result is recorded all the same.
 
     Args:
         module: LightningModule of the run. Its method `figures()`, if it has one, returns matplotlib figures by name.
         folder: folder of the run.
+        formats: suffixes of the files: png, pdf, svg.
 
     Returns:
         Paths of the files.
@@ -27,15 +30,13 @@ def save_figures(module: Any, folder: Path) -> list[Path]:
     paths: list[Path] = []
     for draw in (lambda: method_figures(module), lambda: curve_figures(folder)):
         try:
-            with pyplot() as plt:
+            with pyplot():
                 for name, figure in draw().items():
-                    paths.append(folder / "figures" / f"{name}.png")
-                    paths[-1].parent.mkdir(exist_ok=True)
-                    figure.savefig(paths[-1])
-                    plt.close(figure)
+                    (folder / "figures").mkdir(exist_ok=True)
+                    paths += save_figure(figure, folder / "figures" / name, formats)
         except Exception:
             log.exception("not all figures could be drawn; the result is recorded without them")
-    return [path for path in paths if path.exists()]
+    return paths
 
 
 def method_figures(module: Any) -> dict[str, Any]:
@@ -72,7 +73,9 @@ def _learning_curve(rows: list[dict[str, float]], metric: str, splits: list[str]
     figure, axes = plt.subplots()
     for name in splits:
         points = [(row["epoch"] + 1, row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), label=name.partition("/")[0])
+        split = name.partition("/")[0]
+        shade = colour(SPLITS.index(split) if split in SPLITS else len(SPLITS))
+        axes.plot(*zip(*points, strict=True), label=split, color=shade)
     axes.set(xlabel="epoch", ylabel={"acc": "accuracy"}.get(metric, metric))
     axes.locator_params(axis="x", integer=True)
     axes.grid()

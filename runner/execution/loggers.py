@@ -6,14 +6,17 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
+
 from runner.config.address import Run, resolved
-from runner.config.instantiate import instantiate
+from runner.config.instantiate import instantiate, parameters
+from runner.errors import Pruned
 from runner.execution.record import PROGRESS, choices, read_metrics
 
 log = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ def wandb_logger(
         project=wandb_name(project),
         entity=entity,
         id=run.id,
-        name=wandb_name(f"{run.name}-{run.id}"),
+        name=wandb_name(run.title),
         group=wandb_name(run.choices.get("experiment") or run.paper),
         job_type=run.paper,
         tags=wandb_tags([run.paper, run.name, *run.cfg.tags]),
@@ -117,14 +120,19 @@ def wandb_name(name: str) -> str:
     return accepted
 
 
-def make_logger(run: Run) -> Any:
-    """Make the logger of conf/logger; None if it has no `_target_`.
+def make_loggers(run: Run) -> list[Any]:
+    """Make the loggers of conf/logger, one for each of its nodes.
 
-    It gets the whole config, and the chosen file of each group as `choices`.
+    Those of the runner get the run and its whole config, with `choices`; any logger of Lightning can be a node too.
     """
-    if not run.cfg.logger.get("_target_"):
-        return None
-    return instantiate(run.cfg, "logger", run=run, config=resolved(run.cfg) | {"choices": choices(run)})
+    own = {"run": run, "config": resolved(run.cfg) | {"choices": choices(run)}}
+    loggers = []
+    for name, node in run.cfg.logger.items():
+        if node:
+            taken = parameters(get_object(node._target_))
+            more = {key: value for key, value in own.items() if key in taken}
+            loggers.append(instantiate(run.cfg, f"logger.{name}", **more))
+    return loggers
 
 
 @contextmanager
@@ -132,32 +140,41 @@ def finish_wandb_on_error() -> Iterator[None]:
     """End the W&B run if the run breaks off, so that the next run of a sweep does not log into it."""
     try:
         yield
-    except BaseException:
-        wandb = sys.modules.get("wandb")
+    except BaseException as error:
+        wandb, code = sys.modules.get("wandb"), 0 if isinstance(error, Pruned) else 1
         if wandb and wandb.run:
             from runner.execution.wandb_logger import finish_within
 
             with suppress(Exception):  # its process may have ended before this one
-                finish_within(lambda: wandb.finish(exit_code=1), seconds=30.0)
+                finish_within(lambda: wandb.finish(exit_code=code), seconds=30.0)
         raise
 
 
-def finish_logger(logger: Any, folder: Path, final: dict[str, float], figures: list[Path]) -> None:
-    """Send the figures and the summary to the tracker, and end the tracked run.
+def places(loggers: Sequence[Any]) -> dict[str, str]:
+    """Return where each tracker has the run, by the tracker's name."""
+    found: dict[str, str] = {}
+    for logger in loggers:
+        if hasattr(logger, "place"):
+            found |= logger.place()
+    return found
+
+
+def finish_loggers(loggers: Sequence[Any], folder: Path, final: dict[str, float], figures: list[Path]) -> None:
+    """Send the figures and the summary to each tracker, and end the tracked runs.
 
     The summary has the last epoch's metrics, the final ones and the costs. Lightning passes on only some values of a
     metric that is logged by step, and the last epoch's may not be among them.
 
     Args:
-        logger: tracker of the run, or None.
+        loggers: trackers of the run.
         folder: folder of the run.
         final: final metrics and costs by name.
         figures: files of the figures.
     """
-    if logger is None:
-        return
     last_epoch = {k: v for row in read_metrics(folder)[-1:] for k, v in row.items() if k not in PROGRESS}
-    logger.end(last_epoch | final, figures)
+    for logger in loggers:
+        if hasattr(logger, "end"):  # not one of Lightning's own, named by its _target_
+            logger.end(last_epoch | final, figures)
 
 
 def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: Any) -> None:
@@ -166,11 +183,12 @@ def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: A
     A tracker that fails costs a warning, not the figure.
 
     Args:
-        node: node of conf/logger; without a project nothing is logged.
+        node: the config's node `logger`; without W&B in it nothing is logged.
         path: file of the figure.
         experiment: name of the experiment.
         **config: what W&B shows as the run's config.
     """
+    node = node.get("wandb") or {}
     if not node.get("project"):
         return
     from runner.execution.wandb_logger import finish_within

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import socket
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.config.address import Run, resolved
+from runner.config.compose import CONF
 from runner.errors import UserError
 from runner.execution import provenance, slurm
 from runner.execution.run_lock import global_rank
@@ -23,6 +25,10 @@ from runner.files import read_json, write_json, write_whole
 
 log = logging.getLogger(__name__)
 
+# Final metrics that people look for first, without `test/`: how good the result is, in the terms of each task.
+HEADLINE = ("acc", "ppl", "dense_ppl", "zeroshot_acc", "auc", "iou", "fid", "mae", "rmse", ".*_acc", "chamfer_l1")
+COST_UNITS = ("_seconds", "_gib", "_bytes")  # endings of metrics that are costs
+MOST_METRICS = 14
 PROGRESS = ("epoch", "step", "seconds")  # columns of metrics.csv that are not metrics
 RESULT_KEYS = {"metrics", "seconds", "code"}  # a result.json without them is not one of a finished run
 
@@ -108,7 +114,12 @@ def costs(seconds: dict[str, float], memory: dict[str, int]) -> dict[str, float]
 
 
 def describe(
-    run: Run, metrics: dict[str, float], seconds: dict[str, float], world_size: int, device: str
+    run: Run,
+    metrics: dict[str, float],
+    seconds: dict[str, float],
+    world_size: int,
+    device: str,
+    tracked: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json.
 
@@ -118,6 +129,7 @@ def describe(
         seconds: wall time of each stage.
         world_size: number of processes.
         device: PyTorch's name of the device.
+        tracked: place of the run in each tracker.
     """
     memory = provenance.peak_memory()
     return {
@@ -132,6 +144,7 @@ def describe(
         "processes": world_size,
         "threads": run.cfg.threads,
         "finished": now(),
+        "tracked": tracked or {},
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "versions": provenance.versions(),
@@ -148,10 +161,53 @@ def write_config(run: Run) -> None:
         write_whole(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(run.cfg))))
 
 
+def headline(metrics: dict[str, float]) -> list[str]:
+    """Return the names of the metrics that people look for first, in this order: see HEADLINE."""
+    names = [name for name in metrics if name.startswith("test/")]
+    places = {name: next((i for i, p in enumerate(HEADLINE) if re.fullmatch(p, name[5:])), None) for name in names}
+    return sorted((name for name in names if places[name] is not None), key=lambda name: (places[name], name))
+
+
 def show(folder: Path, result: dict[str, Any]) -> None:
-    """Log the metrics and the places of the run's files."""
+    """Log the outcome of a run: headline metrics first, then the others, costs, places and the next command."""
     if global_rank() == 0:
-        lines = [f"{name:<24} {value:.4f}" for name, value in result["metrics"].items()]
-        lines += [f"{'files':<24} {folder}"]
-        lines += [f"{'figure':<24} {figure}" for figure in sorted((folder / "figures").glob("*.png"))]
-        log.info("  %s", "\n  ".join(lines))
+        log.info("  %s", "\n  ".join(summary(folder, result)))
+
+
+def summary(folder: Path, result: dict[str, Any]) -> list[str]:
+    """Return the lines that `show` logs."""
+    metrics, first = result["metrics"], headline(result["metrics"])
+    others = [name for name in metrics if name not in first]
+    others.sort(key=lambda name: name.endswith(COST_UNITS))  # costs last; the order is else the method's
+    shown = [*first, *others][:MOST_METRICS]
+    lines = [f"{name:<24} {metrics[name]:.4f}" for name in shown]
+    if len(metrics) > len(shown):
+        lines.append(f"{'':<24} and {len(metrics) - len(shown)} more in result.json")
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result["seconds"].items())
+    peak = result.get("peak_memory") or {}
+    memory = "".join(f", {v / 2**30:.2f} GiB{' of the GPU' * (name == 'gpu')}" for name, v in peak.items())
+    lines.append(f"{'cost':<24} {times}{memory}, {result.get('device', '')}".rstrip(", "))
+    lines.append(f"{'files':<24} {short_path(folder)}")
+    figures = sorted({path.stem for path in (folder / "figures").glob("[!.]*")})
+    if figures:
+        lines.append(f"{'figures/':<24} {', '.join(figures)}")
+    lines += [f"{name:<24} {place}" for name, place in (result.get("tracked") or {}).items()]
+    lines.append(f"{'next':<24} {next_command(result)}")
+    return lines
+
+
+def short_path(path: Path) -> str:
+    """Return a path relative to the working directory if it lies below it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def next_command(result: dict[str, Any]) -> str:
+    """Return the command that shows a run among others: the table or figure of its experiment, else the report."""
+    experiment = (result.get("choices") or {}).get("experiment")
+    file = CONF / "experiment" / f"{experiment}.yaml"
+    text = file.read_text() if experiment and file.exists() else ""
+    for node in ("table", "figure"):
+        if re.search(rf"^{node}:", text, re.MULTILINE):
+            return f"python -m runner.{node} experiment={experiment}"
+    return "python -m scripts.report"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf, open_dict
-from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from runner.config.address import Run, resolved
@@ -23,6 +24,7 @@ from runner.execution import slurm
 from runner.execution.callbacks import EpochSeed, FiniteGuard, Interruption, ProgressLines, Recorder
 from runner.execution.checkpoints import BestCheckpoint, LastCheckpoint
 from runner.execution.preemption import Preemption
+from runner.execution.progress import RunProgressBar
 from runner.execution.run_lock import global_rank
 
 log = logging.getLogger(__name__)
@@ -37,13 +39,13 @@ EXPECTED_WARNINGS = (
 )
 
 
-def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Recorder]:
+def make_trainer(run: Run, module: Any, loggers: list[Any]) -> tuple[pl.Trainer, Recorder]:
     """Make the Trainer of conf/trainer with the run's schedule, the runner's callbacks and the user's.
 
     Args:
         run: run to execute.
         module: LightningModule; its `monitor` and `monitor_mode` choose the best epoch.
-        logger: tracker of the run, or None.
+        loggers: trackers of the run.
 
     Returns:
         The Trainer, and the callback that records metrics.csv.
@@ -56,9 +58,10 @@ def make_trainer(run: Run, module: Any, logger: Any) -> tuple[pl.Trainer, Record
         callbacks += checkpoint_callbacks(run, module)
     interactive = sys.stdout.isatty()
     if not any(isinstance(callback, ProgressBar) for callback in users):
-        callbacks.append(RichProgressBar(leave=False) if interactive else ProgressLines())
+        callbacks.append(ProgressLines(every_seconds=math.inf if interactive else 30.0))
+        callbacks += [RunProgressBar()] if interactive else []
     settings = {
-        "logger": logger or False,
+        "logger": loggers or False,
         "callbacks": callbacks,
         "default_root_dir": str(run.folder),
         "enable_progress_bar": interactive or any(isinstance(callback, ProgressBar) for callback in users),
@@ -107,14 +110,19 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Copy everything that is logged, warnings included, to run.log."""
+def quiet_lightning() -> None:
+    """Leave out what Lightning prints of itself, and warnings that are expected."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[None]:
+    """Copy everything that is logged, warnings included, to run.log."""
+    quiet_lightning()
     if global_rank() > 0:
         yield
         return

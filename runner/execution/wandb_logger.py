@@ -65,6 +65,13 @@ class PatientWandbLogger(WandbLogger):
         """Log hyper-parameters, unless W&B has failed."""
         self._try(lambda: super(PatientWandbLogger, self).log_hyperparams(params))
 
+    def place(self) -> dict[str, str]:
+        """Return where W&B has the run."""
+        if self.lost:
+            return {"W&B": "failed; the run's own files have everything"}
+        url = None if self._wandb_init.get("mode") == "offline" else getattr(self.experiment, "url", None)
+        return {"W&B": str(url) if url else "offline; scripts/wandb_sync.sh uploads it"}
+
     def end(self, summary: dict[str, float], figures: Sequence[Path]) -> None:
         """Send the figures and the final metrics, and end the W&B run within `wait_seconds`.
 
@@ -74,7 +81,7 @@ class PatientWandbLogger(WandbLogger):
         """
 
         def send() -> None:
-            for figure in figures:
+            for figure in [path for path in figures if path.suffix == ".png"]:
                 self.log_image(f"figures/{figure.stem}", [str(figure)])
             self.experiment.summary.update(summary)
             self.experiment.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner.execution.plot_style import COLUMN_WIDTH, HOLLOW, LINE_STYLES, MARKERS, colour, pyplot
+from runner.execution.plot_style import COLUMN_WIDTH, HOLLOW, LINE_STYLES, MARKERS, colour, pyplot, stable_colours
 from runner.results.figure_files import set_title
 from runner.results.figure_model import FigureSpec, Line
 
@@ -25,6 +25,7 @@ def draw_figure(spec: FigureSpec, lines: Sequence[Line]) -> Any:
     handles: dict[str, Any] = {}
     with pyplot() as plt:
         figure, axes, is_bottom = panel_grid(plt, len(panels), height=1.25 if len(panels) > 1 else 2.0, margin=0.6)
+        colours = stable_colours([line.name[-1] for line in lines], spec.colour_order)
         for index, (panel, ax) in enumerate(zip(panels, axes, strict=True)):
             format_panel(ax, spec, panel)
             if index % 2 == 0:
@@ -33,13 +34,15 @@ def draw_figure(spec: FigureSpec, lines: Sequence[Line]) -> Any:
                 ax.set_xlabel(spec.label(spec.x))
             for line in drawn:
                 if line.panel == panel:
-                    handle = draw_line(ax, spec, line, *line_look(line, lines))
+                    handle = draw_line(ax, spec, line, colours[line.name[-1]], line_style(line, lines))
                     handles.setdefault(spec.line_label(line, lines), handle)
         if any(spec.reported_for(line) for line in drawn):
             handles["reported"] = plt.Line2D([], [], linestyle="", marker=MARKERS[0], color="grey", **HOLLOW)
         columns = 3 if max(map(len, handles)) <= 14 else 2
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
-        set_title(figure, spec.title, [len(line.curves) for line in drawn])
+        missing = len(lines) - len(drawn)
+        more = [f"{len(drawn)} of {len(lines)} curves; the others have no finished run"] if missing else []
+        set_title(figure, spec.title, [len(line.curves) for line in drawn], more_lines=more)
     return figure
 
 
@@ -76,11 +79,10 @@ def format_panel(ax: Any, spec: FigureSpec, panel: str) -> None:
     ax.locator_params(axis="y", nbins=5)
 
 
-def line_look(line: Line, lines: Sequence[Line]) -> tuple[int, int]:
-    """Return the index of a line's colour, by the last of its values, and of its line style, by the others."""
-    last = list(dict.fromkeys(other.name[-1] for other in lines))
+def line_style(line: Line, lines: Sequence[Line]) -> int:
+    """Return the index of a line's style, by all of its values but the last, which has the colour."""
     others = list(dict.fromkeys(other.name[:-1] for other in lines))
-    return last.index(line.name[-1]), others.index(line.name[:-1]) % len(LINE_STYLES)
+    return others.index(line.name[:-1]) % len(LINE_STYLES)
 
 
 def draw_line(ax: Any, spec: FigureSpec, line: Line, colour_index: int, style: int) -> Any:

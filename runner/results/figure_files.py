@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ from typing import Any
 
 from runner.config.compose import parse
 from runner.execution.plot_style import pyplot
+from runner.execution.plot_style import save_figure as save
 
 TITLE_WIDTH = 56  # characters of the title in one line
 
 # Overrides that do not change what a figure shows.
-NOT_SHOWN = re.compile(r"experiment|(table|figure)\.metric|(logger|paths|hydra)\b.*")
+NOT_SHOWN = re.compile(r"experiment|(table|figure)\.metric|(logger|paths|figures|hydra)\b.*")
 
 
 def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Sequence[str]) -> Path:
@@ -37,16 +37,10 @@ def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Se
     return path
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Save a figure as PNG, whole or not at all, and close it."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    with pyplot() as plt:
-        try:
-            figure.savefig(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            plt.close(figure)
+def save_figure(figure: Any, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Save a figure beside `path`, in each of the formats, whole or not at all, and close it. Returns the files."""
+    with pyplot():
+        return save(figure, path.with_suffix(""), formats)
 
 
 def set_title(

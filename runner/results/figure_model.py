@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from runner.config.help import choices
 from runner.errors import UserError
 from runner.results.table_model import as_names
 
@@ -26,6 +27,8 @@ class FigureSpec:
         title: title of the figure.
         source: source of the reported points.
         labels: label of a value or a metric.
+        colour_order: values of the last line key that any figure may have; each keeps its colour in all figures. Set by
+            `read` to all methods of the paper if lines are told apart by method.
         reported: points of the paper: {panel, line (values in the order of `lines`), x: [...], y: [...]}.
     """
 
@@ -37,6 +40,7 @@ class FigureSpec:
     source: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     reported: tuple[dict[str, Any], ...] = ()
+    colour_order: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, experiment: str, node: dict[str, Any]) -> FigureSpec:
@@ -48,7 +52,9 @@ class FigureSpec:
         required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
         if lacking := [n for n in required if n not in node]:
             raise UserError(f"{place} lacks {', '.join(lacking)}")
-        spec = cls(**node | {"lines": as_names(node["lines"])})
+        lines = as_names(node["lines"])
+        order = tuple(node.get("colour_order") or (methods_of(experiment) if lines[-1] == "method" else ()))
+        spec = cls(**node | {"lines": lines, "colour_order": order})
         for point in spec.reported:
             if point.keys() != {"panel", "line", "x", "y"} or len(point["x"]) != len(point["y"]):
                 raise UserError(f"{place} has a reported entry that is not {{panel, line, x: [..], y: [..]}}: {point}")
@@ -67,6 +73,12 @@ class FigureSpec:
     def reported_for(self, line: Line) -> list[dict[str, Any]]:
         """Return the entries of `reported` that belong to a line."""
         return [p for p in self.reported if str(p["panel"]) == line.panel and as_names(p["line"]) == line.name]
+
+
+def methods_of(experiment: str) -> list[str]:
+    """Return the methods of an experiment's paper, the paper's own one first."""
+    paper = experiment.partition("/")[0]
+    return [name for name in choices("method") if name.partition("/")[0] == paper]
 
 
 @dataclass

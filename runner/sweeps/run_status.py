@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from runner.errors import UserError
 from runner.execution import slurm
-from runner.execution.record import read_metrics, read_result
+from runner.execution.record import headline, read_metrics, read_result
 from runner.execution.run_lock import is_locked
 from runner.files import read_json
 
@@ -57,7 +57,7 @@ def run_status(run: HasFolder, queue: dict[str, str] | None = None) -> RunStatus
     """
     result = read_result(run.folder)
     if result is not None:
-        return RunStatus("finished", f"{sum(result['seconds'].values()):.0f} s")
+        return RunStatus("finished", f"{sum(result['seconds'].values()):.0f} s{main_metrics(result)}")
     state, submitted = read_json(run.folder / "state.json"), read_json(run.folder / "job.json")
     job = submitted["job"] if submitted else None
     if job and queue and job in queue:
@@ -72,6 +72,15 @@ def run_status(run: HasFolder, queue: dict[str, str] | None = None) -> RunStatus
     if state:
         return RunStatus("interrupted", f"{state.get('error', 'it was killed')}; {progress(run)}")
     return RunStatus("missing")
+
+
+def main_metrics(result: dict[str, Any], most: int = 2) -> str:
+    """Return the first headline metrics of a result, as a clause."""
+    try:
+        chosen = headline(result["metrics"])[:most]
+        return "".join(f", {name} {result['metrics'][name]:.4g}" for name in chosen)
+    except (AttributeError, TypeError, ValueError):  # a result that was edited by hand
+        return ""
 
 
 def _status_from_state(run: HasFolder, state: dict[str, Any], prefix: str) -> RunStatus | None:

@@ -8,20 +8,22 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import configure_log
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from runner.config.address import Run
-from runner.config.compose import compose, parse
+from runner.config.compose import compose, group_options, parse
 from runner.config.grids import expand_sweep, values_of
 from runner.errors import UserError
 from runner.sweeps.launchers.task import Task
 from runner.sweeps.run_status import UNDER_WAY, RunStatus, count_states, run_statuses
 
 log = logging.getLogger(__name__)
-LAUNCHING = re.compile(r"[+~]{0,2}hydra(/launcher|\.launcher|\.sweep).*")  # overrides that are not about a run
+LARGEST_BATCH = 10**6
+LAUNCHING = re.compile(r"[+~]{0,2}hydra(/launcher|\.launcher|/sweeper|\.sweep).*")  # overrides that are not about a run
 
 
 def sweep(arguments: list[str]) -> int:
@@ -111,8 +113,7 @@ def is_wanted(status: RunStatus, rerun: bool) -> bool:
 
 def launch(cfg: DictConfig, tasks: Sequence[Task], arguments: list[str]) -> None:
     """Run the tasks by the launcher, and log a line for each that ends. After Ctrl-C finished runs stay finished."""
-    if not str(cfg.hydra.launcher.get("_target_")).startswith("runner.sweeps.launchers."):
-        raise UserError("hydra/launcher must be serial, local, slurm, or a file of your own that starts with one")
+    launcher = instantiate_launcher(cfg)
     folder = Path(cfg.paths.outputs).absolute() / ".sweeps" / time.strftime("%Y-%m-%d_%H-%M-%S")
     while folder.exists():
         folder = folder.with_name(folder.name + "+")
@@ -122,8 +123,30 @@ def launch(cfg: DictConfig, tasks: Sequence[Task], arguments: list[str]) -> None
         raise UserError(f"cannot make {folder}: {error}\nName another place with paths.outputs=<folder>") from error
     (folder / "command.txt").write_text(shlex.join(["python", "-m", "runner", *arguments]) + "\n")
     report = Report(len(tasks))
-    for task in instantiate(cfg.hydra.launcher).launch(tasks, folder):
+    for task in launcher.launch(tasks, folder):
         report(task, run_statuses([task.run])[0])
+
+
+def instantiate_launcher(cfg: DictConfig, batch: int = LARGEST_BATCH) -> Any:
+    """Return the launcher of a sweep: one of runner/sweeps/launchers, or that of an installed plugin of Hydra.
+
+    Args:
+        cfg: config with Hydra's node.
+        batch: tasks that a plugin's launcher is given at a time.
+
+    Raises:
+        UserError: it is Hydra's own launcher, which would not record the runs' outcomes.
+    """
+    target = str(cfg.hydra.launcher.get("_target_"))
+    if target.startswith("runner.sweeps.launchers."):
+        return instantiate(cfg.hydra.launcher)
+    if target.startswith("hydra._internal"):
+        names = [n for n in group_options("hydra/launcher") if n not in ("basic", "submitit_local", "submitit_slurm")]
+        raise UserError(f"hydra/launcher must be {', '.join(names)}, or a file of your own that starts with one")
+    from runner.sweeps.launchers.plugin import Plugin
+
+    chosen = [o for o in cfg.hydra.overrides.hydra if re.match(r"[+]{0,2}hydra[/.]launcher", o)]
+    return Plugin(chosen, batch)
 
 
 def follow(waiting: list[Task]) -> None:

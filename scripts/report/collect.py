@@ -19,6 +19,7 @@ from runner.execution.provenance import is_stale
 from runner.execution.record import read_metrics
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, UserError)  # errors that a damaged file may raise
+SHARED = ("dataset", "schedule", "stages", "trainer")  # parts of the identity that all methods have
 ENVIRONMENT = ("host", "device", "platform", "versions", "git", "peak_memory")  # keys of result.json
 
 
@@ -34,7 +35,8 @@ class Record:
         state: `finished`, `stale` (finished, by other code of its method than is here now), `failed`, `interrupted`,
             `running` or `unreadable`.
         seed: random seed.
-        settings: values by which the run differs from others of its method, data set and model.
+        settings: values by which the run differs from others of its method, data set and model, and of other methods
+            of its paper on the data set.
         metrics: final metrics.
         seconds: wall time of all stages.
         time: when the run finished, or its state was written.
@@ -81,8 +83,12 @@ def collect(outputs: Path) -> list[Record]:
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.group].append(record)
+    alike: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for group in groups.values():
         set_settings(group)
+        alike[group[0].method.partition("/")[0], group[0].dataset] += group
+    for group in alike.values():
+        set_shared_settings(group)
     return sorted(records, key=lambda r: (-r.time.timestamp() if r.time else 0.0, str(r.folder)))
 
 
@@ -180,6 +186,18 @@ def set_settings(group: list[Record]) -> None:
             follows_seed = key.endswith(".seed") and value == record.seed
             if value is not None and not follows_seed:
                 record.settings[key] = str(value)
+
+
+def set_shared_settings(group: list[Record]) -> None:
+    """Add the settings that different methods of a paper share on a data set, where not all of them are the same.
+
+    These are the keys of SHARED; those of methods and models differ by their nature.
+    """
+    for key, values in differing_values([{k: r.identity.get(k) for k in SHARED} for r in group]):
+        for record, value in zip(group, values, strict=True):
+            follows_seed = key.endswith(".seed") and value == record.seed
+            if value is not None and not follows_seed:
+                record.settings.setdefault(key, str(value))
 
 
 def differing_values(nodes: list[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:

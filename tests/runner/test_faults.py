@@ -65,6 +65,7 @@ def test_a_checkpoint_that_is_cut_short_starts_the_run_anew(call, tiny, tmp_path
     assert len(read_metrics(folder)) == 2
 
 
+@pytest.mark.slow
 def test_a_needed_checkpoint_that_is_cut_short_is_made_anew(call, tiny, tmp_path) -> None:
     arguments = ["--config-dir", str(ROOT / "tests/runner/conf"), *tiny[1:], "method=toy/student"]
     assert call(*arguments)[0] == 0

@@ -70,6 +70,7 @@ def test_the_best_epoch_is_tested_where_the_method_picks_one(call, tiny, tmp_pat
     assert (only_run(tmp_path) / "checkpoints" / "best.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_a_needed_run_is_made_once_and_handed_over(call, tiny, tmp_path) -> None:
     conf = ["--config-dir", str(ROOT / "tests/runner/conf")]
     student = [argument.replace("method=graphnorm", "method=toy/student") for argument in tiny]

@@ -192,6 +192,7 @@ def test_what_keeps_a_dashboard_from_being_sent_is_told(server, program, tmp_pat
     assert {"workspaces", "report"} < json.loads(Path(path).read_text()).keys()
 
 
+@pytest.mark.slow
 def test_which_tables() -> None:
     assert choose_tables("graphnorm") == ["graphnorm/table1", "graphnorm/table1_fair", "graphnorm/table1_molhiv"]
     assert choose_tables("esparse/stories,graphnorm/table1") == ["esparse/stories", "graphnorm/table1"]
@@ -216,6 +217,7 @@ def test_mistakes_are_told(monkeypatch, capsys, arguments, words) -> None:
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_experiments_of_other_folders_are_found(tmp_path, monkeypatch, capsys) -> None:
     from scripts import dashboard
 

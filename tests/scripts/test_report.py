@@ -99,6 +99,15 @@ def test_settings_tell_runs_of_a_group_apart(tmp_path):
     ]
 
 
+def test_settings_tell_what_differs_between_methods_on_a_data_set(tmp_path):
+    finish(tmp_path, 0.5, "method=graphnorm", "dataset=mutag", "schedule.max_epochs=5")
+    finish(tmp_path, 0.5, "method=graphnorm/none", "dataset=mutag", "schedule.max_epochs=7")
+    found = {r.method: r.settings for r in collect(tmp_path)}
+    assert found["graphnorm"]["schedule.max_epochs"] == "5"
+    assert found["graphnorm/none"]["schedule.max_epochs"] == "7"
+    assert not any(key.startswith(("method.", "model.")) for settings in found.values() for key in settings)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"metrics": 3}', '{"choices": []}', "\0", "é"])
 def test_damaged_results_are_unreadable(tmp_path, content):
     folder = tmp_path / "paper" / "a-b-c" / "id"

@@ -7,19 +7,21 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from runner.errors import UserError
-from runner.sweeps.launchers.task import Task, execute_task
+from runner.sweeps.launchers.task import ONE_LINE, Task, execute_task
 
 
 class Local:
     """Several runs at a time, each worker with its share of the cores. A worker that dies ends only its own run.
 
-    One worker prints what its runs print; several write it to `worker<i>.log` in the launcher's folder.
+    One worker prints warnings and the progress of long runs; several write what their runs print to `worker<i>.log` in
+    the launcher's folder.
 
     Args:
         workers: number of workers; None: as many as there are cores for, by the runs' `threads`.
@@ -33,25 +35,28 @@ class Local:
             )
         self.workers, self.gpus = workers, gpus
 
-    def launch(self, tasks: Sequence[Task], folder: Path) -> Iterator[Task]:
-        """Run the tasks and yield each one when it has ended."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = self.workers or max(1, cores // (max(task.run.cfg.threads for task in tasks) or cores))
-        count = min(count, len(tasks))
+    def launch(self, tasks: Iterable[Task], folder: Path) -> Iterator[Task]:
+        """Run the tasks and yield each one when it has ended. The next task is taken when a worker is free for it."""
+        pending = iter(tasks)
+        first = next(pending, None)
+        if first is None:
+            return
+        count = self._count(tasks, first)
+        pending = chain([first], pending)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the workers end too
         free = deque(range(count))
         workers: dict[int, tuple[BaseProcess, Connection]] = {}
         busy: dict[Connection, tuple[int, Task]] = {}
-        pending = deque(tasks)
         try:
-            while pending or busy:
-                while pending and free:
+            while True:
+                while free and (task := next(pending, None)):
                     i = free.popleft()
                     if i not in workers:
-                        workers[i] = self._start(i, max(1, cores // count), folder if count > 1 else None)
-                    task = pending.popleft()
+                        workers[i] = self._start(i, max(1, cores() // count), folder if count > 1 else None)
                     workers[i][1].send(task.overrides)
                     busy[workers[i][1]] = (i, task)
+                if not busy:
+                    return
                 for connection in wait(list(busy)):
                     assert isinstance(connection, Connection)
                     i, task = busy.pop(connection)
@@ -66,8 +71,16 @@ class Local:
                 process.terminate() if busy else process.kill()
                 process.join()
 
+    def _count(self, tasks: Iterable[Task], first: Task) -> int:
+        """Return the number of workers: no more than there are cores for, or tasks, if their number is known."""
+        known = list(tasks) if isinstance(tasks, Sequence) else [first]
+        count = self.workers or max(1, cores() // (max(task.run.cfg.threads for task in known) or cores()))
+        return min(count, len(known)) if isinstance(tasks, Sequence) else count
+
     def _start(self, i: int, threads: int, folder: Path | None) -> tuple[BaseProcess, Connection]:
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        if folder is None:
+            environment[ONE_LINE] = "1"
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(i % self.gpus)
         context = multiprocessing.get_context("spawn")
@@ -77,6 +90,11 @@ class Local:
         process.start()
         theirs.close()
         return process, ours
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve(connection: Connection, environment: dict[str, str], log_file: Path | None) -> None:

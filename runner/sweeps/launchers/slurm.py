@@ -30,6 +30,8 @@ class Slurm:
         **parameters: arguments of hydra-submitit-launcher's submitit_slurm.
     """
 
+    queues = True  # `launch` does not wait for the jobs
+
     def __init__(self, submitit_folder: str, max_num_timeout: int, **parameters: Any) -> None:
         self.restarts, self.parameters = max_num_timeout, parameters
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 
 from hydra.core.utils import configure_log
@@ -10,8 +11,11 @@ from hydra.core.utils import configure_log
 from runner.config.address import Run
 from runner.config.compose import compose
 from runner.config.messages import USER_ERRORS, describe_error
+from runner.console import OneLineARun
+from runner.errors import Pruned
 
 log = logging.getLogger(__name__)
+ONE_LINE = "RUNNER_ONE_LINE"  # environment variable of workers that share the sweep's terminal
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,15 @@ def execute_task(overrides: list[str]) -> int:
 
     try:
         configure_log(compose(overrides).hydra.job_logging)
+        if os.environ.get(ONE_LINE):
+            for handler in logging.getLogger().handlers:
+                handler.addFilter(OneLineARun())
         execute(Run.compose(overrides))
     except USER_ERRORS as error:
         log.error("%s", describe_error(error))
         return 2
+    except Pruned as error:
+        log.info("%s", error)
     except Exception:
         log.exception("failed")
         return 1

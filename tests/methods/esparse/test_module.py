@@ -211,6 +211,7 @@ def test_several_processes_are_refused(spawn, tiny):
     says_one_thing(process.returncode, printed, ["this method runs in one process, not in 2", "trainer=cpu"])
 
 
+@pytest.mark.slow
 def test_stories_on_real_text(call, runner_data, tmp_path):
     if not (runner_data / "text" / "stories260K" / "stories260K.bin").exists():
         pytest.skip(f"no stories260K below {runner_data}")

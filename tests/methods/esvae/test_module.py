@@ -233,6 +233,7 @@ def experiment(kind, data, checkpoint, **kwargs):
     return module, train.test(module, data, verbose=False)[0]
 
 
+@pytest.mark.slow
 def test_noise_on_latents_raises_the_loss(digits, checkpoint):
     module, metrics = experiment(Robustness, digits, checkpoint, probabilities=[0.1, 0.5])
     assert metrics["test/recon_loss"] < metrics["test/recon_loss_10"] < metrics["test/recon_loss_50"]
@@ -251,6 +252,7 @@ def test_noises_do_what_they_say():
         assert set(noise(spikes, 0.5).unique().tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_labels_are_read_from_the_representation(digits, checkpoint):
     _, metrics = experiment(Information, digits, checkpoint, train_images=None)
     assert 0.3 < metrics["test/linear_acc"] <= 1  # 0.1 by chance

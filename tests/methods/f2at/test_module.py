@@ -76,6 +76,7 @@ def test_every_name_of_the_reconstruction_says_so(call, tmp_path):
     assert "reconstruction" in (folder / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_hat_shares_data_and_schedule_with_the_run_it_needs(call, tmp_path):
     call("method=f2at/natural", *DIGITS, f"paths.outputs={tmp_path}")
     (natural,) = tmp_path.glob("f2at/natural*/*")
@@ -95,6 +96,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
     check_killed_run_goes_on(call, spawn, tmp_path, run, 4)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_in_its_test_still_knows_its_last_weights(call, tmp_path):
     run = ["method=f2at/pgd_at", *DIGITS, f"paths.outputs={tmp_path}"]
     assert call(*run)[0] == 0
@@ -247,6 +249,7 @@ def test_weights_of_another_run_are_loaded(tmp_path):
         assert torch.equal(loaded.head.weight, module.eval_network.head.weight)
 
 
+@pytest.mark.slow
 def test_autoattack_leaves_no_more_than_pgd():
     pytest.importorskip("pyautoattack")
     from methods.autoattack import AutoAttack
@@ -261,6 +264,7 @@ def test_autoattack_leaves_no_more_than_pgd():
     assert correct(network, adv, y).mean() <= correct(network, PGD(0.05, 0.0125, 20)(network, x, y), y).mean()
 
 
+@pytest.mark.slow
 def test_attacks_pass_from_one_run_to_another(call, tmp_path):
     small = [o for o in DIGITS if o.startswith(("dataset", "model", "logger", "threads"))]
     short = "'schedule.max_epochs=1','method.train_attack.steps=1',"

@@ -83,6 +83,7 @@ def test_every_method_trains(call, tmp_path, method):
         assert first["train/open_gates"] == 4
 
 
+@pytest.mark.slow
 def test_gates_that_are_all_open_are_mw_net(call, tmp_path):
     run = [*DIGITS, *META, "schedule.max_epochs=1"]
     assert call("method=famus/mw_net", *run, f"paths.outputs={tmp_path}")[0] == 0
@@ -109,6 +110,7 @@ def test_open_gates_settle_at_their_budget_and_weights_tell_noise(call, tmp_path
     assert rows[-1]["train/weight_auc"] > 0.7
 
 
+@pytest.mark.slow
 def test_both_routes_train_alike_from_either_virtual_step(call, tmp_path):
     losses = {}
     for virtual_step in ("plain", "full"):

@@ -40,6 +40,7 @@ def metrics_of(outputs: Path) -> dict[str, float]:
     return json.loads((folder_of(outputs) / "result.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_the_paper_method_trains_and_scores_its_meshes(call, tmp_path):
     run = ["method=occnet", *DATA, *ONET, *SMALL, "method.export=ply", "method.tune_threshold=true", "seed=3"]
     run += ["method.resolutions=[8,16]"]

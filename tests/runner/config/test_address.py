@@ -27,7 +27,7 @@ def address(*overrides: str) -> str:
         "trainer.profiler=simple",
         "+trainer.enable_progress_bar=false",
         "logger=csv",
-        "logger.project=other",
+        "logger.wandb.project=other",
         "paths.outputs=/elsewhere",
         "paths.data=/elsewhere",
         "threads=2",

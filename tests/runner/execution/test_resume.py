@@ -24,6 +24,10 @@ def overrides(outputs: Path) -> list[str]:
     ]
 
 
+def small(outputs: Path) -> list[str]:
+    return [*overrides(outputs), "model.hidden=16", "model.layers=2"]
+
+
 def finish(process: subprocess.Popen) -> str:
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
@@ -35,23 +39,23 @@ def without_seconds(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(spawn, tmp_path) -> None:
-    finish(spawn(*overrides(tmp_path / "whole")))
+    finish(spawn(*small(tmp_path / "whole")))
     (whole,) = (tmp_path / "whole").glob("*/*/*")
 
     outputs = tmp_path / "killed"
-    process = spawn(*overrides(outputs))
+    process = spawn(*small(outputs))
     folder = wait_for_epochs(outputs, process, 5)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert read_result(folder) is None
-    process = spawn(*overrides(outputs))
+    process = spawn(*small(outputs))
     wait_for_epochs(outputs, process, 12)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert read_result(folder) is None
     assert '"interrupted"' in (folder / "state.json").read_text()
-    finish(spawn(*overrides(outputs)))
+    finish(spawn(*small(outputs)))
 
     assert read_result(folder)["metrics"] == read_result(whole)["metrics"]
     assert without_seconds(read_metrics(folder)) == without_seconds(read_metrics(whole))

@@ -47,7 +47,7 @@ def test_a_server_that_dies_in_mid_run_delays_the_result_by_a_bounded_time(spawn
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     arguments = [o for o in tiny if o != "logger=csv"]
-    process = spawn(*arguments, "schedule.max_epochs=200", "logger.wait_seconds=3")
+    process = spawn(*arguments, "schedule.max_epochs=200", "logger.wandb.wait_seconds=3")
     while not list(tmp_path.glob("*/*/*/metrics.csv")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
@@ -64,7 +64,7 @@ def test_a_server_that_dies_in_mid_run_delays_the_result_by_a_bounded_time(spawn
 def test_names_that_wandb_refuses_do_not_fail_a_run(spawn, tiny, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     arguments = [o for o in tiny if o != "logger=csv"]
-    process = spawn(*arguments, f"tags=[{'x' * 70}]", "logger.project='a/b#c'")
+    process = spawn(*arguments, f"tags=[{'x' * 70}]", "logger.wandb.project='a/b#c'")
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     assert "Traceback" not in printed

@@ -72,8 +72,10 @@ def test_an_array_is_submitted_and_only_what_is_missing_again(cluster, spawn, ti
     assert "submitted as job" in printed
     (command,) = [line for line in printed.splitlines() if "python -m runner.status" in line]
     assert "hydra" not in command
-    until(lambda: "2 finished, 1 failed" in status(*sweep))
-    assert "nonsense  failed       model.norm=nonsense is unknown; choose from" in status(*sweep)
+    until(lambda: slurm("squeue", "--noheader") == "")
+    shown = status(*sweep)
+    assert "2 finished, 1 failed" in shown
+    assert "nonsense  failed       model.norm=nonsense is unknown; choose from" in shown
 
     printed, _ = (process := spawn("-m", *sweep, *LAUNCHER, "wait=true")).communicate(timeout=300)
     assert "3 runs: 2 finished, 1 failed" in printed
@@ -157,3 +159,16 @@ def test_jobs_that_leave_nothing_are_told_with_the_end_of_their_log(cluster, spa
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 1, printed
     assert "1 interrupted" in printed
+
+
+def test_a_search_keeps_jobs_in_the_queue(cluster, spawn, tiny, tmp_path) -> None:
+    pytest.importorskip("optuna")
+    space = "method.lr=tag(log,interval(1e-3,1e-1))"
+    search = ["hydra/sweeper=optuna", "optimize=val/acc", "trials=3", "parallel=2", space]
+    printed, _ = (process := spawn("-m", *tiny, *search, *LAUNCHER)).communicate(timeout=600)
+    assert process.returncode == 0, printed
+    assert printed.count("submitted as job") >= 2  # two at once, then one more
+    assert "3 finished trials" in printed
+    (folder,) = tmp_path.glob("searches/graphnorm/*")
+    best = json.loads((folder / "search.json").read_text())["best"][0]
+    assert read_result(Path(best["folder"])) is not None

@@ -1,0 +1,348 @@
+"""Corpora in files made in their layouts; clips on a common clock; splits by person; building and going on."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.download import CorruptData, MissingData
+from datasets.faces.build import build_corpus, recordings_of
+from datasets.faces.clips import align, change_rate, interpolate, velocity
+from datasets.faces.datamodule import ClipLoader, WindowLoader, check_subjects
+from datasets.faces.frontend import FrontEnd
+from datasets.faces.layouts import LAYOUTS
+from datasets.faces.recordings import FaceRecordings, split_by_person
+from datasets.faces.scene import SceneSettings
+from datasets.faces.session import CameraMap, Session, Truth, check_map, load_session, save_session
+from datasets.faces.synthetic import synthetic_session
+
+SETTINGS = FrontEnd(grid=4, box=(24, 16, 64, 64), flow=False)
+
+
+def wave(count: int, fs: float) -> np.ndarray:
+    return np.sin(2 * np.pi * 1.2 * np.arange(count) / fs)
+
+
+# ---- layouts ----
+
+
+def make_ubfc_rppg(root, write, images):
+    for k in (1, 10, 2):
+        write(root / f"subject{k}" / "vid.avi", images)
+        t = np.arange(30) / 30
+        lines = [wave(30, 30), np.full(30, 72.0), t]
+        (root / f"subject{k}" / "ground_truth.txt").write_text(
+            "\n".join(" ".join(f"{v:.7e}" for v in line) for line in lines)
+        )
+
+
+def make_pure(root, write, images):
+    for name in ("01-01", "01-02", "02-01"):
+        folder = root / name / name
+        folder.mkdir(parents=True)
+        stamps = [1392643993642815000 + round(k / 30 * 1e9) for k in range(len(images))]
+        for stamp, image in zip(stamps, images, strict=True):
+            Image.fromarray(image).save(folder / f"Image{stamp}.png")
+        package = [
+            {"Timestamp": stamps[0] + round(k / 60 * 1e9), "Value": {"waveform": round(50 * v) + 60, "pulseRate": 72}}
+            for k, v in enumerate(wave(60, 60))
+        ]
+        content = {"/FullPackage": package, "/Image": [{"Timestamp": stamp} for stamp in stamps]}
+        (root / name / f"{name}.json").write_text(json.dumps(content))
+
+
+def make_cohface(root, write, images):
+    h5py = pytest.importorskip("h5py")
+    for subject, part in ((1, 0), (1, 3), (2, 0)):
+        write(root / str(subject) / str(part) / "data.avi", images)
+        with h5py.File(root / str(subject) / str(part) / "data.hdf5", "w") as file:
+            file["pulse"], file["respiration"] = wave(256, 256), wave(256, 512)
+            file["time"] = np.arange(256) / 256
+
+
+def make_mcd_rppg(root, write, images):
+    (root / "ppg_sync").mkdir(parents=True)
+    for subject in ("17", "204"):
+        for camera in ("FullHDwebcam", "IriunWebcam"):
+            name = f"{subject}_{camera}_before"
+            write(root / "video" / f"{name}.avi", images)
+            rows = [f"{round(100 * v) + 500} 2024-05-01 23:59:{59 + k / 30:09.6f}" for k, v in enumerate(wave(30, 30))]
+            (root / "ppg_sync" / f"{name}.txt").write_text("\n".join(rows))
+
+
+def make_vipl_hr(root, write, images):
+    for person in (1, 2):
+        for source in (1, 2):
+            folder = root / "data" / f"p{person}" / "v1" / f"source{source}"
+            write(folder / "video.avi", images)
+            (folder / "wave.csv").write_text("Wave\n" + "\n".join(f"{50 * v:.0f}" for v in wave(60, 60)))
+            (folder / "gt_HR.csv").write_text("HR\n72\n73\n")
+            (folder / "time.txt").write_text("\n".join(f"{1000 * k / 30:.0f}" for k in range(30)))
+
+
+def make_ubfc_phys(root, write, images):
+    for k in (1, 2):
+        for task in (1, 3):
+            write(root / f"s{k}" / f"vid_s{k}_T{task}.avi", images)
+            (root / f"s{k}" / f"bvp_s{k}_T{task}.csv").write_text("\n".join(f"{v:.4f}" for v in wave(64, 64)))
+
+
+def make_ibvp(root, write, images):
+    for name in ("p01_a", "p02_b"):
+        folder = root / name
+        (folder / f"{name}_rgb").mkdir(parents=True)
+        (folder / f"{name}_t").mkdir()
+        for k, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{name}_rgb" / f"{k:05d}.bmp")
+            kelvin = np.full((512, 640), 309.15) / 0.04
+            kelvin.astype(np.uint16).tofile(folder / f"{name}_t" / f"{k:05d}.raw")
+        rows = "\n".join(f"{v:.4f},1,1,1" for v in wave(64, 64))
+        (folder / f"{name}_bvp.csv").write_text("bvp,a,b,sq\n" + rows)
+
+
+def make_own(root, write, images):
+    for k in range(3):
+        for camera in ("webcam", "phone"):
+            write(root / f"session{k}" / f"cam_{camera}.mp4", images)
+        rows = "\n".join(f"{i / 60:.4f},{v:.4f}" for i, v in enumerate(wave(60, 60)))
+        (root / f"session{k}" / "truth.csv").write_text("t,ppg\n" + rows)
+        (root / f"session{k}" / "subject.txt").write_text("anna" if k < 2 else "ben")
+
+
+MADE = {
+    "ubfc_rppg": (make_ubfc_rppg, 3, 3, 1),
+    "pure": (make_pure, 3, 2, 1),
+    "cohface": (make_cohface, 3, 2, 1),
+    "mcd_rppg": (make_mcd_rppg, 2, 2, 2),
+    "vipl_hr": (make_vipl_hr, 2, 2, 2),
+    "ubfc_phys": (make_ubfc_phys, 4, 2, 1),
+    "ibvp": (make_ibvp, 2, 2, 2),
+    "own": (make_own, 3, 2, 2),
+}
+
+
+@pytest.mark.parametrize("layout", MADE)
+def test_corpora_are_read_in_their_layouts(layout, tmp_path, write_frames, moving):
+    make, sessions, people, cameras = MADE[layout]
+    images = moving(30)
+    make(tmp_path / "raw", lambda path, frames: write_frames(path, frames), images)
+    recordings = recordings_of(layout, tmp_path / "raw")
+    assert len({r.session for r in recordings}) == sessions
+    assert len({r.subject for r in recordings}) == people
+    failures = build_corpus(recordings, tmp_path / "maps", SETTINGS)
+    assert not failures
+    folders = sorted((tmp_path / "maps").glob("*/meta.yaml"))
+    assert len(folders) == sessions
+    session = load_session(folders[0].parent)
+    assert len(session.cameras) == cameras
+    for camera_map in session.cameras.values():
+        assert camera_map.rgb.shape[0] >= 29
+        assert camera_map.fps == pytest.approx(30, abs=0.5)
+    reference = session.truth
+    clock = np.arange(0.05, 0.9, 0.01)
+    read = np.interp(clock, reference.t - reference.t[0], reference.waves["ppg"])
+    assert np.corrcoef(read, np.sin(2 * np.pi * 1.2 * clock))[0, 1] > 0.99
+
+
+def test_every_layout_is_tested_and_an_empty_folder_is_refused(tmp_path):
+    assert set(MADE) | {"vitallens"} == set(LAYOUTS)
+    for layout in LAYOUTS:
+        with pytest.raises(ValueError, match=f"layout {layout}"):
+            recordings_of(layout, tmp_path)
+
+
+def test_damaged_references_are_refused(tmp_path, write_frames, moving):
+    make_ubfc_rppg(tmp_path, lambda path, frames: write_frames(path, frames), moving(4))
+    (tmp_path / "subject1" / "ground_truth.txt").write_text("1 2 3\n4 5\n1 2 3")
+    recording = next(r for r in recordings_of("ubfc_rppg", tmp_path) if r.session == "subject1")
+    with pytest.raises(CorruptData, match="three lines"):
+        recording.truth()
+
+
+def test_a_stopped_build_goes_on_and_other_settings_are_refused(tmp_path, write_frames, moving, caplog):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    recordings = recordings_of("own", tmp_path / "raw")
+    build_corpus(recordings[:3], tmp_path / "maps", SETTINGS)
+    first = tmp_path / "maps" / "session0" / "cam_phone.npz"
+    before = first.stat().st_mtime_ns
+    (tmp_path / "raw" / "session2" / "cam_phone.mp4").write_text("broken")
+    with caplog.at_level(logging.WARNING):
+        failures = build_corpus(recordings, tmp_path / "maps", SETTINGS)
+    assert first.stat().st_mtime_ns == before
+    assert len(failures) == 1
+    assert "session2 has 1 of 2 cameras" in caplog.text
+    with pytest.raises(ValueError, match="other settings"):
+        build_corpus(recordings, tmp_path / "maps", FrontEnd(grid=2, box=SETTINGS.box))
+
+
+def test_a_parallel_build_gives_the_same_maps(tmp_path, write_frames, moving):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    recordings = recordings_of("own", tmp_path / "raw")
+    build_corpus(recordings, tmp_path / "one", SETTINGS)
+    build_corpus(recordings, tmp_path / "two", SETTINGS, workers=2)
+    for folder in ("session0", "session2"):
+        one, two = (load_session(tmp_path / which / folder) for which in ("one", "two"))
+        np.testing.assert_array_equal(one.cameras["phone"].rgb, two.cameras["phone"].rgb)
+
+
+# ---- sessions and clips ----
+
+
+def a_map(count: int = 300, fps: float = 30.0, start: float = 0.0, patches: int = 4) -> CameraMap:
+    t = start + np.arange(count) / fps
+    rgb = 100 + np.sin(2 * np.pi * t)[:, None, None] * np.ones((1, patches, 3))
+    return CameraMap(rgb.astype(np.float32), np.ones((count, patches), np.float32), t)
+
+
+def test_sessions_survive_the_disk(tmp_path):
+    session = synthetic_session((0, 0, 1), SceneSettings(grid=4, seconds=5))
+    save_session(session, tmp_path / "s")
+    read = load_session(tmp_path / "s")
+    assert (read.name, read.subject, read.meta) == (session.name, session.subject, session.meta)
+    np.testing.assert_allclose(read.cameras["phone"].rgb, session.cameras["phone"].rgb)
+    np.testing.assert_array_equal(read.cameras["phone"].t, session.cameras["phone"].t)
+    np.testing.assert_allclose(read.truth.waves["resp"], session.truth.waves["resp"])
+    assert list(load_session(tmp_path / "s", ["phone"]).cameras) == ["phone"]
+    (tmp_path / "s" / "cam_phone.npz").write_bytes(b"broken")
+    with pytest.raises(CorruptData, match="cam_phone"):
+        load_session(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"t": np.array([0.0, 0.1, 0.05, 0.2])}, "runs backwards"),
+        ({"t": np.arange(4) / 10}, "frames a second"),
+        ({"rgb": np.full((4, 2, 3), np.nan)}, "not finite"),
+        ({"flow": np.ones((3, 2))}, "do not fit"),
+    ],
+)
+def test_maps_that_cannot_be_used_are_refused(change, message):
+    arrays = {"rgb": np.ones((4, 2, 3)), "flow": np.ones((4, 2)), "t": np.arange(4) / 30} | change
+    with pytest.raises(ValueError, match=message):
+        check_map(CameraMap(**arrays), "here")
+
+
+def test_interpolation_is_numpys():
+    rng = np.random.default_rng(0)
+    t = np.cumsum(rng.uniform(0.01, 0.1, 50))
+    values, clock = rng.normal(size=(50, 3)), np.linspace(-0.5, t[-1] + 0.5, 200)
+    expected = np.stack([np.interp(clock, t, values[:, k]) for k in range(3)], axis=1)
+    np.testing.assert_allclose(interpolate(values, t, clock), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("fs", [30.0, 15.0, 5.0, 25.0])
+def test_other_rates_keep_slow_waves_and_drop_fast_ones(fs):
+    t = np.arange(900) / 30
+    slow, fast = np.sin(2 * np.pi * 0.5 * t), np.sin(2 * np.pi * 12.0 * t)
+    found = change_rate((slow + 3)[:, None], fs)[:, 0]
+    at = np.arange(len(found)) / fs
+    inside = (at > 2) & (at < 28)
+    np.testing.assert_allclose(found[inside], (np.sin(2 * np.pi * 0.5 * at) + 3)[inside], atol=0.03)
+    if fs < 24:
+        assert np.abs(change_rate(fast[:, None], fs)[10:-10]).max() < 0.05
+
+
+def test_flow_becomes_a_speed_where_frames_were_dropped():
+    """A steady motion of one pixel a frame at 30 Hz, every third frame dropped: its speed stays one."""
+    keep = np.arange(90) % 3 != 0
+    t = (np.arange(90) / 30)[keep]
+    flow = np.diff(np.arange(90.0)[keep], prepend=np.nan)[:, None]
+    flow[0] = 0
+    speed, at = velocity(CameraMap(np.ones((60, 1, 3)), flow, t))
+    np.testing.assert_allclose(speed, 1.0)
+    assert len(at) == 59
+
+
+def test_cameras_are_aligned_by_their_time_stamps():
+    session = Session("s", "p", {"a": a_map(300, 30.0, 0.0), "b": a_map(200, 20.0, 0.3)})
+    aligned = align(session, "pulse", "rgb", 30.0)
+    a, b = aligned.maps["a"][0, 0], aligned.maps["b"][0, 0]
+    np.testing.assert_allclose(a[5:-5], b[5:-5], atol=0.05)
+    assert aligned.moments["a"].shape == (aligned.length, 4, 4)
+
+
+def test_cameras_that_do_not_overlap_are_refused():
+    session = Session("s1", "p", {"a": a_map(100), "b": a_map(100, start=60.0)})
+    with pytest.raises(ValueError, match=r"session s1: the recordings do not overlap .* camera b 60\.00 to 63\.30 s"):
+        align(session, "pulse", "rgb", 30.0)
+
+
+def test_the_contact_wave_is_on_the_same_clock():
+    t = np.arange(1000) / 100 - 0.5
+    truth = Truth(t, {"ppg": np.sin(2 * np.pi * t)}, {"hr": np.full(1000, 60.0)})
+    aligned = align(Session("s", "p", {"a": a_map()}, truth), "pulse", "rgb", 30.0)
+    middle = slice(10, -10)
+    assert np.corrcoef(aligned.wave[middle], aligned.maps["a"][0, 0][middle])[0, 1] > 0.99
+    assert aligned.rate[20] == pytest.approx(60)
+
+
+def aligned_sessions(count: int, people: int) -> list:
+    sessions = [Session(f"s{k}", f"p{k % people}", {"a": a_map(400)}) for k in range(count)]
+    return [align(session, "pulse", "rgb", 30.0) for session in sessions]
+
+
+def test_a_batch_has_distinct_sessions_and_people_first():
+    loader = ClipLoader(aligned_sessions(8, 4), 4, 100, 20, 30.0)
+    batches = list(loader)
+    assert len(batches) == 20
+    for batch in batches:
+        assert len(set(batch.sessions)) == 4
+        assert len({int(name[1:]) % 4 for name in batch.sessions}) == 4  # four different people
+        assert batch.maps["a"].shape == (4, 3, 4, 100)
+    assert len({name for batch in batches for name in batch.sessions}) == 8
+
+
+def test_windows_do_not_overlap_and_validation_contrasts_sessions():
+    sessions = aligned_sessions(5, 5)
+    by_session = list(WindowLoader(sessions, 120, 30.0))
+    assert [len(batch) for batch in by_session] == [3] * 5
+    across = list(WindowLoader(sessions, 120, 30.0, batch_size=4))
+    assert all(len(set(batch.sessions)) == len(batch) >= 2 for batch in across)
+    assert sum(len(batch) for batch in across) == 15
+
+
+def test_people_stay_in_one_split(tmp_path):
+    for k in range(20):
+        session = Session(f"s{k}", f"p{k % 10}", {"a": a_map(40)})
+        save_session(session, tmp_path / session.name)
+    found = split_by_person(tmp_path, {"train": 0.7, "val": 0.1, "test": 0.2}, 0)
+    assert {split: len(folders) for split, folders in found.items()} == {"train": 14, "val": 2, "test": 4}
+    people = {split: {int(f.name[1:]) % 10 for f in folders} for split, folders in found.items()}
+    assert not people["train"] & people["test"]
+    assert not people["train"] & people["val"]
+    assert split_by_person(tmp_path, {"train": 0.7, "val": 0.1, "test": 0.2}, 1) != found
+    with pytest.raises(ValueError, match="two splits"):
+        check_subjects({"train": ["a"], "test": ["b", "a"]})
+
+
+def test_own_folder_as_a_data_set(tmp_path, write_frames, moving):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(60))
+    data = FaceRecordings(
+        folder=str(tmp_path / "raw"),
+        maps=str(tmp_path / "maps"),
+        split={"train": 0.5, "val": 0.0, "test": 0.5},
+        grid=4,
+        box=[24, 16, 64, 64],
+        flow=False,
+        eval_seconds=0.5,
+        clip_length=20,
+        margin=1.1,
+    )
+    data.prepare_data()
+    data.setup()
+    assert data.cameras == ["phone", "webcam"]
+    assert data.dims == {"channels": {"phone": 3, "webcam": 3}, "patches": 16}
+    data.load("train")
+    people = {split: {s.subject for s in part} for split, part in data.sessions.items()}
+    assert not people["train"] & people["test"]
+
+
+def test_a_missing_folder_says_where_it_was_looked_for(tmp_path):
+    data = FaceRecordings(layout="pure", folder="PURE", root=tmp_path)
+    with pytest.raises(MissingData, match="PURE"):
+        data.prepare_data()
