@@ -113,8 +113,8 @@ def _norms(attention: str, mlp: str, mlp_norm: str = "post_attention_layernorm")
     return {attention: "input_layernorm", mlp: mlp_norm}
 
 
-GATED = {"mlp.down_proj": ("mlp.gate_proj", "mlp.up_proj")}
-FOUR_H = {"mlp.dense_4h_to_h": ("mlp.dense_h_to_4h",)}
+GATED: dict[str, tuple[str, ...]] = {"mlp.down_proj": ("mlp.gate_proj", "mlp.up_proj")}
+FOUR_H: dict[str, tuple[str, ...]] = {"mlp.dense_4h_to_h": ("mlp.dense_h_to_4h",)}
 LLAMA = KnownParts(_norms("self_attn.q_proj", "mlp.gate_proj"), GATED)
 GEMMA2 = KnownParts(_norms("self_attn.q_proj", "mlp.gate_proj", "pre_feedforward_layernorm"), GATED)
 KNOWN = {
