@@ -20,7 +20,7 @@ from methods.compression.structure import all_tensors, build, describe, fill
 log = logging.getLogger(__name__)
 
 
-def save_artifact(path: Path, network: nn.Module, notes: dict[str, Any]) -> Path | None:
+def save_artifact(path: Path, network: Any, notes: dict[str, Any]) -> Path | None:
     """Write a network as the file that suits it: .pt2 for an int8 graph, else .dcz.
 
     Args:

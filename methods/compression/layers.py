@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,14 @@ WEIGHT_LAYERS = (nn.Conv2d, nn.Linear)
 STEM, HEAD = "stem", "head"  # words for the first and the last layer in a list of layers to leave out
 
 
-def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
+def weight_layers(network: nn.Module) -> dict[str, Any]:
     """Return the convolutions and linear layers of a network by name, in the order of their definition."""
     return {name: module for name, module in network.named_modules() if isinstance(module, WEIGHT_LAYERS)}
 
 
 def selected_layers(
-    network: nn.Module, ignore: Sequence[str] = (), kinds: tuple[type, ...] = WEIGHT_LAYERS
-) -> dict[str, nn.Module]:
+    network: nn.Module, ignore: Sequence[str] = (), kinds: tuple[type[nn.Module], ...] = WEIGHT_LAYERS
+) -> dict[str, Any]:
     """Return the weight layers that a transformation works on.
 
     Args:
@@ -46,6 +47,11 @@ def selected_layers(
     return chosen
 
 
+def layer_of(network: nn.Module, name: str) -> Any:
+    """Return the module of a name."""
+    return network.get_submodule(name)
+
+
 def replace_layer(network: nn.Module, name: str, new: nn.Module) -> None:
     """Put a module in the place of another one.
 
@@ -65,7 +71,9 @@ def replace_layers(network: nn.Module, names: Iterable[str], make: Callable[[str
 
 
 @torch.no_grad()
-def output_shapes(network: nn.Module, x: Tensor, kinds: tuple[type, ...] = (nn.Module,)) -> dict[str, torch.Size]:
+def output_shapes(
+    network: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...] = (nn.Module,)
+) -> dict[str, torch.Size]:
     """Return the shape of the output of each module of some classes, in the order they run.
 
     Args:

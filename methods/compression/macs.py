@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from methods.compression.layers import layer_of
 from methods.compression.quantization.layers import (
     CodedConv2d,
     CodedLinear,
@@ -78,7 +80,7 @@ def layer_macs(network: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 @torch.no_grad()
-def layer_weight(layer: nn.Module) -> Tensor:
+def layer_weight(layer: Any) -> Tensor:
     """Return the weight that a layer computes with."""
     if isinstance(layer, CodedConv2d | CodedLinear):
         return coded_weight(layer)
@@ -96,7 +98,7 @@ def effective_macs(network: nn.Module, counts: dict[str, int]) -> int:
     """
     total = 0.0
     for name, count in counts.items():
-        weight = layer_weight(network.get_submodule(name))
+        weight = layer_weight(layer_of(network, name))
         total += count * float((weight != 0).float().mean())
     return round(total)
 
@@ -105,6 +107,6 @@ def bit_operations(network: nn.Module, counts: dict[str, int]) -> int:
     """Return the sum over layers of multiply-accumulates x bits of a weight x bits of an input."""
     total = 0
     for name, count in counts.items():
-        weight_bits, input_bits = layer_bits(network.get_submodule(name))
+        weight_bits, input_bits = layer_bits(layer_of(network, name))
         total += count * weight_bits * input_bits
     return total

@@ -116,7 +116,7 @@ def activation_values(network: nn.Module, x: Tensor) -> int:
     return sum(shape.numel() for shape in output_shapes(network, x, COUNTED).values())
 
 
-def measure(network: nn.Module, x: Tensor, name: str = "network", acc: float | None = None) -> Sheet:
+def measure(network: Any, x: Tensor, name: str = "network", acc: float | None = None) -> Sheet:
     """Return the sheet of a network, without latencies.
 
     A network of other modules (such as an exported int8 graph) gives its own numbers by a method `own_sheet`.

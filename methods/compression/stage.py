@@ -65,7 +65,7 @@ class Context:
 
     def fresh(self) -> nn.Module:
         """Return a network like the dense one with new initial weights, which follow from the seed."""
-        network = copy.deepcopy(self.dense)
+        network: Any = copy.deepcopy(self.dense)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + 1)
             network.reset_parameters()
@@ -115,7 +115,7 @@ class Stage:
     accepts: tuple[str, ...] = (FLOAT,)
     result: str = FLOAT
     first_only = False
-    recipe: Recipe | None = None
+    recipe: Recipe
 
     def check(self, network: nn.Module, data: Any) -> None:
         """Raise ValueError if the stage cannot work on the network that the pipeline starts from.

@@ -13,7 +13,7 @@ from datasets.checks import check_choice, check_not_negative
 from methods.compression.coding import huffman
 from methods.compression.coding.kmeans import INITS, kmeans_1d
 from methods.compression.coding.sparse_index import relative_index
-from methods.compression.layers import selected_layers
+from methods.compression.layers import layer_of, selected_layers
 from methods.compression.stage import FLOAT, SHARED, Context, Stage
 from methods.compression.training import Recipe
 
@@ -74,7 +74,7 @@ class Centroids:
     def __init__(self, network: nn.Module, bits: Mapping[str, int], init: str, iterations: int, seed: int) -> None:
         self.places: dict[str, tuple[Tensor, Tensor, int]] = {}
         for name, layer_bits_ in bits.items():
-            weight = network.get_submodule(name).weight
+            weight = layer_of(network, name).weight
             flat = weight.detach().flatten()
             kept = flat.nonzero()[:, 0]
             shared = 2**layer_bits_ - 1 if len(kept) < len(flat) else 2**layer_bits_  # one number stands for zero
@@ -86,7 +86,7 @@ class Centroids:
     def project(self, network: nn.Module) -> None:
         """Give all weights of a cluster their mean. Weights that moved by equal steps stay exactly equal."""
         for name, (kept, assignment, count) in self.places.items():
-            weight = network.get_submodule(name).weight
+            weight = layer_of(network, name).weight
             flat = weight.view(-1)
             sums = torch.zeros(count, dtype=torch.float64, device=flat.device)
             sums.index_add_(0, assignment, flat[kept].double())
@@ -99,7 +99,7 @@ class Centroids:
     def share_gradients(self, network: nn.Module) -> None:
         """Replace the gradient of each weight by the sum over its cluster, the gradient of the centroid."""
         for name, (kept, assignment, count) in self.places.items():
-            gradient = network.get_submodule(name).weight.grad
+            gradient = layer_of(network, name).weight.grad
             if gradient is None:
                 continue
             flat = gradient.view(-1)
@@ -178,7 +178,7 @@ class DeepCompression(Stage):
         """Report the rates of the paper's tables, by layer and in total; biases are left out, as there."""
         totals = {"weights": 0.0, "kept": 0.0, "bits_pq": 0.0, "bits_pqh": 0.0}
         for name, value_bits in bits.items():
-            numbers = layer_bits(network.get_submodule(name).weight, value_bits, self.index_bits)
+            numbers = layer_bits(layer_of(network, name).weight, value_bits, self.index_bits)
             for key in totals:
                 totals[key] += numbers[key]
             dense = 32 * numbers["weights"]

@@ -42,6 +42,10 @@ class ContrastMemory(nn.Module):
         momentum: weight of an old embedding in its update.
     """
 
+    labels: Tensor
+    bank_student: Tensor
+    bank_teacher: Tensor
+
     def __init__(
         self,
         student_dim: int,

@@ -29,6 +29,9 @@ class Normalize(nn.Module):
         std: (C, 1, 1).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean.clone())
@@ -82,6 +85,8 @@ class EarlyExitNetwork(nn.Module):
         exits: classifiers of the outputs of all parts but the last.
         thresholds: largest entropy at which an image leaves at each exit; 0 lets none leave.
     """
+
+    expected_macs: int
 
     def __init__(self, parts: Sequence[nn.Module], exits: Sequence[nn.Module], thresholds: Sequence[float]) -> None:
         super().__init__()
@@ -215,27 +220,27 @@ class EarlyExit(Stage):
 
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Add exits, train, choose the threshold."""
-        network = self.with_exits(network, context)
+        exits = self.with_exits(network, context)
 
         def loss(net: Any, batch: Any) -> Tensor:
             losses = [w * cross_entropy(z, batch.y) for w, z in zip(self.weights, net.all_logits(batch.x), strict=True)]
             return torch.stack(losses).sum()
 
-        context.train(network, self.recipe, loss=loss)
-        costs = exit_macs(network, context.example)
+        context.train(exits, self.recipe, loss=loss)
+        costs = exit_macs(exits, context.example)
         held_out = "val" in context.data.parts
         batches = (
             context.data._loader("val", context.data.eval_batch_size) if held_out else context.data.plain_batches()
         )
-        table = exit_table(network, batches, THRESHOLDS)
+        table = exit_table(exits, batches, THRESHOLDS)
         threshold = self.choose(table, costs)
-        network.thresholds = [threshold] * len(network.exits)
-        shares = exit_table(network, context.data.test_dataloader(), [threshold])[threshold][1]
-        network.expected_macs = round(expected_macs(costs, shares))
+        exits.thresholds = [threshold] * len(exits.exits)
+        shares = exit_table(exits, context.data.test_dataloader(), [threshold])[threshold][1]
+        exits.expected_macs = round(expected_macs(costs, shares))
         context.numbers |= {f"exit_{i}": share for i, share in enumerate(shares)}
-        context.numbers |= {"threshold": threshold, "expected_macs": network.expected_macs}
-        context.numbers["batch1_ms"] = mean_milliseconds(network, context)
-        return network
+        context.numbers |= {"threshold": threshold, "expected_macs": exits.expected_macs}
+        context.numbers["batch1_ms"] = mean_milliseconds(exits, context)
+        return exits
 
     def choose(self, table: dict[float, tuple[float, list[float]]], costs: Sequence[int]) -> float:
         """Return the threshold that fits the budget best."""

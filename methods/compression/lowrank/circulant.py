@@ -29,6 +29,8 @@ class CirculantLinear(nn.Module):
         seed: seed of the fixed random signs.
     """
 
+    signs: Tensor
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True, seed: int = 0) -> None:
         super().__init__()
         self.in_features, self.out_features, self.size = in_features, out_features, max(in_features, out_features)

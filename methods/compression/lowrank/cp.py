@@ -101,18 +101,19 @@ def cp_conv(layer: nn.Conv2d, factors: list[Tensor]) -> nn.Sequential:
     out, inp, vertical, horizontal = factors
     rank = out.shape[1]
     kh, kw = layer.kernel_size
-    (sh, sw), (ph, pw), (dh, dw) = layer.stride, layer.padding, layer.dilation  # type: ignore[misc]
+    geometry: Any = layer.stride, layer.padding, layer.dilation
+    (sh, sw), (ph, pw), (dh, dw) = geometry
     layers = [
         nn.Conv2d(layer.in_channels, rank, 1, bias=False),
-        nn.Conv2d(rank, rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), groups=rank, bias=False),  # type: ignore[has-type]
-        nn.Conv2d(rank, rank, (1, kw), (1, sw), (0, pw), (1, dw), groups=rank, bias=False),  # type: ignore[has-type]
+        nn.Conv2d(rank, rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), groups=rank, bias=False),
+        nn.Conv2d(rank, rank, (1, kw), (1, sw), (0, pw), (1, dw), groups=rank, bias=False),
         nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None),
     ]
     weights = [inp.T[:, :, None, None], vertical.T[:, None, :, None], horizontal.T[:, None, None, :]]
     for conv, weight in zip(layers, [*weights, out[:, :, None, None]], strict=True):
         conv.weight.data.copy_(weight)
     if layer.bias is not None:
-        layers[-1].bias.data.copy_(layer.bias)  # type: ignore[union-attr]
+        layers[-1].bias = nn.Parameter(layer.bias.detach().clone())
     return nn.Sequential(*layers)
 
 

@@ -30,7 +30,7 @@ class Decomposition(Stage):
     """
 
     result = FLOAT
-    kinds: tuple[type, ...] = (nn.Conv2d,)
+    kinds: tuple[type[nn.Module], ...] = (nn.Conv2d,)
 
     def __init__(
         self,

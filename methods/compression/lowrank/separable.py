@@ -25,13 +25,14 @@ def separable_conv(layer: nn.Conv2d, rank: int, norm: bool = False) -> nn.Sequen
     o, i, kh, kw = layer.weight.shape
     u, s, v = torch.linalg.svd(layer.weight.permute(1, 2, 0, 3).reshape(i * kh, o * kw), full_matrices=False)
     root = s[:rank].sqrt()
-    (sh, sw), (ph, pw), (dh, dw) = layer.stride, layer.padding, layer.dilation  # type: ignore[misc]
-    first = nn.Conv2d(i, rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)  # type: ignore[has-type]
-    last = nn.Conv2d(rank, o, (1, kw), (1, sw), (0, pw), (1, dw), bias=layer.bias is not None)  # type: ignore[has-type]
+    geometry: Any = layer.stride, layer.padding, layer.dilation
+    (sh, sw), (ph, pw), (dh, dw) = geometry
+    first = nn.Conv2d(i, rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
+    last = nn.Conv2d(rank, o, (1, kw), (1, sw), (0, pw), (1, dw), bias=layer.bias is not None)
     first.weight.data.copy_((u[:, :rank] * root).T.reshape(rank, i, kh, 1))
     last.weight.data.copy_((root[:, None] * v[:rank]).reshape(rank, o, kw).permute(1, 0, 2)[:, :, None, :])
     if layer.bias is not None:
-        last.bias.data.copy_(layer.bias)
+        last.bias = nn.Parameter(layer.bias.detach().clone())
     return nn.Sequential(first, nn.BatchNorm2d(rank), last) if norm else nn.Sequential(first, last)
 
 

@@ -47,7 +47,7 @@ def tucker_conv(layer: nn.Conv2d, rank_out: int, rank_in: int, sweeps: int = 2) 
     middle.weight.data.copy_(core)
     last.weight.data.copy_(u_out[:, :, None, None])
     if layer.bias is not None:
-        last.bias.data.copy_(layer.bias)
+        last.bias = nn.Parameter(layer.bias.detach().clone())
     return nn.Sequential(first, middle, last)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from random import Random
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -102,11 +102,11 @@ class ChainSpace:
         """Return the operations that a place can have."""
         return [*self.operations, SKIP] if place.can_skip else list(self.operations)
 
-    def random(self, rng: random.Random, image_size: int) -> tuple[str, ...]:
+    def random(self, rng: Random, image_size: int) -> tuple[str, ...]:
         """Return a random architecture: an operation for each place."""
         return tuple(rng.choice(self.choices(place)) for place in self.places(image_size))
 
-    def mutate(self, architecture: Sequence[str], rng: random.Random, image_size: int) -> tuple[str, ...]:
+    def mutate(self, architecture: Sequence[str], rng: Random, image_size: int) -> tuple[str, ...]:
         """Return an architecture with another operation at one place."""
         places = self.places(image_size)
         index = rng.randrange(len(places))

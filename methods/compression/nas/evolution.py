@@ -172,7 +172,8 @@ class EvolutionarySearch(Stage):
         size = context.dims["image_size"]
         table = table_for(self.space, context.dims, self.lut)
         context.numbers |= additivity(table, self.space, context.dims)
-        bound, seen = self.bound(table, size), {}
+        bound = self.bound(table, size)
+        seen: dict[tuple[str, ...], float] = {}
 
         def fitness(architecture: tuple[str, ...]) -> float:
             if architecture not in seen:

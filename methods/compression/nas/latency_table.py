@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,10 @@ def measure_table(
     image = torch.rand(1, dims["in_channels"], dims["image_size"], dims["image_size"])
     kept = [p for p in space.places(dims["image_size"]) if not p.can_skip]
     with torch.inference_mode():
-        calls = {key: (lambda m=m, x=x: m(x)) for key, (m, x) in modules.items()}
-        identity = nn.Identity()
-        calls["empty"] = lambda: identity(image)
+        calls: dict[str, Any] = {key: partial(m, x) for key, (m, x) in modules.items()}
+        calls["empty"] = partial(nn.Identity(), image)
         base.eval()
-        calls["base"] = lambda: base(image)
+        calls["base"] = partial(base, image)
         times = {name: float(np.median(t)) for name, t in time_in_turns(calls, repeats, block_seconds, 5).items()}
     empty, whole = times.pop("empty"), times.pop("base")
     blocks = {key: max(value - empty, 0.0) for key, value in times.items()}
@@ -123,7 +123,7 @@ def additivity(
     image = torch.rand(1, dims["in_channels"], dims["image_size"], dims["image_size"])
     networks = {str(i): ChainNetwork(space, chain, **dims).eval() for i, chain in enumerate(chains)}
     with torch.inference_mode():
-        times = time_in_turns({n: (lambda m=m: m(image)) for n, m in networks.items()}, 7, 0.005)
+        times = time_in_turns({n: partial(m, image) for n, m in networks.items()}, 7, 0.005)
     measured = np.array([float(np.median(times[str(i)])) for i in range(count)])
     predicted = np.array([table.predict(space, chain, dims["image_size"]) for chain in chains])
     error = float(np.mean(np.abs(predicted - measured) / measured))

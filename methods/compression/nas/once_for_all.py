@@ -42,9 +42,13 @@ class ElasticMBConv(nn.Module):
         sides = sorted(kernels, reverse=True)
         self.transforms = nn.ParameterDict({str(side): nn.Parameter(torch.eye(side**2)) for side in sides[1:]})
 
+    def parts(self) -> Any:
+        """Return the layers of the whole block."""
+        return self.largest.layers
+
     def depthwise_weight(self, kernel: int, hidden: int) -> Tensor:
         """Return the weight of the depthwise convolution for a kernel and a number of channels."""
-        weight = self.largest.layers[3].weight[:hidden]
+        weight = self.parts()[3].weight[:hidden]
         for side in sorted(map(int, self.transforms), reverse=True):
             if side < kernel:
                 break
@@ -58,7 +62,7 @@ class ElasticMBConv(nn.Module):
         if operation == SKIP:
             return x
         kernel, expand = (int(v) for v in operation[1:].split("e"))
-        hidden, layers = expand * self.channels, self.largest.layers
+        hidden, layers = expand * self.channels, self.parts()
         h = conv2d(x, layers[0].weight[:hidden])
         h = torch.relu(self._norm(layers[1], h))
         h = conv2d(h, self.depthwise_weight(kernel, hidden), None, self.stride, kernel // 2, groups=hidden)
@@ -79,12 +83,13 @@ class ElasticMBConv(nn.Module):
             return nn.Identity()
         kernel, expand = (int(v) for v in operation[1:].split("e"))
         hidden = expand * self.channels
-        block, layers = MBConv(place.channels, place.width, kernel, expand, place.stride), self.largest.layers
-        block.layers[0].weight.copy_(layers[0].weight[:hidden])
-        block.layers[3].weight.copy_(self.depthwise_weight(kernel, hidden))
-        block.layers[6].weight.copy_(layers[6].weight[:, :hidden])
+        block, layers = MBConv(place.channels, place.width, kernel, expand, place.stride), self.parts()
+        own_layers: Any = block.layers
+        own_layers[0].weight.copy_(layers[0].weight[:hidden])
+        own_layers[3].weight.copy_(self.depthwise_weight(kernel, hidden))
+        own_layers[6].weight.copy_(layers[6].weight[:, :hidden])
         for i in (1, 4, 7):
-            own, other = block.layers[i], layers[i]
+            own, other = own_layers[i], layers[i]
             for name in ("weight", "bias", "running_mean", "running_var"):
                 getattr(own, name).copy_(getattr(other, name)[: own.num_features])
         return block

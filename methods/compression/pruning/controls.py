@@ -18,7 +18,7 @@ from methods.compression.stage import Context, Stage
 from methods.compression.training import Recipe, apply_masks, zero_masks
 
 
-def reinitialize(network: nn.Module, seed: int) -> None:
+def reinitialize(network: Any, seed: int) -> None:
     """Draw new weights for a network in place; exact zeros stay."""
     masks = zero_masks(network)
     with torch.random.fork_rng(devices=[]):
@@ -73,7 +73,7 @@ def scaled(network: nn.Module, ratio: Fraction) -> nn.Module:
         ValueError: a width would be no whole number, or would be zero.
     """
     network = copy.deepcopy(network)
-    layers = list(weight_layers(network).values())
+    layers: list[Any] = list(weight_layers(network).values())
 
     for module in network.modules():
         if isinstance(module, ZeroPadded):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,9 @@ class LotteryTicket(Stage):
             if epoch + 1 == self.rewind_epochs:
                 rewind.update(copy.deepcopy(network.state_dict()))
 
-        options = {"checkpoint": None} if self.rewind_epochs else {}  # a resumed training would not pass that epoch
+        options: dict[str, Any] = (
+            {"checkpoint": None} if self.rewind_epochs else {}
+        )  # a resumed training would not pass that epoch
         context.train(network, self.recipe, after_epoch=keep, label=f"{context.label}, dense", **options)
         for level in range(1, self.levels + 1):
             masks = next_masks(network, masks, self.fraction)
@@ -108,7 +111,7 @@ def shuffled(masks: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 def _other_init(context: Context) -> dict[str, Tensor]:
-    network = copy.deepcopy(context.dense)
+    network: Any = copy.deepcopy(context.dense)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed + 1000)
         network.reset_parameters()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from methods.compression.layers import layer_of
 from methods.compression.pruning.weight_pruning import WeightPruning
 from methods.compression.stage import Context
 
@@ -15,4 +16,4 @@ class MagnitudePruning(WeightPruning):
 
     def scores(self, network: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
         """Return the absolute values of the weights."""
-        return {name: network.get_submodule(name).weight.detach().abs() for name in names}
+        return {name: layer_of(network, name).weight.detach().abs() for name in names}

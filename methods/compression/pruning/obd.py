@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from methods.compression.layers import layer_of
 from methods.compression.pruning.weight_pruning import WeightPruning
 from methods.compression.stage import Context
 from methods.compression.training import to_device
@@ -26,7 +27,7 @@ def fisher_diagonal(network: nn.Module, names: Sequence[str], batch: Any) -> dic
     """
     from torch.func import functional_call, grad, vmap
 
-    weights = {f"{name}.weight": network.get_submodule(name).weight.detach() for name in names}
+    weights = {f"{name}.weight": layer_of(network, name).weight.detach() for name in names}
     rest = {n: p.detach() for n, p in network.named_parameters() if n not in weights} | dict(network.named_buffers())
 
     def loss(own: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class OptimalBrainDamage(WeightPruning):
     def scores(self, network: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
         """Return the saliency of each weight."""
         network.eval()
-        curvature = {name: torch.zeros_like(network.get_submodule(name).weight) for name in names}
+        curvature = {name: torch.zeros_like(layer_of(network, name).weight) for name in names}
         seen = 0
         for batch in context.batches():
             part = type(batch)(*(t[: self.images - seen].to(context.device) for t in batch))
@@ -60,4 +61,4 @@ class OptimalBrainDamage(WeightPruning):
             seen += len(part.y)
             if seen >= self.images:
                 break
-        return {n: h / seen * network.get_submodule(n).weight.detach().square() / 2 for n, h in curvature.items()}
+        return {n: h / seen * layer_of(network, n).weight.detach().square() / 2 for n, h in curvature.items()}

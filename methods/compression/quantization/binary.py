@@ -133,7 +133,7 @@ class XnorConv2d(QuantConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution."""
-        x = self.input_quantizer.norm(x)  # type: ignore[operator]
+        x = self.input_quantizer.norm(x)
         out = self._conv_forward(SignWithClippedGradient.apply(x), self.weight_quantizer(self.weight), None)
         out = out * input_scale(x, self)
         return out if self.bias is None else out + self.bias[:, None, None]

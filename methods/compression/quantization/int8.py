@@ -53,7 +53,7 @@ class Int8Network(nn.Module):
         numbers: plain numbers of the float32 network: params, macs, activations.
     """
 
-    def __init__(self, graph: nn.Module, numbers: dict[str, int]) -> None:
+    def __init__(self, graph: nn.Module, numbers: dict[str, Any]) -> None:
         super().__init__()
         self.graph, self.numbers = graph, dict(numbers)
         self.compiled: Any = None
@@ -111,7 +111,7 @@ class Int8Network(nn.Module):
 
         file = io.BytesIO()
         graph = without_unused(self.graph)
-        example = torch.rand(2, *self.numbers["shape"])  # type: ignore[misc]
+        example = torch.rand(2, *self.numbers["shape"])
         with quiet():
             program = torch.export.export(
                 graph, (example,), dynamic_shapes=({0: torch.export.Dim("b", min=1, max=4096)},)
@@ -202,7 +202,7 @@ def convert(prepared: nn.Module, network: nn.Module, x: Tensor) -> Int8Network:
             "torchao quantized no layer of the network; its quantizer and the export do not fit each other"
         )
     network = copy.deepcopy(network).cpu().eval()
-    numbers = {
+    numbers: dict[str, Any] = {
         "params": count_parameters(network)[0],
         "macs": count_macs(network, x[:1]),
         "activations": activation_values(network, x[:1]),

@@ -71,8 +71,8 @@ class FullPrecision(nn.Module):
 class QuantConv2d(nn.Conv2d):
     """Convolution of quantized inputs and quantized weights, simulated in floating point."""
 
-    weight_quantizer: Quantizer
-    input_quantizer: nn.Module
+    weight_quantizer: Any
+    input_quantizer: Any
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution."""
@@ -86,8 +86,8 @@ class QuantConv2d(nn.Conv2d):
 class QuantLinear(nn.Linear):
     """Linear layer of quantized inputs and quantized weights, simulated in floating point."""
 
-    weight_quantizer: Quantizer
-    input_quantizer: nn.Module
+    weight_quantizer: Any
+    input_quantizer: Any
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product."""
@@ -100,6 +100,9 @@ class QuantLinear(nn.Linear):
 
 class CodedConv2d(nn.Module):
     """Convolution whose weight is stored as integer codes; it is computed from them in every forward pass."""
+
+    input_quantizer: Any
+    bias: Any
 
     def __init__(self, layer: QuantConv2d) -> None:
         super().__init__()
@@ -120,6 +123,9 @@ class CodedConv2d(nn.Module):
 
 class CodedLinear(nn.Module):
     """Linear layer whose weight is stored as integer codes."""
+
+    input_quantizer: Any
+    bias: Any
 
     def __init__(self, layer: QuantLinear) -> None:
         super().__init__()
@@ -207,7 +213,7 @@ def is_quantized(network: nn.Module) -> bool:
     return any(isinstance(module, kinds) for module in network.modules())
 
 
-def layer_bits(layer: nn.Module) -> tuple[int, int]:
+def layer_bits(layer: Any) -> tuple[int, int]:
     """Return the bits of the weights and of the inputs of a layer; 32 where they are not quantized."""
     if isinstance(layer, QuantConv2d | QuantLinear):
         return layer.weight_quantizer.bits, int(getattr(layer.input_quantizer, "bits", 32))

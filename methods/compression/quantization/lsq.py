@@ -57,11 +57,14 @@ class LearnedStep(Quantizer):
         dims: number of dimensions of what is quantized, for steps by channel.
     """
 
+    ready: Tensor
+
     def __init__(self, bits: int, signed: bool, channels: int | None = None, dims: int = 4) -> None:
         super().__init__(bits)
         if bits < 2 and signed:
             raise ValueError(f"learned steps need at least 2 bits for weights, got {bits}; use bwn_xnor for 1")
-        self.q_n, self.q_p = (2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        self.q_n: int = 2 ** (bits - 1) if signed else 0
+        self.q_p: int = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         shape = () if channels is None else (channels, *([1] * (dims - 1)))
         self.step = nn.Parameter(torch.ones(shape))
         self.register_buffer("ready", torch.tensor(False))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.checks import check_choice, check_positive
-from methods.compression.layers import replace_layer, selected_layers
+from methods.compression.layers import layer_of, replace_layer, selected_layers
 from methods.compression.quantization.layers import (
     AffineCodes,
     Quantizer,
@@ -57,6 +57,8 @@ class FixedStep(Quantizer):
         clip: see `symmetric_step`.
     """
 
+    step: Tensor
+
     def __init__(self, weight: Tensor, bits: int, clip: str = "max") -> None:
         super().__init__(bits)
         self.levels = 2 ** (bits - 1) - 1
@@ -81,6 +83,9 @@ class AffineInput(Quantizer):
         bits: bits of a code.
     """
 
+    scale: Tensor
+    zero: Tensor
+
     def __init__(self, low: float, high: float, bits: int) -> None:
         super().__init__(bits)
         low, high = min(low, 0.0), max(high, 0.0)
@@ -104,7 +109,7 @@ def layer_inputs(network: nn.Module, names: Sequence[str], x: Tensor) -> dict[st
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
+    handles = [layer_of(network, name).register_forward_pre_hook(keep(name)) for name in names]
     network.eval()(x)
     for handle in handles:
         handle.remove()
@@ -174,7 +179,7 @@ class FakePTQ(Stage):
             inputs = layer_inputs(network, list(quantizers), context.images(self.calib_images))
         for name, quantizer in quantizers.items():
             make = AffineInput(*input_range(inputs[name], self.act_calib), self.a_bits) if name in inputs else None
-            replace_layer(network, name, quantized_layer(network.get_submodule(name), quantizer, make))
+            replace_layer(network, name, quantized_layer(layer_of(network, name), quantizer, make))
         network.to(context.device)
         context.recalibrate(network, self.bn_recal_batches)
         return network.eval()
@@ -189,6 +194,7 @@ class RoundedWeight(FixedStep):
         clip: see `symmetric_step`.
     """
 
+    base: Tensor
     low, high = -0.1, 1.1  # the stretched sigmoid reaches 0 and 1
 
     def __init__(self, weight: Tensor, bits: int, clip: str = "mse") -> None:
@@ -244,7 +250,7 @@ class AdaRound(FakePTQ):
         result: dict[str, Quantizer] = {}
         names = list(selected_layers(network, self.ignore))
         for number, name in enumerate(names, 1):
-            layer = network.get_submodule(name)
+            layer = layer_of(network, name)
             target_input = layer_inputs(network, [name], x)[name]
             own_input = layer_inputs(work, [name], x)[name]
             with torch.no_grad():
