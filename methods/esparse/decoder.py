@@ -10,94 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Model = Any  # causal LM of transformers, whose attributes have no types
-Block = Any  # block of such a model
+from methods.esparse.description import Block, Description, InputSet, Model
+from methods.esparse.probing import describe
+from methods.esparse.stand_ins import BlockArguments, block_inputs, model_outputs, run_model
+
+CHECKED_TOKENS = 16  # of the window on which the walk over the blocks is compared with the model's own forward pass
 
 
-@dataclass(frozen=True)
-class InputSet:
-    """Linear layers of a block that share their input, and hence a permutation of its channels.
-
-    Args:
-        name: name of the set.
-        linears: names of the layers inside the block.
-        norm: name of the norm layer that makes the input, if any.
-        producers: names of linear layers whose rows make the channels one to one, if any.
-    """
-
-    name: str
-    linears: tuple[str, ...]
-    norm: str | None = None
-    producers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Names of the parts of a transformers model of one `model_type`.
-
-    Args:
-        trunk: name of the module that holds embeddings and blocks.
-        blocks: name of the list of blocks inside the trunk.
-        sets: sets of linear layers of a block.
-        columns: config key of the number of input channels, by the name of a set; the others have `hidden_size`.
-    """
-
-    trunk: str
-    blocks: str
-    sets: tuple[InputSet, ...]
-    columns: dict[str, str]
-
-
-LLAMA = Architecture(
-    trunk="model",
-    blocks="layers",
-    sets=(
-        InputSet("attention", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), norm="input_layernorm"),
-        InputSet("attention_out", ("self_attn.o_proj",)),
-        InputSet("mlp", ("mlp.gate_proj", "mlp.up_proj"), norm="post_attention_layernorm"),
-        InputSet("mlp_out", ("mlp.down_proj",), producers=("mlp.gate_proj", "mlp.up_proj")),
-    ),
-    columns={"mlp_out": "intermediate_size"},
-)
-OPT = Architecture(
-    trunk="model.decoder",
-    blocks="layers",
-    sets=(
-        InputSet(
-            "attention", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), norm="self_attn_layer_norm"
-        ),
-        InputSet("attention_out", ("self_attn.out_proj",)),
-        InputSet("mlp", ("fc1",), norm="final_layer_norm"),
-        InputSet("mlp_out", ("fc2",), producers=("fc1",)),
-    ),
-    columns={"mlp_out": "ffn_dim"},
-)
-ARCHITECTURES = {"llama": LLAMA, "opt": OPT}
-
-
-def find_architecture(config: Any) -> Architecture:
-    """Return the architecture of a transformers config.
+def find_architecture(config: Any) -> Description:
+    """Return the description of the model of a transformers config.
 
     Raises:
-        ValueError: if its `model_type` is not supported.
+        ValueError: if it is no decoder-only transformer that can be pruned.
     """
-    if config.model_type not in ARCHITECTURES:
-        raise ValueError(
-            f"models of type {config.model_type} cannot be pruned; supported are {', '.join(ARCHITECTURES)}. "
-            "To add one, describe its blocks in methods/esparse/decoder.py (ARCHITECTURES): which linear layers share "
-            "an input, and which norm it comes from."
-        )
-    return ARCHITECTURES[config.model_type]
+    return describe(config)
 
 
 def input_channels(config: Any) -> dict[str, int]:
-    """Return the number of input channels of each set of layers, by the name of the set."""
-    architecture = find_architecture(config)
-    head_dim = getattr(config, "head_dim", None)
-    sizes = {s.name: config.hidden_size for s in architecture.sets}
-    if head_dim:
-        sizes["attention_out"] = head_dim * config.num_attention_heads
-    return sizes | {name: getattr(config, key) for name, key in architecture.columns.items()}
+    """Return the number of input channels of each set of matrices, by its name; of the first block that has it."""
+    channels: dict[str, int] = {}
+    for sets in describe(config).kinds:
+        channels = {s.name: s.columns for s in sets} | channels
+    return channels
 
 
 def check_finite(weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -128,52 +62,48 @@ class HiddenStates:
 
     Args:
         batches: hidden states (b, L, d) of each batch of windows.
-        block_kwargs: keyword arguments of every block (position embeddings, attention mask, ...), by batch size b.
+        arguments: other arguments of each block (position embeddings, attention mask, ...), by batch size b.
     """
 
     batches: list[Tensor] = field(default_factory=list)
-    block_kwargs: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-
-class _FirstBlockReached(Exception):
-    """Ends a forward pass before the first block."""
-
-
-class _Catcher(nn.Module):
-    """Stand-in for the first block that keeps its arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = torch.empty(0)
-        self.block_kwargs: dict[str, Any] = {}
-
-    def forward(self, hidden: Tensor, **block_kwargs: Any) -> None:
-        self.hidden, self.block_kwargs = hidden, block_kwargs
-        raise _FirstBlockReached
+    arguments: dict[int, list[BlockArguments]] = field(default_factory=dict)
 
 
 class Decoder:
     """Causal LM of transformers, held in memory.
 
     Args:
-        model: LlamaForCausalLM or OPTForCausalLM.
+        model: causal LM, such as LlamaForCausalLM.
+
+    Attributes:
+        number: number of the block that is open.
 
     Raises:
-        ValueError: if the architecture is not supported.
+        ValueError: if the model cannot be pruned block by block.
     """
 
     def __init__(self, model: Model) -> None:
         self.model: Model = model
-        self.architecture = find_architecture(model.config)
+        self.architecture = describe(model.config)
         self.trunk: Any = model.get_submodule(self.architecture.trunk)
+        self.number = 0
 
     def __len__(self) -> int:
-        return self.model.config.num_hidden_layers
+        return len(self.architecture.block_sets)
+
+    def sets(self, i: int) -> tuple[InputSet, ...]:
+        """Return the sets of matrices of block i."""
+        return self.architecture.block_sets[i]
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.model.parameters()).device
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks, or what has their attributes."""
+        return list(getattr(self.trunk, self.architecture.blocks))
 
     @contextmanager
     def block(self, i: int, write: bool = False) -> Iterator[Block]:
@@ -183,6 +113,7 @@ class Decoder:
             i: number of the block.
             write: whether its weights are changed in the context, so that they must be stored.
         """
+        self.number = i
         yield getattr(self.trunk, self.architecture.blocks)[i]
 
     def stored_reports(self, i: int) -> list[dict[str, Any]] | None:
@@ -192,44 +123,40 @@ class Decoder:
     def store_reports(self, i: int, reports: list[dict[str, Any]]) -> None:
         """Store the reports of block i, for the case that the run is interrupted after it."""
 
+    def _replaceable(self) -> tuple[Model, Any, str, list[nn.Module], int]:
+        names = self.architecture
+        return self.model, self.trunk, names.blocks, self.blocks, names.block_outputs
+
     @torch.inference_mode()
     def embed(self, tokens: Tensor, batch_size: int) -> HiddenStates:
-        """Compute the hidden states before the first block.
+        """Compute the hidden states before the first block, and the other arguments of all blocks.
 
         Args:
             tokens: (windows, L).
             batch_size: number of windows of a batch.
         """
-        states, catcher = HiddenStates(), _Catcher()
-        blocks = getattr(self.trunk, self.architecture.blocks)
-        setattr(self.trunk, self.architecture.blocks, nn.ModuleList([catcher]))
-        layers, self.model.config.num_hidden_layers = self.model.config.num_hidden_layers, 1
-        try:
-            for part in tokens.split(batch_size):
-                try:
-                    self.trunk(input_ids=part.to(self.device), use_cache=False)
-                except _FirstBlockReached:
-                    states.batches.append(catcher.hidden)
-                    states.block_kwargs[len(part)] = catcher.block_kwargs
-        finally:
-            setattr(self.trunk, self.architecture.blocks, blocks)
-            self.model.config.num_hidden_layers = layers
+        states = HiddenStates()
+        for part in tokens.split(batch_size):
+            hidden, arguments = block_inputs(*self._replaceable(), part.to(self.device))
+            states.batches.append(hidden)
+            states.arguments[len(part)] = arguments
         return states
 
     @torch.inference_mode()
     def run_block(self, block: Block, states: HiddenStates) -> None:
-        """Replace the states by the block's outputs. Raise FloatingPointError if a value is not finite."""
+        """Replace the states by the outputs of the open block. Raise FloatingPointError if a value is not finite."""
         for i, hidden in enumerate(states.batches):
             states.batches[i] = self._outputs(block, hidden, states)
 
     @torch.inference_mode()
     def run_hooks(self, block: Block, states: HiddenStates) -> None:
-        """Run the block only for its forward hooks. Raise FloatingPointError if a value is not finite."""
+        """Run the open block only for its forward hooks. Raise FloatingPointError if a value is not finite."""
         for hidden in states.batches:
             self._outputs(block, hidden, states)
 
     def _outputs(self, block: Block, hidden: Tensor, states: HiddenStates) -> Tensor:
-        out = block(hidden, **states.block_kwargs[hidden.shape[0]])
+        arguments = states.arguments[hidden.shape[0]][self.number]
+        out = block(hidden, *arguments.positional, **arguments.keywords)
         out = out[0] if isinstance(out, tuple) else out
         if not torch.isfinite(out.sum(dtype=torch.float32)):
             check_finite((f"a block's {name}", weight) for name, weight in block.named_parameters())
@@ -237,12 +164,31 @@ class Decoder:
             raise FloatingPointError(f"a block's outputs are not finite in {_dtype_name(out)}: {advice}")
         return out
 
-    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Compute the logits (b, L, vocabulary) from the hidden states (b, L, d) after the last block."""
-        for name in ("norm", "final_layer_norm"):
-            if (norm := getattr(self.trunk, name, None)) is not None:
-                hidden = norm(hidden)
-        if (project := getattr(self.trunk, "project_out", None)) is not None:
-            hidden = project(hidden)
-        return self.model.lm_head(hidden)
+        """Compute the logits (b, L, vocabulary) from the hidden states (b, L, d) after the last block.
+
+        Final norm, projections, head, scaling and soft capping are those of the model's own forward pass.
+        """
+        return model_outputs(*self._replaceable(), hidden)
+
+    @torch.inference_mode()
+    def check_walk(self, tokens: Tensor) -> None:
+        """Check that running the blocks one by one gives the logits of the model's own forward pass.
+
+        Args:
+            tokens: (windows, L), of which the first few are used.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        window = tokens[:1, :CHECKED_TOKENS].to(self.device)
+        states = self.embed(window, 1)
+        for i in range(len(self)):
+            with self.block(i) as block:
+                self.run_block(block, states)
+        ours, own = self.logits(states.batches[0]).float(), run_model(self.model, window).logits.float()
+        if not torch.allclose(ours, own, rtol=1e-2, atol=1e-2 * own.abs().max().item()):
+            raise ValueError(
+                f"models of type {self.model.config.model_type} cannot be pruned: run block by block they give other "
+                "logits than their own forward pass"
+            )

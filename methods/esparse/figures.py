@@ -23,15 +23,17 @@ def draw_figures(report: Report) -> dict[str, Any]:
         Figures by name: `retained`, for N:M; `entropy_norm` for three blocks, where entropies were gathered; `groups`,
         where channels were permuted too.
     """
+    report = Report([entry for entry in report.sets if not entry.name.startswith("expert_")])
     figures = {}
     if any(entry.retained_natural < 1 for entry in report.sets):
         figures["retained"] = plot_retained(report)
     known = [entry for entry in report.sets if entry.entropy is not None]
     if known:
         blocks = sorted({entry.block for entry in known})
+        at = {(entry.block, entry.name): entry for entry in known}
         chosen = sorted({blocks[0], blocks[len(blocks) // 2], blocks[-1]})
-        names = list(dict.fromkeys(entry.name for entry in known))
-        grid = [[next(e for e in known if (e.block, e.name) == (b, n)) for n in names] for b in chosen]
+        names = [n for n in dict.fromkeys(e.name for e in known) if all((b, n) in at for b in chosen)]
+        grid = [[at[b, n] for n in names] for b in chosen]
         figures["entropy_norm"] = plot_entropy_norm(grid)
         if known[0].permutation is not None:
             figures["groups"] = plot_groups(grid)

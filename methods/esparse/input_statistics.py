@@ -17,7 +17,7 @@ class RequiredStatistics:
     """Statistics that scores and weight updates need.
 
     Args:
-        kinds: names among "norm", "entropy" and "hessian".
+        kinds: names among "norm", "entropy", "hessian" and "moments".
         bins: number of bins of the entropy's histogram.
         histogram_range: range of the entropy's histogram.
     """
@@ -42,7 +42,11 @@ class InputStatistics:
         sum_squares: (C,) sum of x^2 over the tokens.
         low, high: (C,) ends of the histogram's range.
         hessian: (C, C) float64, x^T x.
+        sum_values: (C,) sum of x over the tokens.
+        sum_variances: (C,) sum over the sequences of their variance times their number of tokens.
         counts: (C, bins) int64 histogram.
+        inputs: inputs that are kept.
+        reached: False if the inputs are made up, since no token has reached an expert.
     """
 
     required: RequiredStatistics
@@ -54,12 +58,16 @@ class InputStatistics:
     low: Tensor | None = None
     high: Tensor | None = None
     hessian: Tensor | None = None
+    sum_values: Tensor | None = None
+    sum_variances: Tensor | None = None
     counts: Tensor | None = None
     inputs: list[Tensor] = field(default_factory=list)
+    reached: bool = True
 
     def add(self, x: Tensor) -> None:
         """Add inputs of shape (B, L, C), or (T, C) as one sequence."""
         sequences = x.shape[0] if x.dim() == 3 else 1
+        windows = x if x.dim() == 3 else x[None]
         x = x.reshape(-1, x.shape[-1])
         if self.second_pass:
             add_counts(_gathered(self.counts), x, _gathered(self.low), _gathered(self.high))
@@ -73,8 +81,17 @@ class InputStatistics:
             x32 = x.float()
             product = (x32.T @ x32).double()
             self.hessian = product if self.hessian is None else self.hessian.add_(product)
+        if "moments" in self.required.kinds:
+            self._add_moments(windows.float())
         if "entropy" in self.required.kinds:
             self._add_to_range(x)
+
+    def _add_moments(self, windows: Tensor) -> None:
+        """Add sums and variances of windows (B, L, C)."""
+        values = windows.sum((0, 1))
+        variances = windows.var(1, unbiased=False).sum(0) * windows.shape[1]
+        self.sum_values = values if self.sum_values is None else self.sum_values + values
+        self.sum_variances = variances if self.sum_variances is None else self.sum_variances + variances
 
     def _add_to_range(self, x: Tensor) -> None:
         """Keep the inputs, or widen the histogram's range to hold them."""
@@ -120,6 +137,16 @@ class InputStatistics:
     def norm(self) -> Tensor:
         """Norm of each channel (C,) with its square divided by the number of sequences, as in Wanda's code."""
         return (_gathered(self.sum_squares) / self.sequences).sqrt()
+
+    @property
+    def channel_sum(self) -> Tensor:
+        """Sum of each channel over the tokens (C,), divided by the number of sequences."""
+        return _gathered(self.sum_values) / self.sequences
+
+    @property
+    def variance(self) -> Tensor:
+        """Mean of the variances of the sequences (C,), weighted by their lengths."""
+        return _gathered(self.sum_variances) / self.tokens
 
     def permuted_hessian(self, permutation: Tensor) -> Tensor:
         """Return 2/n x^T x for n sequences, with the channels permuted: (C, C) float64 (SparseGPT's Hessian)."""

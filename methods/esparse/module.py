@@ -16,14 +16,17 @@ from torch import Tensor
 from datasets.checks import check_choice
 from datasets.progress import track
 from methods.architectures.language import LanguageModel
-from methods.esparse.decoder import Decoder, check_finite, find_architecture, input_channels
+from methods.esparse.decoder import Decoder, check_finite, find_architecture
+from methods.esparse.description import KNOWN, matrix
 from methods.esparse.export import check_free, partial_folder, save_compressed, save_model, whole_folder
+from methods.esparse.matrix_scores import MatrixScore
+from methods.esparse.owl import OWL
 from methods.esparse.patterns import NM, Permutation, make_pattern
-from methods.esparse.permutation_folding import fold_permutations
+from methods.esparse.permutation_folding import check_foldable, fold_permutations
 from methods.esparse.perplexity import perplexity
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
-from methods.esparse.sparsegpt import MaskOnly, OBSUpdate
+from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
 from methods.esparse.streaming import UNFINISHED, StreamedDecoder, check_checkpoint
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class OneShotPruning(LightningModule):
         score: score of each weight; None: the weight update chooses the mask (SparseGPT).
         permutation: permutation of the input channels; N:M only.
         weight_update: update of the weights that are kept; None: they stay as they are.
+        allocation: chooses a ratio for each block; with `ratio` only.
         eval_dense: evaluate the dense model too.
         stream: read blocks from the model's shards one at a time and write them pruned. Zero-shot tasks need the whole
             model and are refused.
@@ -76,7 +80,8 @@ class OneShotPruning(LightningModule):
         allow_remainder: bool = False,
         score: Score | None = None,
         permutation: Permutation | None = None,
-        weight_update: OBSUpdate | None = None,
+        weight_update: WeightUpdate | None = None,
+        allocation: OWL | None = None,
         eval_dense: bool = True,
         stream: bool = False,
         export: str | None = None,
@@ -88,7 +93,7 @@ class OneShotPruning(LightningModule):
         super().__init__()
         self.pattern = make_pattern(pattern, ratio, group, allow_remainder)
         self.recipe = Recipe(
-            self.pattern, score, permutation, weight_update or MaskOnly(), int(input_cache_gib * 2**30)
+            self.pattern, score, permutation, weight_update or MaskOnly(), allocation, int(input_cache_gib * 2**30)
         )
         self.source, self.eval_dense, self.tokens_per_batch = network, eval_dense, tokens_per_batch
         self.stream, self.fold_permutation, self.sparse_backend = stream, fold_permutation, sparse_backend
@@ -109,6 +114,11 @@ class OneShotPruning(LightningModule):
                 "method.stream excludes method.fold_permutation and method.sparse_backend: prune with method.stream, "
                 "then run again with model.path=<the folder that it wrote>"
             )
+        if self.stream and getattr(self.recipe.score, "whole_model", False):
+            raise ValueError(
+                "method.stream never holds the whole model, which the gradients of method.score need: "
+                "choose another score"
+            )
         if self.fold_permutation and (self.sparse_backend or self.export):
             raise ValueError(
                 "method.fold_permutation excludes method.sparse_backend and method.export, which permute by themselves"
@@ -128,8 +138,12 @@ class OneShotPruning(LightningModule):
             FileNotFoundError: if weights are missing or damaged.
         """
         find_architecture(self.source.config)
+        if self.fold_permutation and self.recipe.permutation:
+            check_foldable(self.source.config)
         self.source.check_not_quantised()
         self._check_columns()
+        if isinstance(self.recipe.score, MatrixScore):
+            self.recipe.score.check(find_architecture(self.source.config), self.pattern)
         if self.export and self.training:  # in eval mode it is the module of a finished run
             check_free(self.export)
         if self.stream:
@@ -144,7 +158,8 @@ class OneShotPruning(LightningModule):
 
     def _check_columns(self) -> None:
         """Raise ValueError if the columns of a matrix do not fit the pattern or the GPU's 2:4 kernels."""
-        for name, columns in input_channels(self.source.config).items():
+        sets = [s for kind in find_architecture(self.source.config).kinds for s in kind]
+        for name, columns in dict.fromkeys((s.name, s.columns) for s in sets):
             described = f"the input of {name} of {self.source.path}"
             self.pattern.check(described, columns)
             if self.sparse_backend and columns % 4:
@@ -175,6 +190,8 @@ class OneShotPruning(LightningModule):
         else:
             self.decoder[0].model.to(device)
         decoder = self.decoder[0]
+        if not self.stream and self.source.config.model_type not in KNOWN:
+            decoder.check_walk(data.calibration)
         if self.eval_dense:
             for evaluation in data.test_dataloader():
                 self._evaluate(decoder, evaluation, "dense_")
@@ -317,11 +334,11 @@ class OneShotPruning(LightningModule):
 def _matrices(decoder: Decoder, report: Report) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """Yield name, weight and permutation of every pruned matrix of the model in memory."""
     architecture = decoder.architecture
-    linears = {layers.name: layers.linears for layers in architecture.sets}
     for entry in report.sets:
-        for linear in linears[entry.name]:
-            name = f"{architecture.trunk}.{architecture.blocks}.{entry.block}.{linear}"
-            yield name, decoder.model.get_submodule(name).weight, entry.permutation
+        (layers,) = (s for s in architecture.block_sets[entry.block] if s.name == entry.name)
+        for linear in layers.linears:
+            name = f"{architecture.prefix}{entry.block}.{linear}"
+            yield name, matrix(decoder.model, name), entry.permutation
 
 
 def _encode_examples(source: LanguageModel, data: Any) -> None:

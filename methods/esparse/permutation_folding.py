@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.esparse.decoder import Block, InputSet, Model, find_architecture
+from methods.esparse.decoder import find_architecture
+from methods.esparse.description import Block, InputSet, Model, is_transposed, matrix
 from methods.esparse.pruning import Report
 
 
@@ -47,12 +48,30 @@ def fold_permutations(model: Model, report: Report) -> Model:
         The model.
     """
     architecture = find_architecture(model.config)
-    sets = {layers.name: layers for layers in architecture.sets}
     blocks = getattr(model.get_submodule(architecture.trunk), architecture.blocks)
     for entry in report.sets:
         if entry.permutation is not None:
-            fold_set(blocks[entry.block], sets[entry.name], entry.permutation, norm_first=is_norm_first(model.config))
+            (layers,) = (s for s in architecture.block_sets[entry.block] if s.name == entry.name)
+            fold_set(blocks[entry.block], layers, entry.permutation, norm_first=is_norm_first(model.config))
     return model
+
+
+def check_foldable(config: Any) -> None:
+    """Check that the inputs of all matrices can be gathered.
+
+    Args:
+        config: transformers config.
+
+    Raises:
+        ValueError: if the model has a mixture of experts, whose inputs cannot be gathered one by one.
+    """
+    for sets in find_architecture(config).kinds:
+        for s in sets:
+            if s.experts is not None and not s.producers:
+                raise ValueError(
+                    "method.fold_permutation cannot gather the inputs of single experts, and models of type "
+                    f"{config.model_type} have a mixture of experts: set method.fold_permutation=false"
+                )
 
 
 def is_norm_first(config: object) -> bool:
@@ -69,13 +88,13 @@ def fold_set(block: Block, layers: InputSet, permutation: Tensor, norm_first: bo
         permutation: (C,) order of the columns.
         norm_first: whether the norm is applied before the layers.
     """
-    permutation = permutation.to(block.get_submodule(layers.linears[0]).weight.device)
+    permutation = permutation.to(matrix(block, layers.linears[0]).device)
     for name in layers.linears:
-        linear = block.get_submodule(name)
-        linear.weight.copy_(linear.weight[:, permutation].clone())
+        weight = matrix(block, name)
+        weight.copy_(weight[:, permutation].clone())
     if layers.producers:
         for name in layers.producers:
-            _permute_rows(block.get_submodule(name), permutation)
+            _permute_rows(block, name, permutation)
     elif layers.norm and norm_first:
         block.set_submodule(layers.norm, nn.Sequential(block.get_submodule(layers.norm), Gather(permutation)))
     else:
@@ -83,8 +102,13 @@ def fold_set(block: Block, layers: InputSet, permutation: Tensor, norm_first: bo
             block.set_submodule(name, nn.Sequential(Gather(permutation), block.get_submodule(name)))
 
 
-def _permute_rows(linear: Any, permutation: Tensor) -> None:
-    linear = linear[-1] if isinstance(linear, nn.Sequential) else linear
-    linear.weight.copy_(linear.weight[permutation].clone())
-    if linear.bias is not None:
-        linear.bias.copy_(linear.bias[permutation].clone())
+def _permute_rows(block: Block, name: str, permutation: Tensor) -> None:
+    """Permute the rows of a linear layer and its bias; of one with twice as many rows (gate and up) each half."""
+    layer: Any = block.get_submodule(name)
+    layer = layer[-1] if isinstance(layer, nn.Sequential) else layer
+    weight = layer.weight.T if is_transposed(layer) else layer.weight
+    size = len(permutation)
+    rows = torch.cat([permutation + start for start in range(0, weight.shape[0], size)])
+    weight.copy_(weight[rows].clone())
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias[rows].clone())

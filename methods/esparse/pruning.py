@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from methods.esparse.decoder import Block, Decoder, HiddenStates, InputSet, input_channels
+from methods.esparse.decoder import Decoder, HiddenStates, find_architecture
+from methods.esparse.description import Block, InputSet, matrix
+from methods.esparse.experts import ExpertTokens, add_neutral_inputs, record_experts
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics, record_inputs
+from methods.esparse.matrix_scores import GivenMasks, MatrixScore
+from methods.esparse.owl import OWL
 from methods.esparse.patterns import NM, Arrangement, Pattern, Permutation
 from methods.esparse.perplexity import windows_per_batch
 from methods.esparse.scores import Score
@@ -30,6 +35,7 @@ class Recipe:
         score: score of each weight; None: the weight update chooses the mask (SparseGPT).
         permutation: permutation of the input channels; N:M only.
         weight_update: update of the weights that are kept.
+        allocation: chooses a ratio for each block; unstructured pruning only.
         input_cache_bytes: inputs of a block up to this size are kept for their histograms; larger ones cost a second
             forward pass.
 
@@ -41,6 +47,7 @@ class Recipe:
     score: Score | None
     permutation: Permutation | None = None
     weight_update: WeightUpdate = field(default_factory=MaskOnly)
+    allocation: OWL | None = None
     input_cache_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
@@ -50,7 +57,15 @@ class Recipe:
             raise ValueError(
                 "method.permutation is for N:M patterns only; with method.ratio set method.permutation=null"
             )
+        if self.permutation is not None and isinstance(self.score, GivenMasks):
+            raise ValueError("masks from a file are for the model's own order of channels: set method.permutation=null")
+        if self.allocation is not None and isinstance(self.pattern, NM):
+            raise ValueError("method.allocation gives each block its ratio: set method.ratio instead of a pattern")
         self.weight_update.check(self.pattern)
+
+    def with_ratio(self, ratio: float) -> Recipe:
+        """Return the same method with another ratio of unstructured pruning."""
+        return replace(self, pattern=type(self.pattern)(ratio))  # type: ignore[arg-type, call-arg]
 
     @property
     def required(self) -> RequiredStatistics:
@@ -58,8 +73,10 @@ class Recipe:
         own = self.score.required if self.score else RequiredStatistics()
         return RequiredStatistics(own.kinds | self.weight_update.required.kinds, own.bins, own.histogram_range)
 
-    def scores(self, weights: list[Tensor], inputs: InputStatistics) -> list[Tensor] | None:
+    def scores(self, weights: list[Tensor], inputs: InputStatistics, names: list[str]) -> list[Tensor] | None:
         """Return the scores (R, C) of each weight; None if the weight update chooses the mask."""
+        if isinstance(self.score, MatrixScore):
+            return [self.score.of(name, weight) for name, weight in zip(names, weights, strict=True)]
         return None if self.score is None else [self.score(weight, inputs) for weight in weights]
 
     def masks(self, scores: list[Tensor] | None, order: Tensor, count: int) -> list[Tensor | None]:
@@ -158,9 +175,14 @@ def prune(
         FloatingPointError: if a block's outputs are not finite.
     """
     check_input_cache(recipe, decoder.model.config, calibration.numel() * decoder.model.dtype.itemsize)
-    report, calibrated = Report(), bool(recipe.required.kinds)
+    report, calibrated, experts = Report(), bool(recipe.required.kinds), ExpertTokens()
     clock = WorkClock(report.seconds)
     batch_size = windows_per_batch(calibration.shape[1], tokens_per_batch)
+    if isinstance(recipe.score, MatrixScore):
+        recipe.score.begin(decoder, calibration, track)
+        clock("gradients")
+    recipes = block_recipes(decoder, calibration, recipe, track, batch_size)
+    clock("allocation")
     states = decoder.embed(calibration, batch_size) if calibrated else HiddenStates()
     for i in track(range(len(decoder)), "pruning, block"):
         with decoder.block(i, write=True) as block:
@@ -168,13 +190,29 @@ def prune(
             if (stored := decoder.stored_reports(i)) is not None:
                 report.sets += [SetReport(**fields) for fields in stored]
             else:
-                report.sets += (sets := prune_block(decoder, block, i, states, recipe, clock))
+                report.sets += (sets := prune_block(decoder, block, i, states, recipes[i], clock, experts))
                 decoder.store_reports(i, [vars(s) for s in sets])
             if calibrated:
                 decoder.run_block(block, states)
                 clock("calibration")
     clock("loading")
+    experts.warn()
     return report
+
+
+def block_recipes(
+    decoder: Decoder, calibration: Tensor, recipe: Recipe, track: Progress, batch_size: int
+) -> list[Recipe]:
+    """Return the method for each block, with the ratio that the allocation gives it."""
+    if recipe.allocation is None:
+        return [recipe] * len(decoder)
+
+    def statistics(decoder: Decoder, block: Block, states: HiddenStates) -> dict[str, InputStatistics]:
+        return gather_statistics(decoder, block, states, OWL.required, WorkClock(defaultdict(float)))
+
+    states = decoder.embed(calibration, batch_size)
+    ratios = recipe.allocation.ratios(decoder, states, recipe.pattern.ratio, statistics, track)
+    return [recipe.with_ratio(ratio) for ratio in ratios]
 
 
 def check_input_cache(recipe: Recipe, config: Any, channel_bytes: int) -> None:
@@ -188,7 +226,7 @@ def check_input_cache(recipe: Recipe, config: Any, channel_bytes: int) -> None:
     Raises:
         ValueError: if quantiles are needed and the inputs are larger than the cache.
     """
-    size = sum(input_channels(config).values()) * channel_bytes
+    size = max(_input_bytes(sets, channel_bytes) for sets in find_architecture(config).kinds)
     if recipe.required.histogram_range == "quantile" and size > recipe.input_cache_bytes:
         raise ValueError(
             f"method.score.histogram_range=quantile needs a block's inputs in memory, {size / 2**30:.2g} GiB here; "
@@ -196,34 +234,78 @@ def check_input_cache(recipe: Recipe, config: Any, channel_bytes: int) -> None:
         )
 
 
+def _input_bytes(sets: Iterable[InputSet], channel_bytes: int) -> int:
+    """Return the bytes of the inputs of a block's sets; channel_bytes: of one channel for all calibration tokens."""
+    return int(sum(s.columns * s.token_share for s in sets) * channel_bytes)
+
+
 def prune_block(
-    decoder: Decoder, block: Block, number: int, states: HiddenStates, recipe: Recipe, clock: WorkClock
+    decoder: Decoder,
+    block: Block,
+    number: int,
+    states: HiddenStates,
+    recipe: Recipe,
+    clock: WorkClock,
+    experts: ExpertTokens | None = None,
 ) -> list[SetReport]:
-    """Prune the linear layers of one block, in place, and return a report for each set of layers."""
-    statistics = gather_statistics(decoder, block, states, recipe, clock)
+    """Prune the matrices of one block, in place, and return a report for each of its sets of matrices."""
+    statistics = gather_statistics(decoder, block, states, recipe.required, clock, recipe.input_cache_bytes)
+    if experts is not None and recipe.required.kinds:
+        experts.add(number, decoder.sets(number), statistics)
+    prefix = decoder.architecture.prefix
     return [
-        prune_set(block, number, layers, statistics[layers.name], recipe, clock) for layers in decoder.architecture.sets
+        prune_set(block, number, layers, statistics[layers.name], recipe, clock, prefix)
+        for layers in decoder.sets(number)
     ]
 
 
 def gather_statistics(
-    decoder: Decoder, block: Block, states: HiddenStates, recipe: Recipe, clock: WorkClock
+    decoder: Decoder,
+    block: Block,
+    states: HiddenStates,
+    required: RequiredStatistics,
+    clock: WorkClock,
+    input_cache_bytes: int = 4 << 30,
 ) -> dict[str, InputStatistics]:
-    """Gather the statistics of the input of each set of layers of the block, by the name of the set."""
-    if not recipe.required.kinds:
-        return {s.name: InputStatistics(recipe.required) for s in decoder.architecture.sets}
-    sets = [(s, block.get_submodule(s.linears[0])) for s in decoder.architecture.sets]
+    """Gather the statistics of the input of each set of matrices of the open block, by the name of the set."""
+    sets = decoder.sets(decoder.number)
+    if not required.kinds:
+        return {s.name: InputStatistics(required) for s in sets}
     channel_bytes = sum(batch.shape[0] * batch.shape[1] for batch in states.batches) * states.batches[0].element_size()
-    keep_inputs = sum(linear.in_features for _, linear in sets) * channel_bytes <= recipe.input_cache_bytes
-    statistics = {s.name: InputStatistics(recipe.required, keep_inputs) for s, _ in sets}
-    unfinished = sets
+    keep_inputs = _input_bytes(sets, channel_bytes) <= input_cache_bytes
+    statistics = {s.name: InputStatistics(required, keep_inputs) for s in sets}
+    unfinished, unreached = list(sets), set()
     while unfinished:
-        with record_inputs((linear, statistics[s.name]) for s, linear in unfinished):
+        with record_sets(block, unfinished, statistics):
             decoder.run_hooks(block, states)
+        unreached |= {s.name for s in unfinished if not statistics[s.name].tokens}
+        for s in unfinished:
+            if s.name in unreached:
+                add_neutral_inputs(statistics[s.name], s.columns, decoder.device)
         clock("calibration")
-        unfinished = [(s, linear) for s, linear in unfinished if statistics[s.name].end_pass()]
+        unfinished = [s for s in unfinished if statistics[s.name].end_pass()]
         clock("histograms")
+    for name in unreached:
+        statistics[name].reached = False
     return statistics
+
+
+@contextmanager
+def record_sets(block: Block, sets: Iterable[InputSet], statistics: dict[str, InputStatistics]) -> Iterator[None]:
+    """Add the inputs of sets of matrices to their statistics while the context is open."""
+    experts: dict[str, dict[int, list[InputStatistics | None]]] = {}
+    layers = []
+    for s in sets:
+        if s.experts is None:
+            layers.append((block.get_submodule(s.linears[0]), statistics[s.name]))
+        else:
+            pair = experts.setdefault(s.experts, {}).setdefault(s.expert, [None, None])
+            pair[bool(s.producers)] = statistics[s.name]
+    with record_inputs(layers), ExitStack() as stack:
+        for name, pairs in experts.items():
+            both = {number: (first, second) for number, (first, second) in pairs.items()}
+            stack.enter_context(record_experts(block.get_submodule(name), both))
+        yield
 
 
 def prune_set(
@@ -233,6 +315,7 @@ def prune_set(
     inputs: InputStatistics,
     recipe: Recipe,
     clock: WorkClock,
+    prefix: str = "",
 ) -> SetReport:
     """Prune the layers that share an input, in place: scores, permutation, masks, weight updates.
 
@@ -243,10 +326,11 @@ def prune_set(
         inputs: statistics of their input.
         recipe: pruning method.
         clock: clock of the work.
+        prefix: what stands before the number of the block in the names of the model.
     """
-    weights: list[Tensor] = [block.get_submodule(name).weight for name in layers.linears]
+    weights = [matrix(block, name) for name in layers.linears]
     recipe.pattern.check(f"{layers.linears[0]} of block {number}", weights[0].shape[1])
-    scores = recipe.scores(weights, inputs)
+    scores = recipe.scores(weights, inputs, [f"{prefix}{number}.{name}" for name in layers.linears])
     clock("scores")
     arrangement = recipe.pattern.arrange(
         lambda: scores or recipe.weight_update.criteria(weights, inputs), recipe.permutation

@@ -114,7 +114,10 @@ def find_linear(model: nn.Module, name: str) -> nn.Linear:
     except AttributeError:
         layer = None
     if not isinstance(layer, nn.Linear):
-        raise ValueError(f"the model has no linear layer {name}")
+        raise ValueError(
+            f"the model has no linear layer {name}, and GPU kernels replace nn.Linear only: for GPT-2 and mixtures of "
+            "experts set method.sparse_backend=null"
+        )
     return layer
 
 

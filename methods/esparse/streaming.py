@@ -11,48 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.files import atomic_write
-from methods.esparse.decoder import Block, Decoder, Model, check_finite, find_architecture
+from methods.esparse.checkpoint_names import from_checkpoint, stored_name, to_checkpoint
+from methods.esparse.decoder import Decoder, check_finite, find_architecture
+from methods.esparse.description import Block, Model
+from methods.esparse.probing import empty_model, fill_tables
 from methods.esparse.shards import INDEX, Shards
 
 UNFINISHED = "unfinished"  # subfolder that exists until the model is complete
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 
 
-def empty_model(config: Any, dtype: torch.dtype) -> Model:
-    """Return the model with a single block, without storage for its weights."""
-    from transformers import AutoModelForCausalLM
-
-    one_block = copy.deepcopy(config)
-    one_block.num_hidden_layers = 1
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(one_block, dtype=dtype)
-    model.tie_weights()
-    for name, module in list(model.named_modules()):  # tables that are computed, not stored
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            model.set_submodule(name, type(module)(one_block))
-    return model
-
-
 def block_prefix(config: Any) -> str:
     """Return what stands before the number of a block in the names of its tensors."""
-    architecture = find_architecture(config)
-    return f"{architecture.trunk}.{architecture.blocks}."
+    return find_architecture(config).prefix
 
 
-def tensor_shapes(config: Any, dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor that a checkpoint of the model must hold; tied weights once."""
-    prefix = block_prefix(config)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, parameter in empty_model(config, dtype).named_parameters():
-        if name.startswith(f"{prefix}0."):
-            inner = name.removeprefix(f"{prefix}0.")
-            shapes |= {f"{prefix}{i}.{inner}": tuple(parameter.shape) for i in range(config.num_hidden_layers)}
-        else:
-            shapes[name] = tuple(parameter.shape)
-    return shapes
+def tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor that a checkpoint of the model must hold, by its name there; tied weights once.
+
+    Args:
+        model: model without storage for its weights.
+    """
+    return {name: tuple(tensor.shape) for name, tensor in to_checkpoint(model, dict(model.named_parameters())).items()}
 
 
 def check_checkpoint(folder: Path, config: Any, dtype: torch.dtype) -> None:
@@ -67,7 +50,8 @@ def check_checkpoint(folder: Path, config: Any, dtype: torch.dtype) -> None:
         FileNotFoundError: if files are missing.
         ValueError: if tensors are missing, of another shape, quantised or not finite, or a file is damaged.
     """
-    shards, shapes = Shards(folder), tensor_shapes(config, dtype)
+    shards, model = Shards(folder), empty_model(config, dtype)
+    shapes = {stored_name(shards, model, name): shape for name, shape in tensor_shapes(model).items()}
     shards.check(shapes)
     check_finite((name, tensor.to(dtype)) for name, tensor in shards.tensors(shapes))
 
@@ -96,25 +80,38 @@ class StreamedDecoder(Decoder):
     def __init__(
         self, folder: Path, config: Any, dtype: torch.dtype, device: torch.device, out: Path | None = None
     ) -> None:
-        architecture = find_architecture(config)
-        self.shards, self.config, self.dtype, self.out = Shards(folder), config, dtype, out
+        self.shards, self.dtype, self.out = Shards(folder), dtype, out
         self.written: dict[str, str] = {}  # file of each tensor that was written
-        self.prefix = block_prefix(config)
         model = empty_model(config, dtype)
-        blocks: Any = getattr(model.get_submodule(architecture.trunk), architecture.blocks)
-        self.empty_block = blocks[0]
-        del blocks[0]
-        outer = self.shards.read({name: name for name in model.state_dict()})
-        self.outer_dtypes = {name: tensor.dtype for name, tensor in outer.items()}
-        model.load_state_dict({name: tensor.to(dtype) for name, tensor in outer.items()}, assign=True, strict=False)
+        architecture = find_architecture(config)
+        trunk: Any = model.get_submodule(architecture.trunk)
+        self.empty_blocks = list(getattr(trunk, architecture.blocks))
+        setattr(trunk, architecture.blocks, nn.ModuleList())
+        self.outer_dtypes = self._load_outer(model)
+        check_finite(model.named_parameters())
+        super().__init__(model.to(device))
+
+    def _load_outer(self, model: Model) -> dict[str, torch.dtype]:
+        """Load what lies outside the blocks. Return the dtype of each tensor in the files, by its name there."""
+        expected = model.state_dict()
+        stored = self._read(model, list(to_checkpoint(model, expected)))
+        outer = from_checkpoint(model, stored, expected)
+        model.load_state_dict(
+            {name: tensor.to(self.dtype) for name, tensor in outer.items()}, assign=True, strict=False
+        )
         model.tie_weights()
         if missing := [name for name, p in model.named_parameters() if p.is_meta]:
-            raise ValueError(f"{folder} has no {', '.join(missing)}")
-        check_finite(model.named_parameters())
-        super().__init__(model.eval().requires_grad_(False).to(device))
+            raise ValueError(f"{self.shards.folder} has no {', '.join(missing)}")
+        return {name: tensor.dtype for name, tensor in stored.items()}
 
-    def __len__(self) -> int:
-        return self.config.num_hidden_layers
+    def _read(self, model: Model, names: list[str]) -> dict[str, Tensor]:
+        """Read the tensors of these names, as far as they are in the files."""
+        return self.shards.read({name: stored_name(self.shards, model, name) for name in names})
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks without storage for their weights."""
+        return self.empty_blocks
 
     @property
     def out_folder(self) -> Path:
@@ -134,21 +131,30 @@ class StreamedDecoder(Decoder):
         Raises:
             ValueError: if tensors are missing, damaged or not finite.
         """
-        names = {key: f"{self.prefix}{i}.{key}" for key in self.empty_block.state_dict()}
+        self.number, prefix = i, f"{self.architecture.prefix}{i}."
+        expected = {prefix + key: tensor for key, tensor in self.empty_blocks[i].state_dict().items()}
+        names = list(to_checkpoint(self.model, expected))
         pruned = write and self._is_written(i)
-        tensors = (Shards(self.out_folder, block_file(i)) if pruned else self.shards).read(names)
-        if missing := sorted(names.keys() - tensors.keys()):
-            raise ValueError(f"{self.shards.folder} lacks {', '.join(missing)} of block {i}")
-        stored_dtypes = {key: tensor.dtype for key, tensor in tensors.items()}
-        state = {key: tensors.pop(key).to(self.device, self.dtype) for key in names}
-        check_finite((names[key], tensor) for key, tensor in state.items())
-        block = copy.deepcopy(self.empty_block)
-        block.load_state_dict(state, assign=True)
-        yield block.eval().requires_grad_(False)
         if pruned:
-            self.written |= dict.fromkeys(names.values(), block_file(i))
+            tensors = Shards(self.out_folder, block_file(i)).read({name: name for name in names})
+        else:
+            tensors = self._read(self.model, names)
+        if missing := sorted(set(names) - tensors.keys()):
+            raise ValueError(f"{self.shards.folder} lacks {', '.join(missing)} of block {i}")
+        stored_dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+        cast = {name: tensors.pop(name).to(self.device, self.dtype) for name in names}
+        check_finite(cast.items())
+        state = from_checkpoint(self.model, cast, expected)
+        del cast
+        block = copy.deepcopy(self.empty_blocks[i])
+        fill_tables(self.model, block)
+        block.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in state.items()}, assign=True)
+        yield block.to(self.device).eval().requires_grad_(False)
+        if pruned:
+            self.written |= dict.fromkeys(names, block_file(i))
         elif write and self.out is not None:
-            self._write(block_file(i), {names[key]: tensor.to(stored_dtypes[key]) for key, tensor in state.items()})
+            stored = to_checkpoint(self.model, state)
+            self._write(block_file(i), {name: tensor.to(stored_dtypes[name]) for name, tensor in stored.items()})
 
     def stored_reports(self, i: int) -> list[dict[str, Any]] | None:
         """Return the reports of block i that an interrupted run has stored, or None."""
@@ -176,7 +182,7 @@ class StreamedDecoder(Decoder):
 
     def finish(self) -> None:
         """Write the tensors outside the blocks and the index, and copy config and tokenizer: the folder is complete."""
-        out, state = self.out_folder, self.model.state_dict()
+        out, state = self.out_folder, to_checkpoint(self.model, self.model.state_dict())
         self._write("model-outer.safetensors", {name: state[name].to(d) for name, d in self.outer_dtypes.items()})
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         for path in out.glob(".*.safetensors"):  # left over from an interrupted run

@@ -1,11 +1,14 @@
 """Zero-shot multiple choice, scored as in EleutherAI's lm-evaluation-harness: the likeliest continuation wins.
 
 A context passes through the model once, followed by all of its continuations in one row of tokens. Each continuation
-attends to the context and itself, not to the others, and has the positions that it would have alone.
+attends to the context and itself, not to the others, and has the positions that it would have alone. Models that cannot
+compute such rows read each choice in a row of its own.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -25,6 +28,21 @@ Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 Request = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a context, tokens of its continuation
 
 LOGITS_PER_CHUNK = 512
+# model types whose attention takes a mask and positions for each token of a row as they are
+BRANCHING = (
+    "llama",
+    "opt",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "phi",
+    "phi3",
+    "gpt_neox",
+    "olmo2",
+    "granite",
+    "smollm3",
+)
 
 
 def evaluate(
@@ -38,7 +56,7 @@ def evaluate(
     """Compute the accuracy of a model on multiple-choice questions.
 
     Args:
-        model: causal LM of transformers in eval mode (LLaMA, OPT).
+        model: causal LM of transformers in eval mode.
         encode: returns the tokens of a text, with the special tokens that a text begins with.
         examples: questions.
         tokens_per_batch: padded tokens of a batch.
@@ -116,8 +134,13 @@ def log_likelihoods(
     if model.config._attn_implementation not in ("eager", "sdpa"):
         raise ValueError(f"zero-shot tasks need attention eager or sdpa, got {model.config._attn_implementation}")
     numbers: dict[Request, int] = {}
-    longest = model.config.max_position_embeddings
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
     places = [numbers.setdefault(shorten(request, longest), len(numbers)) for request in requests]
+    if not takes_branches(model.config):
+        found = [alone(model, one) for one in (progress(list(numbers), "zero-shot") if progress else numbers)]
+        if any(math.isnan(score) for score in found):
+            raise FloatingPointError("the model computes NaN: choose model.dtype=bfloat16 or float32")
+        return [found[place] for place in places]
     batches = list(batched(bundle(numbers), tokens_per_batch))
     scores = torch.zeros(len(numbers), dtype=torch.float64)
     for batch in progress(batches, "zero-shot, batch") if progress else batches:
@@ -126,6 +149,25 @@ def log_likelihoods(
             raise FloatingPointError("the model computes NaN: choose model.dtype=bfloat16 or float32")
         scores.index_add_(0, owners, log_probabilities)
     return scores[places].tolist()
+
+
+def takes_branches(config: Any) -> bool:
+    """Return whether a model computes rows of branched texts right: with a mask and positions for each token.
+
+    Models with sliding windows or ALiBi take positions from the places in the row instead.
+    """
+    text = config.get_text_config()
+    windows = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    return text.model_type in BRANCHING and not windows
+
+
+@torch.inference_mode()
+def alone(model: Any, request: Request) -> float:
+    """Return the log-likelihood of one continuation, from a row of its own."""
+    context, continuation = request
+    tokens = torch.tensor([[*context, *continuation]], device=next(model.parameters()).device)
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0, -len(continuation) :].float()
+    return logits.log_softmax(1).gather(1, tokens[0, -len(continuation) :, None]).double().sum().item()
 
 
 def shorten(request: Request, longest: int) -> Request:

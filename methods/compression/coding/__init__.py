@@ -1,0 +1,1 @@
+"""Coding: weight sharing, relative indices, Huffman codes, and the file format .dcz."""

@@ -1,0 +1,1 @@
+"""Networks whose depth changes from input to input, or in training."""

@@ -1,0 +1,1 @@
+"""Low-rank and structured factorizations of layers."""

@@ -1,0 +1,1 @@
+"""Pruning: weights, filters, channels, and its controls."""

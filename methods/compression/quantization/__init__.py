@@ -1,0 +1,1 @@
+"""Quantization: binary, k-bit and int8 weights and activations."""
