@@ -269,7 +269,7 @@ def ibvp(root: Path) -> list[Recording]:
 def own_folder(root: Path) -> list[Recording]:
     """Return one's own recordings: `<session>/cam_<name>.mp4` (or avi, ...), perhaps `truth.csv`, `subject.txt`.
 
-    `truth.csv` has the columns t (seconds on the clock of the first camera), and ppg, resp, hr or rr.
+    `truth.csv` has the columns t (seconds on the clock of the first camera by name), and ppg, resp, hr or rr.
     """
     found = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []:

@@ -146,15 +146,16 @@ def render_session(
     seeds = np.random.SeedSequence(list(key)).spawn(1 + len(cameras))
     scene = draw_scene(np.random.default_rng(seeds[0]), settings)
     folder.mkdir(parents=True, exist_ok=True)
-    boxes, first = {}, None
+    boxes, zero = {}, 0.0
     for name, seed in zip(cameras, seeds[1:], strict=True):
         rng = np.random.default_rng(seed)
         view = draw_view(rng, scene, PROFILES[name])
         template = face_template(rng, *size)
         write_video(render_frames(rng, scene, view, template), view.t, folder / f"cam_{name}.mp4", crf)
         boxes[name] = template.box
-        first = view.true_t[0] if first is None else first
-    write_truth(truth_of(scene), float(first or 0.0), folder / "truth.csv")
+        if name == min(cameras):  # the first one by name, whose clock counts in this layout
+            zero = float(view.true_t[0])
+    write_truth(truth_of(scene), zero, folder / "truth.csv")
     return boxes
 
 

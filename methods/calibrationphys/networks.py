@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, interpolate
@@ -191,7 +191,7 @@ class CameraNetworks(nn.Module):
         if shared and len(set(channels.values())) > 1:
             raise ValueError(f"model.shared=true: the cameras have different channels, {dict(channels)}")
         self.cameras, self.shared = list(channels), shared
-        self.dims = {"channels": dict(channels), "patches": patches}
+        self.dims: dict[str, Any] = {"channels": dict(channels), "patches": patches}
         names = ["all"] if shared else self.cameras
         sizes = [next(iter(channels.values()))] if shared else list(channels.values())
         self.networks = nn.ModuleDict({name: build(size) for name, size in zip(names, sizes, strict=True)})
