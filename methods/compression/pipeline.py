@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-LOGGED = ("params", "params_nonzero", "bits", "bytes_file", "macs", "macs_effective", "bops", "peak_memory")
-LOGGED += ("latency_ms", "speedup")
+LOGGED = (
+    *("params", "params_nonzero", "bits", "bytes_file", "macs", "macs_effective", "bops", "peak_memory"),
+    *("latency_ms", "speedup"),
+)
 
 
 class Compression(LightningModule):

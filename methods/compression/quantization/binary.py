@@ -179,8 +179,9 @@ def clip_weights(network: nn.Module) -> None:
     """Clip the real weights of binary layers to [-1, 1]."""
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(getattr(module, "weight_quantizer", None), BinaryConnectQuantizer | BinaryWeightQuantizer):
-                module.weight.clamp_(-1, 1)
+            quantizer = getattr(module, "weight_quantizer", None)
+            if isinstance(quantizer, BinaryConnectQuantizer | BinaryWeightQuantizer):
+                module.get_parameter("weight").clamp_(-1, 1)
 
 
 class BinaryStage(Stage):

@@ -218,7 +218,9 @@ def layer_bits(layer: Any) -> tuple[int, int]:
     if isinstance(layer, QuantConv2d | QuantLinear):
         return layer.weight_quantizer.bits, int(getattr(layer.input_quantizer, "bits", 32))
     if isinstance(layer, CodedConv2d | CodedLinear):
-        return layer.code_bits["weight_codes"], layer.input_bits
+        code_bits: Any = layer.code_bits
+        input_bits: Any = layer.input_bits
+        return code_bits["weight_codes"], input_bits
     return 32, 32
 
 
