@@ -28,7 +28,8 @@ Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 Request = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a context, tokens of its continuation
 
 LOGITS_PER_CHUNK = 512
-# model types whose attention takes a mask and positions for each token of a row as they are
+# model types whose attention takes a mask and positions for each token of a row as they are, and whose logits are the
+# output of the head (Granite scales it)
 BRANCHING = (
     "llama",
     "opt",
@@ -40,7 +41,6 @@ BRANCHING = (
     "phi3",
     "gpt_neox",
     "olmo2",
-    "granite",
     "smollm3",
 )
 
