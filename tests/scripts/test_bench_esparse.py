@@ -12,7 +12,6 @@ import torch
 
 from methods.esparse.channel_shuffle import local_block_shuffle
 from methods.esparse.group_ranking import retained_score
-from runner.config.compose import compose_without_sweep
 from scripts import bench_esparse
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "esparse.md"
@@ -31,15 +30,6 @@ def test_benchmarks_on_the_page_have_valid_arguments(module):
     assert commands
     for words in commands:
         importlib.import_module(module).parse_arguments(words)
-
-
-@pytest.mark.parametrize("module", ["runner", "runner.table"])
-def test_runs_on_the_page_compose(module):
-    commands = arguments_of(module)
-    assert commands
-    for words in commands:
-        overrides = [word for word in words if "=" in word and not word.startswith("significance=")]
-        compose_without_sweep(overrides)
 
 
 @pytest.mark.parametrize("columns", [8, 24])
