@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
@@ -15,11 +13,8 @@ from tests.methods.compression.problems import ONE, context, dense
 pytest.importorskip("torchao")
 
 
-QAT = pytest.param(True, marks=pytest.mark.skipif(not os.environ.get("TEST_QAT"), reason="TEST_QAT=1 runs this minute"))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("qat", [False, QAT])
+@pytest.mark.parametrize("qat", [False, True])
 def test_int8_networks_are_close_small_and_come_back_from_a_file(tmp_path, qat):
     surroundings = context()
     stage = QuantizationAwareInt8(ONE, calib_images=100, compile=False) if qat else PostTrainingInt8(100, False)
