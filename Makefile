@@ -7,7 +7,7 @@ WORKERS ?= $(shell nproc)
 BIN := .venv/bin
 
 # One thread a process: two processes with a thread per core each slow each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: demo test test-slow lint docs docs-tables
 
@@ -15,10 +15,10 @@ demo: .venv/.installed
 	$(BIN)/python -m runner
 
 test: lint
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -n $(WORKERS) -m 'not slow'
 
 test-slow: .venv/.installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -n $$(($(WORKERS) + 1)) -m slow  # one more, since some wait for a queue or a killed process
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
