@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,18 +16,12 @@ from tests.test_docs import EXAMPLES, ROOT, code_lines
 FILE = re.compile(r"^`([\w/.]+)`[^\n]*:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def copy_project(folder: Path) -> None:
-    """Copy the files under version control to a folder."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*_cache", "__pycache__", "build", "outputs", "wandb")
 
 
 @pytest.mark.slow
 def test_the_example_of_adding_things_runs(tmp_path) -> None:
-    copy_project(tmp_path)
+    shutil.copytree(ROOT, tmp_path, ignore=LEFT_OUT, dirs_exist_ok=True)
     page = EXAMPLES.read_text()
     files = FILE.findall(page)
     assert len(files) == 10
