@@ -21,10 +21,10 @@ import numpy as np
 
 from datasets.ctr.manifest import FieldInfo, Manifest, PartInfo, ShardInfo, file_sha256, source_info
 from datasets.ctr.schema import Schema, check_id_range
-from datasets.ctr.split import Split
 from datasets.ctr.splits import (
     PARTS,
     TRAIN,
+    Split,
     autoint_split,
     file_split,
     last_periods_split,
