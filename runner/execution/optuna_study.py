@@ -9,7 +9,6 @@ from typing import Any
 from runner.errors import UserError
 
 NAME = "search"  # of the one study in a file
-PRUNERS = ("median", "hyperband", "none")
 
 
 def import_optuna() -> Any:

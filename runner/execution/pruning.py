@@ -38,7 +38,7 @@ class TrialPruning(Checkpoint):
             import optuna
 
             study = load_study(Path(self.study), make_pruner(self.pruner, self.startup, self.warmup))
-            self.trial = optuna.trial.Trial(study, study.trials[self.number]._trial_id)
+            self.trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Report the metric, and end the run if its trial is worse than those before."""
@@ -49,7 +49,7 @@ class TrialPruning(Checkpoint):
     def _is_bad(self, trainer: pl.Trainer) -> bool:
         """Report the metric of this epoch; return whether the pruner wants the trial to end."""
         value, epoch = trainer.callback_metrics.get(self.metric), trainer.current_epoch
-        known = self.trial.study.trials[self.number].intermediate_values
+        known = self.trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
         if value is None or epoch in known:  # a resumed run repeats epochs
             return False
         self.trial.report(float(value), epoch)
