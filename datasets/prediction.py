@@ -1,4 +1,4 @@
-"""What the predictors of all kinds of data share: the files they were given, and the network that they ask."""
+"""Functions for the predictors of all kinds of data: find the given files and the network, write rows."""
 
 from __future__ import annotations
 

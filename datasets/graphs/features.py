@@ -50,7 +50,7 @@ class NodeData:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How node features were made, so that other files of the same kind are encoded alike.
+    """Encoding of node features, by which other files of the same kind are encoded alike.
 
     Args:
         choice: one of `NODE_FEATURES`, but not `auto`.
