@@ -11,9 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.config.address import Run
-from runner.config.compose import CONF, VERSION_BASE, check_group_values, strip, with_formats
+from runner.config.compose import VERSION_BASE, check_group_values, strip, with_formats
 from runner.config.help import print_help
 from runner.config.messages import cli_errors
+from runner.config.place import CONF
 from runner.console import exit_on_broken_pipe
 from runner.errors import exit_interrupted, is_keyboard_interrupt
 

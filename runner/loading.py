@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.address import Run
-from runner.config.compose import CONF
+from runner.config.place import CONF
 from runner.errors import UserError
 from runner.execution.record import read_metrics, read_result
 

@@ -14,8 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.compose import CONF
 from runner.config.messages import cli_errors
+from runner.config.place import CONF
 from runner.console import exit_on_broken_pipe
 from runner.sweeps.run_status import HasFolder, RunStatus, count_states, run_statuses
 from runner.sweeps.sweep import plan

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from runner.config.address import Run
-from runner.config.compose import CONF, compose_without_sweep, with_formats
+from runner.config.compose import compose_without_sweep, with_formats
 from runner.config.grids import expand_sweep
+from runner.config.place import CONF
 from runner.results.arguments import split_arguments
 from runner.sweeps.search_settings import SWEEPER
 from runner.table import OPTIONS as TABLE_OPTIONS

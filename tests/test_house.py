@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 from runner.config.address import resolved
 from runner.config.checks import check_tasks
-from runner.config.compose import CONF, compose
+from runner.config.compose import compose
 from runner.config.help import choices
+from runner.config.place import CONF
 from runner.config.targets import target_of
 
 ROOT = CONF.parent

@@ -23,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.place import CONF
 
-__all__ = ["CONF", "compose", "compose_run", "compose_without_sweep", "is_group", "parse"]
 VERSION_BASE = "1.3"
 PRESENTATION = ("table", "figure", "sweep")  # nodes of an experiment that say nothing about a single run
 

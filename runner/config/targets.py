@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from runner.config.compose import CONF
+from runner.config.place import CONF
 
 
 def target_of(group: str, option: str) -> str | None:

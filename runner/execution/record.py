@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.config.address import Run, resolved
-from runner.config.compose import CONF
+from runner.config.place import CONF
 from runner.errors import UserError
 from runner.execution import provenance, slurm
 from runner.execution.run_lock import global_rank

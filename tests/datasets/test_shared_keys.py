@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hydra.utils import get_object
 
-from runner.config.compose import CONF
+from runner.config.place import CONF
 
 KINDS = {
     "_graphs": "datasets.graphs.datamodule.CollectionDataModule datasets.graphs.datamodule.GraphDataModule",

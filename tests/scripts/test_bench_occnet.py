@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from datasets.shapes.solids import Solids
-from runner.config.compose import CONF
+from runner.config.place import CONF
 from scripts.bench_occnet import describe_fit, fit_network, make_parser
 
 PAGE = CONF.parent / "docs" / "methods" / "occnet.md"

@@ -14,7 +14,8 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from runner.config.compose import CONF, VERSION_BASE
+from runner.config.compose import VERSION_BASE
+from runner.config.place import CONF
 from runner.sweeps.launchers.task import Task, execute_task
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from datasets.images.datamodule import CIFAR, Digits
 from datasets.images.loader import ImageSet
 from datasets.images.noise import CIFAR10_CONFUSIONS, CIFAR100_COARSE
-from runner.config.compose import CONF
+from runner.config.place import CONF
 
 CHOICES = [
     *("cifar10", "cifar100", "clothing1m", "cnwl", "digits", "fashion", "image_folder", "mini_webvision"),

@@ -11,7 +11,7 @@ from datasets.shapes.base import ShapeDataModule
 from datasets.shapes.datamodules import PSB, ShapeNet, StoredShapes
 from datasets.shapes.solids import Solids
 from datasets.shapes.streaming import StreamedShapeNet
-from runner.config.compose import CONF
+from runner.config.place import CONF
 
 
 def choice(name: str, **options) -> ShapeDataModule:

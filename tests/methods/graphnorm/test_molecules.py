@@ -21,8 +21,9 @@ from datasets.graphs.store import GraphStore
 from methods.graphnorm.molecules import MoleculeClassifier, MoleculeGCN, MoleculeGIN
 from runner.config.address import Run
 from runner.config.checks import check_tasks
-from runner.config.compose import CONF, compose
+from runner.config.compose import compose
 from runner.config.grids import expand_sweep
+from runner.config.place import CONF
 from runner.errors import UserError
 
 NETWORKS = {"gin": MoleculeGIN, "gcn": MoleculeGCN}

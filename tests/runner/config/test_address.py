@@ -7,8 +7,9 @@ import pytest
 from hydra import initialize_config_dir
 
 from runner.config.address import Run
-from runner.config.compose import CONF, VERSION_BASE, compose, compose_run
+from runner.config.compose import VERSION_BASE, compose, compose_run
 from runner.config.grids import expand_sweep
+from runner.config.place import CONF
 
 BASE = ["method=graphnorm", "dataset=atlas"]
 
