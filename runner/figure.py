@@ -52,7 +52,7 @@ def make_figure(overrides: list[str]) -> Path:
         )
     path = figure_path(cfg.paths.outputs, experiment, spec.metric, overrides)
     write_whole(path.with_suffix(".csv"), figure_csv(spec, lines))
-    files = save_figure(draw_figure(spec, lines), path, list(dict.fromkeys(["png", *cfg.figures.format])))
+    files = save_figure(draw_figure(spec, lines), path, cfg.figures.format)
     print("", *files, path.with_suffix(".csv"), sep="\n")
     log_figure(cfg.logger, path, experiment, figure=spec.metric, source=spec.source)
     return path

@@ -103,7 +103,7 @@ def draw_chart(table: Table, overrides: list[str]) -> Path:
     metrics = "+".join(table_spec(overrides).metric)
     path = figure_path(cfg.paths.outputs, experiment, f"table-{metrics}", overrides)
     write_whole(path.with_suffix(".csv"), render(table, "csv") + "\n")
-    files = save_figure(draw_table(table), path, list(dict.fromkeys(["png", *cfg.figures.format])))
+    files = save_figure(draw_table(table), path, cfg.figures.format)
     print("", *files, path.with_suffix(".csv"), sep="\n")
     log_figure(cfg.logger, path, experiment, table=metrics, source=table.source)
     return path

@@ -37,10 +37,10 @@ def figure_path(outputs: str | Path, experiment: str, metric: str, overrides: Se
     return path
 
 
-def save_figure(figure: Any, path: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Save a figure beside `path`, in each of the formats, whole or not at all, and close it. Returns the files."""
+def save_figure(figure: Any, path: Path, formats: Sequence[str]) -> list[Path]:
+    """Save a figure as PNG, which W&B gets, and in each of the formats, and close it. Returns the files."""
     with pyplot():
-        return save(figure, path.with_suffix(""), formats)
+        return save(figure, path.with_suffix(""), list(dict.fromkeys(["png", *formats])))
 
 
 def set_title(
