@@ -24,6 +24,7 @@ LONGEST_TAG = 64  # characters that W&B accepts
 LONGEST_NAME = 128  # of a project, group or run
 REFUSED = "\\#?%:"  # characters that W&B refuses in names
 PROBE_SECONDS = 10
+LONGEST_PARAMETER = 500  # characters that are sent of a value of the config
 
 
 def wandb_key_is_set() -> bool:
@@ -216,3 +217,17 @@ def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: A
         finish_within(upload, seconds=60.0)
     except Exception as error:
         log.warning("the figure was not logged to W&B: %s: %s", type(error).__name__, error)
+
+
+def short_values(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested config flat, as `group.key: value`, with values that a tracker can show."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= short_values(value, f"{name}.")
+        elif isinstance(value, bool | int | float):
+            flat[name] = value
+        else:
+            flat[name] = str(value)[:LONGEST_PARAMETER]
+    return flat

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import DummyExperiment
+
+from runner.execution.careful import Careful, ThreadedCall
 
 log = logging.getLogger(__name__)
 
@@ -28,21 +29,12 @@ class PatientWandbLogger(WandbLogger):
         super().__init__(**settings)
         self._wandb_init.pop("anonymous", None)  # Lightning passes it on unasked, and W&B warns of it
         self.wait_seconds = wait_seconds
-        self.lost = False
-
-    def _try(self, action: Callable[[], Any]) -> None:
-        if self.lost:
-            return
-        try:
-            action()
-        except Exception as error:
-            self.lost = True
-            log.warning("W&B failed, the run continues without it: %s: %s", type(error).__name__, error)
+        self.careful = Careful("W&B")
 
     @property
     def experiment(self) -> Any:
         """W&B run; an offline one if the server refuses it, and one that does nothing if W&B cannot work at all."""
-        if self.lost:
+        if self.careful.lost:
             return DummyExperiment()
         try:
             return super().experiment
@@ -53,21 +45,21 @@ class PatientWandbLogger(WandbLogger):
             self._wandb_init["mode"] = "offline"
             return super().experiment
         except Exception as error:
-            self.lost = True
+            self.careful.lost = True
             log.warning("W&B cannot work offline either, the run continues without it: %s", error)
             return DummyExperiment()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, unless W&B has failed."""
-        self._try(lambda: super(PatientWandbLogger, self).log_metrics(metrics, step))
+        self.careful(lambda: super(PatientWandbLogger, self).log_metrics(metrics, step))
 
     def log_hyperparams(self, params: Any) -> None:
         """Log hyper-parameters, unless W&B has failed."""
-        self._try(lambda: super(PatientWandbLogger, self).log_hyperparams(params))
+        self.careful(lambda: super(PatientWandbLogger, self).log_hyperparams(params))
 
     def place(self) -> dict[str, str]:
         """Return where W&B has the run."""
-        if self.lost:
+        if self.careful.lost:
             return {"W&B": "failed; the run's own files have everything"}
         url = None if self._wandb_init.get("mode") == "offline" else getattr(self.experiment, "url", None)
         return {"W&B": str(url) if url else "offline; scripts/wandb_sync.sh uploads it"}
@@ -86,7 +78,7 @@ class PatientWandbLogger(WandbLogger):
             self.experiment.summary.update(summary)
             self.experiment.finish()
 
-        self._try(lambda: finish_within(send, self.wait_seconds))
+        self.careful(lambda: finish_within(send, self.wait_seconds))
 
 
 def finish_within(action: Callable[[], Any], seconds: float) -> None:
@@ -101,26 +93,16 @@ def finish_within(action: Callable[[], Any], seconds: float) -> None:
     Raises:
         Exception: an error of `action`, if it ended in time.
     """
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            action()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        log.warning(
-            "W&B did not take the run within %.0f s; its files are kept in wandb/ (scripts/wandb_sync.sh uploads them)",
-            seconds,
-        )
-        kill_service()
-        thread.join(5.0)
-    elif errors:
-        raise errors[0]
+    call = ThreadedCall(action)
+    if call.wait(seconds):
+        call.value()
+        return
+    log.warning(
+        "W&B did not take the run within %.0f s; its files are kept in wandb/ (scripts/wandb_sync.sh uploads them)",
+        seconds,
+    )
+    kill_service()
+    call.wait(5.0)
 
 
 def kill_service() -> None:

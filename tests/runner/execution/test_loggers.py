@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from runner.execution.more_loggers import Careful, short_values
+from runner.execution.careful import Careful
+from runner.execution.loggers import short_values
 from runner.execution.record import headline, read_result, summary
 
 
