@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -62,9 +63,13 @@ def choices(group: str, conf: Path = CONF) -> dict[str, str]:
 
 def experiments_with(node: str) -> list[str]:
     """Return the experiments whose file has the node `table` or `figure`."""
-    from omegaconf import OmegaConf
+    return [name for name in choices("experiment") if has_node(name, node)]
 
-    return [name for name in choices("experiment") if node in OmegaConf.load(CONF / "experiment" / f"{name}.yaml")]
+
+def has_node(experiment: str, node: str) -> bool:
+    """Return whether the file of an experiment of conf/ has a node at its root, such as `table` or `figure`."""
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    return re.search(rf"^{node}:", text, re.MULTILINE) is not None
 
 
 @exit_on_broken_pipe()

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.config.address import Run, resolved
+from runner.config.help import has_node
 from runner.config.place import CONF
 from runner.errors import UserError
 from runner.execution import provenance, slurm
@@ -205,9 +206,8 @@ def short_path(path: Path) -> str:
 def next_command(result: dict[str, Any]) -> str:
     """Return the command that shows a run among others: the table or figure of its experiment, else the report."""
     experiment = (result.get("choices") or {}).get("experiment")
-    file = CONF / "experiment" / f"{experiment}.yaml"
-    text = file.read_text() if experiment and file.exists() else ""
-    for node in ("table", "figure"):
-        if re.search(rf"^{node}:", text, re.MULTILINE):
-            return f"python -m runner.{node} experiment={experiment}"
+    if experiment and (CONF / "experiment" / f"{experiment}.yaml").exists():  # not one of a folder of the user's
+        for node in ("table", "figure"):
+            if has_node(experiment, node):
+                return f"python -m runner.{node} experiment={experiment}"
     return "python -m scripts.report"
