@@ -17,7 +17,7 @@ from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
 from runner.sweeps.search import read_settings
 from runner.sweeps.search_settings import SWEEPER, Settings, long_names
-from runner.sweeps.space import Dimension, split_space
+from runner.sweeps.space import Dimension, first_point, split_space
 
 METHODS = {"tpe": "bayes", "random": "random", "grid": "grid"}  # W&B's name of each sampler
 
@@ -40,8 +40,8 @@ def sweep_of(overrides: list[str]) -> dict[str, Any]:
     own = [o for o in long if not o.startswith("hydra.")]
     settings = read_settings([SWEEPER, *long])
     fixed, space = split_space(own)
-    check(settings, space)
-    Run.compose([*fixed, *(d.override(d.values[0] if d.values else d.low) for d in space)])  # names what is misspelt
+    check(settings)
+    Run.compose(first_point(fixed, space))  # names what is misspelt
     ((metric, direction),) = settings.goals
     return {
         "program": "runner",
@@ -53,10 +53,8 @@ def sweep_of(overrides: list[str]) -> dict[str, Any]:
     }
 
 
-def check(settings: Settings, space: list[Dimension]) -> None:
+def check(settings: Settings) -> None:
     """Check that W&B can do this search. Raises UserError."""
-    if not space:
-        raise UserError("what is searched? Give a key several values or an interval: 'method.lr=interval(0.001,0.1)'")
     if len(settings.metrics) > 1:
         raise UserError("a W&B sweep has one metric")
     if settings.sampler not in METHODS:

@@ -26,7 +26,7 @@ from runner.sweeps.launchers.task import Task
 from runner.sweeps.run_status import UNDER_WAY, run_statuses
 from runner.sweeps.search_report import best_line, write_report
 from runner.sweeps.search_settings import SWEEPER, Settings, long_names
-from runner.sweeps.space import Dimension, split_space
+from runner.sweeps.space import Dimension, first_point, split_space
 from runner.sweeps.sweep import LAUNCHING, first_value, instantiate_launcher, with_searchpath
 from runner.sweeps.trials import Trials
 
@@ -52,9 +52,7 @@ def search(arguments: list[str]) -> int:
     given = {o.partition("=")[0] for o in own}
     own += [f"{key}={value}" for key, value in settings.params.items() if key not in given]
     fixed, space = split_space(own)
-    if not space:
-        raise UserError("what is searched? Give a key several values or an interval: 'method.lr=interval(0.001,0.1)'")
-    first = Run.compose([*fixed, *(d.override(d.values[0] if d.values else d.low) for d in space)])
+    first = Run.compose(first_point(fixed, space))
     configure_log(cfg.hydra.job_logging)
     folder = study_folder(first, settings, fixed, space)
     with run_lock(folder, wait=False):

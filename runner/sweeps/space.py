@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def split_space(overrides: Iterable[str]) -> tuple[list[str], list[Dimension]]:
     logarithmic scale; `range(a,b)` has whole numbers below b; lists, `choice()` and `glob()` are choices.
 
     Raises:
-        UserError: a range is empty, not positive on a logarithmic scale, or `seed` is searched.
+        UserError: nothing is searched, `seed` is, or a range is empty or not positive on a logarithmic scale.
     """
     fixed, space = [], []
     for override in overrides:
@@ -57,9 +57,16 @@ def split_space(overrides: Iterable[str]) -> tuple[list[str], list[Dimension]]:
             fixed.append(f"{parse(override).get_key_element()}={values[0]}")
         else:
             space.append(dimension(override))
+    if not space:
+        raise UserError("what is searched? Give a key several values or an interval: 'method.lr=interval(0.001,0.1)'")
     if any(d.key == "seed" for d in space):
         raise UserError("a search has no use for several seeds: the luckiest would win. Give one, such as seed=0")
     return fixed, space
+
+
+def first_point(fixed: Sequence[str], space: Sequence[Dimension]) -> list[str]:
+    """Return the overrides of one point of a space: the first value or the least number of each dimension."""
+    return [*fixed, *(d.override(d.values[0] if d.values else d.low) for d in space)]
 
 
 def dimension(override: str) -> Dimension:
