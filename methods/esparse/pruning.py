@@ -181,8 +181,10 @@ def prune(
     if isinstance(recipe.score, MatrixScore):
         recipe.score.begin(decoder, calibration, track)
         clock("gradients")
-    recipes = block_recipes(decoder, calibration, recipe, track, batch_size)
-    clock("allocation")
+    recipes = [recipe] * len(decoder)
+    if recipe.allocation is not None:
+        recipes = block_recipes(decoder, calibration, recipe, recipe.allocation, track, batch_size)
+        clock("allocation")
     states = decoder.embed(calibration, batch_size) if calibrated else HiddenStates()
     for i in track(range(len(decoder)), "pruning, block"):
         with decoder.block(i, write=True) as block:
@@ -201,17 +203,15 @@ def prune(
 
 
 def block_recipes(
-    decoder: Decoder, calibration: Tensor, recipe: Recipe, track: Progress, batch_size: int
+    decoder: Decoder, calibration: Tensor, recipe: Recipe, allocation: OWL, track: Progress, batch_size: int
 ) -> list[Recipe]:
     """Return the method for each block, with the ratio that the allocation gives it."""
-    if recipe.allocation is None:
-        return [recipe] * len(decoder)
 
     def statistics(decoder: Decoder, block: Block, states: HiddenStates) -> dict[str, InputStatistics]:
         return gather_statistics(decoder, block, states, OWL.required, WorkClock(defaultdict(float)))
 
     states = decoder.embed(calibration, batch_size)
-    ratios = recipe.allocation.ratios(decoder, states, recipe.pattern.ratio, statistics, track)
+    ratios = allocation.ratios(decoder, states, recipe.pattern.ratio, statistics, track)
     return [recipe.with_ratio(ratio) for ratio in ratios]
 
 
