@@ -1,4 +1,4 @@
-"""How fast ESVAE trains and FSVAE generates here, beside the published arithmetic, SpikingJelly and snnTorch.
+"""Time ESVAE's training and FSVAE's generation beside the published arithmetic, SpikingJelly and snnTorch.
 
     python -m scripts.bench_esvae [--batch 16] [--steps 16] [--repeats 3] [--threads 1] [--no-memory]
 

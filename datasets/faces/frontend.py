@@ -24,7 +24,7 @@ Box = tuple[int, int, int, int]  # x, y, width, height
 
 @dataclass
 class FrontEnd:
-    """What is measured on frames.
+    """Settings of the measurement on frames.
 
     Args:
         grid: patches along each side of the box.

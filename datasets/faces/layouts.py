@@ -1,4 +1,4 @@
-"""Where the recordings of public corpora lie, and how their references are written.
+"""Folder layouts and reference files of public corpora.
 
 Each function takes the corpus's folder and returns its recordings, in the layout in which it is given out.
 """

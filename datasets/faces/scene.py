@@ -53,7 +53,7 @@ CODEC_CHANNELS = (0.6, 0.4, 1.0)  # colour is stored at half resolution: red and
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a synthetic session is like.
+    """Parameters of a synthetic session.
 
     Args:
         seconds: duration.

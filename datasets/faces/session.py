@@ -66,7 +66,7 @@ def colour_moments(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Truth:
-    """What contact sensors measured, on one clock.
+    """Measurements of contact sensors, on one clock.
 
     Args:
         t: seconds on the clock of the cameras, (N,).

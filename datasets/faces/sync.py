@@ -26,7 +26,7 @@ class Offset:
 
     @property
     def trusted(self) -> bool:
-        """Whether the correlation is high enough for the offset to be used."""
+        """True if the correlation is high enough for the offset to be used."""
         return self.correlation >= TRUSTED
 
 

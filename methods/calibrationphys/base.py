@@ -1,4 +1,4 @@
-"""What all methods share: a wave for each camera in the test, and for learned ones optimizer, clips and losses."""
+"""Base classes of all methods: waves of each camera in the test; optimizer, clips and losses of learned ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RateModule(LightningModule):
 
     @property
     def readout(self) -> Readout:
-        """How rates are read off waves of this signal."""
+        """Readout of rates from waves of this signal."""
         default = READOUTS[self.signal]
         if self.given_band is None:
             return default
@@ -207,7 +207,7 @@ class LearnedWave(RateModule):
 
     @property
     def speed_mode(self) -> Any:
-        """Whether cameras share the change of speed."""
+        """True if cameras share the change of speed."""
         return "shared"
 
     def noisy(self, maps: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class CalibrationPhys(LearnedWave):
 
     @property
     def speed_mode(self) -> Any:
-        """Whether cameras share the change of speed."""
+        """True if cameras share the change of speed."""
         return "shared" if self.shared_speed else "independent"
 
     def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor:

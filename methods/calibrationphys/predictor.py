@@ -48,7 +48,7 @@ FORMULAS = {"pulse": (*COLOUR, "2sr"), "resp": ("flowmean", *BREATH_FROM_COLOUR)
 
 @dataclass
 class Predictor:
-    """What turns maps into waves.
+    """Network or formula that turns maps into waves.
 
     Args:
         name: what it is called.

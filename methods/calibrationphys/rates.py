@@ -16,7 +16,7 @@ EDGE = 1e-6  # Hz; rounding must not drop the first and last bin of a band
 
 @dataclass(frozen=True)
 class Readout:
-    """How a rate is read off a wave.
+    """Readout of a rate from a wave.
 
     Args:
         band: lowest and highest frequency in Hz.

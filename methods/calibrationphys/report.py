@@ -1,4 +1,4 @@
-"""What a measurement of a video leaves: tables of waves and rates, and a figure without a face."""
+"""Files of a measured video: tables of waves and rates, and a figure without a face."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.attacks import mode_of
+
 WEIGHT_LAYERS = (nn.Conv2d, nn.Linear)
 STEM, HEAD = "stem", "head"  # words for the first and the last layer in a list of layers to leave out
 
@@ -91,11 +93,10 @@ def output_shapes(
         return record
 
     handles = [m.register_forward_hook(hook(n)) for n, m in network.named_modules() if n and isinstance(m, kinds)]
-    training = network.training
     try:
-        network.eval()(x)
+        with mode_of(network, training=False):
+            network(x)
     finally:
-        network.train(training)
         for handle in handles:
             handle.remove()
     return shapes

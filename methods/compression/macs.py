@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from methods.attacks import mode_of
 from methods.compression.layers import layer_of
 from methods.compression.quantization.layers import (
     CodedConv2d,
@@ -34,10 +35,8 @@ def count_macs(network: nn.Module, x: Tensor) -> int:
         x: input, usually one image (1, C, H, W).
     """
     counter = FlopCounterMode(display=False)
-    training = network.training
-    with counter:
-        network.eval()(x)
-    network.train(training)
+    with mode_of(network, training=False), counter:
+        network(x)
     extra = sum(int(getattr(module, "extra_macs", 0)) for module in network.modules())
     return counter.get_total_flops() // 2 + extra * len(x)
 
@@ -69,11 +68,10 @@ def layer_macs(network: nn.Module, x: Tensor) -> dict[str, int]:
     for name, module in network.named_modules():
         if isinstance(module, COUNTED):
             handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(name))]
-    training = network.training
     try:
-        network.eval()(x)
+        with mode_of(network, training=False):
+            network(x)
     finally:
-        network.train(training)
         for handle in handles:
             handle.remove()
     return counts

@@ -10,6 +10,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from methods.attacks import mode_of
+
 
 class LiveBytes(TorchDispatchMode):
     """Mode that follows which results of operations are alive.
@@ -51,8 +53,6 @@ def peak_activation_bytes(network: nn.Module, x: Tensor) -> int:
         x: input (B, C, H, W).
     """
     known = [*network.parameters(), *network.buffers(), x]
-    training = network.training
-    with LiveBytes(known) as live:
-        network.eval()(x)
-    network.train(training)
+    with mode_of(network, training=False), LiveBytes(known) as live:
+        network(x)
     return live.peak + x.numel() * x.element_size()

@@ -26,7 +26,7 @@ FORMS = (FLOAT, SHARED, QUANTIZED, INT8)
 
 @dataclass
 class Context:
-    """What a stage may use beside the network.
+    """Resources of a stage beside the network.
 
     Args:
         data: DataModule of labelled images, set up.

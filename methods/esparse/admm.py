@@ -14,7 +14,7 @@ from methods.esparse.patterns import NM, Pattern
 
 @dataclass(frozen=True)
 class ADMMFactor:
-    """What matrices with the same inputs share.
+    """Quantities that matrices with the same inputs share.
 
     Args:
         norm: (C,) norm of each input channel.

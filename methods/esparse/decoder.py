@@ -10,28 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.esparse.description import Block, Description, InputSet, Model
+from methods.esparse.description import Block, InputSet, Model
 from methods.esparse.probing import describe
 from methods.esparse.stand_ins import BlockArguments, block_inputs, model_outputs, run_model
 
 CHECKED_TOKENS = 16  # of the window on which the walk over the blocks is compared with the model's own forward pass
-
-
-def find_architecture(config: Any) -> Description:
-    """Return the description of the model of a transformers config.
-
-    Raises:
-        ValueError: if it is no decoder-only transformer that can be pruned.
-    """
-    return describe(config)
-
-
-def input_channels(config: Any) -> dict[str, int]:
-    """Return the number of input channels of each set of matrices, by its name; of the first block that has it."""
-    channels: dict[str, int] = {}
-    for sets in describe(config).kinds:
-        channels = {s.name: s.columns for s in sets} | channels
-    return channels
 
 
 def check_finite(weights: Iterable[tuple[str, Tensor]]) -> None:

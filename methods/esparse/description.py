@@ -1,4 +1,4 @@
-"""What pruning needs to know of a decoder-only transformer: its blocks, and which matrices share an input."""
+"""Description of a decoder-only transformer for pruning: its blocks, and the matrices that share an input."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Description:
 
     @property
     def prefix(self) -> str:
-        """What stands before the number of a block in the names of its tensors."""
+        """Prefix of the names of a block's tensors, before the block's number."""
         return f"{self.trunk}.{self.blocks}." if self.trunk else f"{self.blocks}."
 
     @property
@@ -98,7 +98,7 @@ def is_transposed(layer: object) -> bool:
 
 @dataclass(frozen=True)
 class KnownParts:
-    """What is known of the blocks of some model types beyond what running them shows.
+    """Facts on the blocks of a model type that running them does not show.
 
     Args:
         norms: name of the norm layer that makes the input of the set with this first matrix, and nothing else.

@@ -16,7 +16,7 @@ from torch import Tensor
 from datasets.checks import check_choice
 from datasets.progress import track
 from methods.architectures.language import LanguageModel
-from methods.esparse.decoder import Decoder, check_finite, find_architecture
+from methods.esparse.decoder import Decoder, check_finite
 from methods.esparse.description import KNOWN, matrix
 from methods.esparse.export import check_free, partial_folder, save_compressed, save_model, whole_folder
 from methods.esparse.matrix_scores import MatrixScore
@@ -24,6 +24,7 @@ from methods.esparse.owl import OWL
 from methods.esparse.patterns import NM, Permutation, make_pattern
 from methods.esparse.permutation_folding import check_foldable, fold_permutations
 from methods.esparse.perplexity import perplexity
+from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
 from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
@@ -137,13 +138,13 @@ class OneShotPruning(LightningModule):
             ValueError: if sizes, architecture, weights or texts do not fit.
             FileNotFoundError: if weights are missing or damaged.
         """
-        find_architecture(self.source.config)
+        describe(self.source.config)
         if self.fold_permutation and self.recipe.permutation:
             check_foldable(self.source.config)
         self.source.check_not_quantised()
         self._check_columns()
         if isinstance(self.recipe.score, MatrixScore):
-            self.recipe.score.check(find_architecture(self.source.config), self.pattern)
+            self.recipe.score.check(describe(self.source.config), self.pattern)
         if self.export and self.training:  # in eval mode it is the module of a finished run
             check_free(self.export)
         if self.stream:
@@ -158,7 +159,7 @@ class OneShotPruning(LightningModule):
 
     def _check_columns(self) -> None:
         """Raise ValueError if the columns of a matrix do not fit the pattern or the GPU's 2:4 kernels."""
-        sets = [s for kind in find_architecture(self.source.config).kinds for s in kind]
+        sets = [s for kind in describe(self.source.config).kinds for s in kind]
         for name, columns in dict.fromkeys((s.name, s.columns) for s in sets):
             described = f"the input of {name} of {self.source.path}"
             self.pattern.check(described, columns)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.esparse.decoder import find_architecture
 from methods.esparse.description import Block, InputSet, Model, is_transposed, matrix
+from methods.esparse.probing import describe
 from methods.esparse.pruning import Report
 
 
@@ -47,7 +47,7 @@ def fold_permutations(model: Model, report: Report) -> Model:
     Returns:
         The model.
     """
-    architecture = find_architecture(model.config)
+    architecture = describe(model.config)
     blocks = getattr(model.get_submodule(architecture.trunk), architecture.blocks)
     for entry in report.sets:
         if entry.permutation is not None:
@@ -65,7 +65,7 @@ def check_foldable(config: Any) -> None:
     Raises:
         ValueError: if the model has a mixture of experts, whose inputs cannot be gathered one by one.
     """
-    for sets in find_architecture(config).kinds:
+    for sets in describe(config).kinds:
         for s in sets:
             if s.experts is not None and not s.producers:
                 raise ValueError(

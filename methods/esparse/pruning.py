@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.esparse.decoder import Decoder, HiddenStates, find_architecture
+from methods.esparse.decoder import Decoder, HiddenStates
 from methods.esparse.description import Block, InputSet, matrix
 from methods.esparse.experts import ExpertTokens, add_neutral_inputs, record_experts
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics, record_inputs
@@ -20,6 +20,7 @@ from methods.esparse.matrix_scores import GivenMasks, MatrixScore
 from methods.esparse.owl import OWL
 from methods.esparse.patterns import NM, Arrangement, Pattern, Permutation
 from methods.esparse.perplexity import windows_per_batch
+from methods.esparse.probing import describe
 from methods.esparse.scores import Score
 from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
 
@@ -226,7 +227,7 @@ def check_input_cache(recipe: Recipe, config: Any, channel_bytes: int) -> None:
     Raises:
         ValueError: if quantiles are needed and the inputs are larger than the cache.
     """
-    size = max(_input_bytes(sets, channel_bytes) for sets in find_architecture(config).kinds)
+    size = max(_input_bytes(sets, channel_bytes) for sets in describe(config).kinds)
     if recipe.required.histogram_range == "quantile" and size > recipe.input_cache_bytes:
         raise ValueError(
             f"method.score.histogram_range=quantile needs a block's inputs in memory, {size / 2**30:.2g} GiB here; "

@@ -15,18 +15,13 @@ from torch import Tensor, nn
 
 from datasets.files import atomic_write
 from methods.esparse.checkpoint_names import from_checkpoint, stored_name, to_checkpoint
-from methods.esparse.decoder import Decoder, check_finite, find_architecture
+from methods.esparse.decoder import Decoder, check_finite
 from methods.esparse.description import Block, Model
-from methods.esparse.probing import empty_model, fill_tables
+from methods.esparse.probing import describe, empty_model, fill_tables
 from methods.esparse.shards import INDEX, Shards
 
 UNFINISHED = "unfinished"  # subfolder that exists until the model is complete
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
-
-
-def block_prefix(config: Any) -> str:
-    """Return what stands before the number of a block in the names of its tensors."""
-    return find_architecture(config).prefix
 
 
 def tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -83,7 +78,7 @@ class StreamedDecoder(Decoder):
         self.shards, self.dtype, self.out = Shards(folder), dtype, out
         self.written: dict[str, str] = {}  # file of each tensor that was written
         model = empty_model(config, dtype)
-        architecture = find_architecture(config)
+        architecture = describe(config)
         trunk: Any = model.get_submodule(architecture.trunk)
         self.empty_blocks = list(getattr(trunk, architecture.blocks))
         setattr(trunk, architecture.blocks, nn.ModuleList())

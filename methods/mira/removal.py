@@ -135,13 +135,10 @@ class Removal(LightningModule):
     def _observe(self, network: nn.Module) -> None:
         """Record accuracies for the figure of epochs; the time that this takes is not the attack's."""
         started = time.perf_counter()
-        training = network.training
-        row = {
-            "acc": float((predict(network, self.test_images.to(self.device)).cpu() == self.test_labels).float().mean())
-        }
+        hits = predict(network, self.test_images.to(self.device)).cpu() == self.test_labels
+        row = {"acc": float(hits.float().mean())}
         if self.victim.triggers is not None:
             row["trigger_acc"] = trigger_accuracy(network, self._triggers())
-        network.train(training)
         self.curves.append(row)
         self._watching = getattr(self, "_watching", 0.0) + time.perf_counter() - started
 

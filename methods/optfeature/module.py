@@ -143,7 +143,7 @@ class CTRModule(LightningModule):
 
     @property
     def distributed(self) -> bool:
-        """Whether several processes may share the training: not that of a selection, whose parameters are frozen."""
+        """True if several processes may share the training: not that of a selection, whose parameters are frozen."""
         return self.selection is None
 
     @property

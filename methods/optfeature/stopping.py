@@ -47,7 +47,7 @@ class BestWeights:
 
     @property
     def exhausted(self) -> bool:
-        """Whether more epochs than tolerated have passed without gain."""
+        """True if more epochs than tolerated have passed without gain."""
         return self.without_gain > self.patience
 
     def state_dict(self) -> dict[str, Any]:

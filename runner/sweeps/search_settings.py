@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def prunes(self) -> bool:
-        """Whether bad trials are ended early: not with several metrics."""
+        """True if bad trials are ended early, which needs a single metric."""
         return self.pruner != "none" and len(self.metrics) == 1
 
     @property

@@ -18,7 +18,7 @@ MIN_SIZE = 64  # tensors with fewer numbers are stored as they are
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor is stored.
+    """Storage of one tensor.
 
     Args:
         kind: raw, sparse (relative index and float32 values), shared (codebook), sparse_shared.

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.architectures.classifier import Classifier, ClassifierArgs, check_image_size
-
-VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+from methods.architectures.vgg import VGG16
 
 
 class CompressionVGG(Classifier):

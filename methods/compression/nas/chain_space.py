@@ -32,7 +32,7 @@ class BlockPlace(NamedTuple):
 
     @property
     def can_skip(self) -> bool:
-        """Whether the block may be left out: only where input and output have the same shape."""
+        """True if the block may be left out: only where input and output have the same shape."""
         return self.stride == 1 and self.channels == self.width
 
 

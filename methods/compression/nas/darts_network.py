@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -119,6 +118,22 @@ def plan(layers: int, channels: int) -> list[tuple[int, bool]]:
     return cells
 
 
+def make_stem(width: int, in_channels: int, mean: Any, std: Any) -> nn.Sequential:
+    """Return the layers before the first cell: normalisation of the images, a 3x3 convolution, BN.
+
+    Args:
+        width: output channels.
+        in_channels: channels of the images.
+        mean: mean of each channel of the images.
+        std: standard deviation of each channel.
+    """
+    return nn.Sequential(
+        Normalize(*(torch.tensor(v).float().view(-1, 1, 1) for v in (mean, std))),
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+    )
+
+
 class SearchNetwork(nn.Module):
     """Network of cells whose architecture is learned.
 
@@ -136,13 +151,8 @@ class SearchNetwork(nn.Module):
         self, channels: int, layers: int, *, in_channels: int, num_classes: int, mean: Any, std: Any, **_: Any
     ) -> None:
         super().__init__()
-        width = 3 * channels
-        self.stem = nn.Sequential(
-            Normalize(*(torch.tensor(v).float().view(-1, 1, 1) for v in (mean, std))),
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-        before = last = width
+        self.stem = make_stem(3 * channels, in_channels, mean, std)
+        before = last = 3 * channels
         self.cells, after = nn.ModuleList(), False
         self.reductions = [reduction for _, reduction in plan(layers, channels)]
         for cell_channels, reduction in plan(layers, channels):
@@ -243,13 +253,8 @@ class DartsNetwork(nn.Module):
         **_: Any,
     ) -> None:
         super().__init__()
-        width = 3 * channels
-        self.stem = nn.Sequential(
-            Normalize(*(torch.tensor(v).float().view(-1, 1, 1) for v in (mean, std))),
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-        before = last = width
+        self.stem = make_stem(3 * channels, in_channels, mean, std)
+        before = last = 3 * channels
         self.cells, after = nn.ModuleList(), False
         for cell_channels, reduction in plan(layers, channels):
             pairs = genotype.reduce if reduction else genotype.normal
@@ -279,6 +284,3 @@ def loss_of(network: nn.Module, batch: Any) -> Tensor:
 def hessian_step(gradient_norm: float) -> float:
     """Return the step of the finite difference, 0.01 / ||gradient||."""
     return 0.01 / max(gradient_norm, 1e-12)
-
-
-__all__ = ["DARTS_V2", "DartsNetwork", "Genotype", "SearchNetwork", "math", "parse_genotype"]

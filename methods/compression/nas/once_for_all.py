@@ -131,7 +131,7 @@ class ElasticNetwork(nn.Module):
 
 
 class ElasticSpace:
-    """What may be drawn in a phase of progressive shrinking.
+    """Choices from which a phase of progressive shrinking draws.
 
     Args:
         space: space of chains.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.esparse.decoder import Decoder, input_channels
+from methods.esparse.decoder import Decoder
 from tests.methods.esparse.reference import KINDS, linears, random_tokens, tiny_model
 
 
@@ -83,7 +83,7 @@ def test_sets_name_every_linear_layer_and_share_their_input(kind):
     for layers in decoder.architecture.sets:
         first = seen[layers.linears[0]]
         assert all(torch.equal(seen[name], first) for name in layers.linears)
-        assert input_channels(model.config)[layers.name] == first.shape[1]
+        assert layers.columns == first.shape[1]
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])

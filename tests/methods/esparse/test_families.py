@@ -16,11 +16,12 @@ from transformers.models.t5 import T5Config
 
 from datasets.progress import track
 from methods.esparse.channel_shuffle import ChannelShuffle
-from methods.esparse.decoder import Decoder, find_architecture, input_channels
+from methods.esparse.decoder import Decoder
 from methods.esparse.description import matrix
 from methods.esparse.input_statistics import RequiredStatistics
 from methods.esparse.patterns import NM
 from methods.esparse.permutation_folding import check_foldable, fold_permutations
+from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, WorkClock, gather_statistics, prune
 from methods.esparse.scores import ESparse, Wanda
 from methods.esparse.streaming import StreamedDecoder, check_checkpoint
@@ -214,7 +215,8 @@ def test_permutations_of_experts_cannot_be_folded():
 
 
 def test_input_channels_of_blocks_that_differ():
-    channels = input_channels(family_model("qwen3_moe").config)
+    kinds = describe(family_model("qwen3_moe").config).kinds
+    channels = {s.name: s.columns for sets in kinds for s in sets}
     assert (channels["mlp_out"], channels["expert_3"], channels["expert_3_out"]) == (24, 16, 12)
 
 
@@ -246,7 +248,7 @@ def test_a_model_whose_blocks_do_not_make_its_logits_is_refused(monkeypatch):
 )
 def test_what_is_no_decoder_of_linear_layers_is_refused_with_what_to_add(config, message):
     with pytest.raises(ValueError, match=message):
-        find_architecture(config)
+        describe(config)
 
 
 def test_published_gpt2_names_without_prefix_are_found(tmp_path):
