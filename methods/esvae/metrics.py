@@ -36,15 +36,20 @@ def moments(features: Tensor) -> Moments:
 def frechet_distance(one: Moments, other: Moments) -> float:
     """Return |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
 
-    The trace of the root is the sum of the roots of the eigenvalues of S1 S2, which are real and not negative; it is
-    computed as the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric.
+    With factors S = R R^T, the trace of the root is the nuclear norm of R1^T R2: the roots of tiny eigenvalues of a
+    product, which would magnify rounding errors, are not needed.
     """
-    values, vectors = np.linalg.eigh(np.atleast_2d(one.covariance))
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    product = np.linalg.eigvalsh(root @ np.atleast_2d(other.covariance) @ root)
+    product = covariance_factor(one).T @ covariance_factor(other)
     difference = one.mean - other.mean
     traces = np.trace(np.atleast_2d(one.covariance)) + np.trace(np.atleast_2d(other.covariance))
-    return float(difference @ difference + traces - 2 * np.sqrt(product.clip(0)).sum())
+    return float(difference @ difference + traces - 2 * np.linalg.norm(product, "nuc"))
+
+
+def covariance_factor(of: Moments) -> np.ndarray:
+    """Return R (D, D) with covariance R R^T; eigenvalues within rounding errors of 0 are taken as 0."""
+    values, vectors = np.linalg.eigh(np.atleast_2d(of.covariance))
+    values[values < values[-1] * len(values) * np.finfo(values.dtype).eps] = 0
+    return vectors * np.sqrt(values)
 
 
 def inception_score(probabilities: Sequence[Tensor]) -> tuple[float, float]:
