@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from runner.config.compose import compose_without_sweep, with_formats
 from runner.config.messages import cli_errors
@@ -62,7 +64,7 @@ def print_table(arguments: list[str]) -> None:
     else:
         print(rendered)
     if is_chart:
-        draw_chart(table, overrides)
+        print("", *draw_chart(table, overrides), sep="\n")
 
 
 def reproducing_command(arguments: list[str]) -> str:
@@ -81,32 +83,44 @@ def write_table(path: Path, rendered: str) -> None:
     print(path)
 
 
-def draw_chart(table: Table, overrides: list[str]) -> Path:
-    """Draw a table as a bar chart, and write its cells beside it as CSV.
+def chart_path(overrides: list[str]) -> Path:
+    """Return the path of a table's bar chart, a PNG file, and make its folder."""
+    from runner.results.figure_files import figure_path
+
+    cfg = compose_without_sweep(overrides)
+    metrics = "+".join(table_spec(overrides).metric)
+    return figure_path(cfg.paths.outputs, str(cfg.hydra.runtime.choices.experiment), f"table-{metrics}", overrides)
+
+
+def draw_chart(table: Table, overrides: list[str], tracker: Mapping[str, Any] | None = None) -> list[Path]:
+    """Draw a table as a bar chart, write its cells beside it as CSV, and log the chart to W&B.
+
+    Args:
+        table: table to draw.
+        overrides: overrides that make the table.
+        tracker: node `logger` of a config; None: that of the overrides.
 
     Returns:
-        Path of the PNG file.
+        Paths of the written files.
 
     Raises:
         UserError: no run of the table is finished.
     """
     from runner.results.draw_table import draw_table
-    from runner.results.figure_files import figure_path, save_figure
+    from runner.results.figure_files import save_figure
 
     cfg = compose_without_sweep(overrides)
-    if not any(cell.n for cell in table.cells.values()):
+    if not table.is_measured:
         raise UserError(
             f"\nThere is nothing to draw: no run of the table is finished.\n"
             f"This runs them: python -m runner -m {' '.join(o for o in overrides if not o.startswith('table.'))}"
         )
-    experiment = str(cfg.hydra.runtime.choices.experiment)
-    metrics = "+".join(table_spec(overrides).metric)
-    path = figure_path(cfg.paths.outputs, experiment, f"table-{metrics}", overrides)
+    path = chart_path(overrides)
     write_whole(path.with_suffix(".csv"), render(table, "csv") + "\n")
     files = save_figure(draw_table(table), path, cfg.figures.format)
-    print("", *files, path.with_suffix(".csv"), sep="\n")
-    log_figure(cfg.logger, path, experiment, table=metrics, source=table.source)
-    return path
+    experiment, metrics = str(cfg.hydra.runtime.choices.experiment), "+".join(table_spec(overrides).metric)
+    log_figure(cfg.logger if tracker is None else tracker, path, experiment, table=metrics, source=table.source)
+    return [*files, path.with_suffix(".csv")]
 
 
 if __name__ == "__main__":

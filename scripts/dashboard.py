@@ -5,10 +5,13 @@
     python -m scripts.dashboard experiment=esparse    # every table of the paper
 
 A workspace has one filter for all its panels, so each table has a workspace of its own: the runs of its sweep, grouped
-by the keys of the table's rows. The report has a section for each table, and in it a grid for each column. Overrides
-are those of the runner, and narrow both; hydra.searchpath=[DIR] finds experiments in other folders. What was sent, and
-its address, is kept in outputs/dashboards/<experiment>.json: sent again, it is updated in place. dry=true writes that
-file and sends nothing; it needs neither key nor network.
+by the keys of the table's rows. The report has a section for each table, and in it a grid for each column. Both have
+the table's own bar chart as a figure, drawn and sent with them. Bars by W&B are means over runs, so a table that is
+reduced otherwise, by one epoch for all folds, has none.
+
+Overrides are those of the runner, and narrow both; hydra.searchpath=[DIR] finds experiments in other folders. What was
+sent, and its address, is kept in outputs/dashboards/<experiment>.json: sent again, it is updated in place. dry=true
+writes that file and sends nothing; it needs neither key nor network.
 """
 
 from __future__ import annotations
@@ -28,10 +31,11 @@ from runner.config.address import Run
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
-from runner.execution.loggers import wandb_mode, wandb_settings
+from runner.execution.loggers import figure_run_id, wandb_mode, wandb_settings
 from runner.execution.record import read_result
 from runner.files import read_json, write_json
 from runner.results.arguments import check_option, split_arguments
+from runner.table import draw_chart
 from scripts.dashboard_tables import Section, choose_tables
 from scripts.wandb_server import check_server
 
@@ -76,8 +80,23 @@ def first_experiment(result: dict[str, Any]) -> str | None:
     return choices.get("experiment")
 
 
+def chart_panels(section: Section) -> list[wr.MediaBrowser]:
+    """Return a panel with the table's own bar chart, if it has one."""
+    if section.chart is None:
+        return []
+    title = f"{section.name}: {section.spec.reduce}"
+    return [wr.MediaBrowser(title=title, media_keys=[f"figures/{section.chart.stem}"], num_columns=1)]
+
+
+def chart_filter(section: Section) -> list[FilterExpr]:
+    """Return a filter for the W&B run of the table's bar chart."""
+    return [ws.Metric("ID").isin([figure_run_id(section.experiment, section.chart)] if section.chart else [])]
+
+
 def bar_plots(section: Section) -> list[wr.BarPlot]:
-    """Return a bar plot for each metric of the table and each key of its rows."""
+    """Return a bar plot for each metric of the table and each key of its rows; none where W&B's means are others."""
+    if not section.has_bars:
+        return []
     run = section.runs[0]
     return [
         wr.BarPlot(
@@ -118,8 +137,10 @@ def workspace(section: Section, entity: str, project: str) -> ws.Workspace:
     keys = [config_key(section.runs[0], key) for key in (*spec.rows, *spec.columns)]
     columns = [f"config:{stored_key(key)}" for key in keys]
     mean = "" if len(section.by_column) == 1 else f" (mean over {', '.join(spec.columns)})"
+    runs = run_filter(section, section.runs, section.narrowed)
     parts: dict[str, list[Any]] = {
         spec.title or section.name: [wr.MarkdownPanel(markdown=section.text)],
+        "table as a chart": chart_panels(section),
         ", ".join(spec.metric) + mean: bar_plots(section),
         "learning curves" + mean: curve_plots(section),
     }
@@ -130,7 +151,7 @@ def workspace(section: Section, entity: str, project: str) -> ws.Workspace:
         sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in parts.items() if panels],
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
-            filters=run_filter(section, section.runs, section.narrowed),
+            filters=Or(runs, *chart_filter(section)) if section.chart else runs,
             groupby=[ws.Config(config_key(section.runs[0], key)) for key in spec.rows],
             pinned_columns=[*(f"summary:{metric}" for metric in spec.metric), *columns],
         ),
@@ -145,6 +166,9 @@ def report_blocks(section: Section, project: dict[str, Any]) -> list[Any]:
         project: entity and project of the runs, which W&B looks up; empty for those of the report.
     """
     blocks: list[Any] = [wr.H1(section.name), wr.MarkdownBlock(section.text)]
+    if section.chart:
+        runset = wr.Runset(**project, name="table as a chart", filters=chart_filter(section))
+        blocks.append(wr.PanelGrid(runsets=[runset], panels=[*chart_panels(section)]))
     for label, runs in section.by_column.items():
         runset = wr.Runset(
             **project,
@@ -210,6 +234,9 @@ def send(title: str, sections: list[Section], entity: str, project: str, before:
         whole = make_report(title, sections, entity, project, {"entity": entity, "project": project})
         addresses = {"report": save(whole, old.get("report"), ("title", "blocks", "width"))}
         for section in sections:
+            if section.chart:
+                tracker = {"wandb": {"project": project, "entity": entity}}
+                draw_chart(section.table, [f"experiment={section.experiment}", *section.overrides], tracker)
             parts = ("sections", "settings", "runset_settings")
             addresses[section.name] = save(workspace(section, entity, project), old.get(section.name), parts)
     except (wandb.Error, ValueError) as error:

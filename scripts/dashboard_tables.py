@@ -16,11 +16,13 @@ from runner.config.help import choices, experiments_with
 from runner.errors import UserError
 from runner.results.build_table import build_table, label_of, table_spec
 from runner.results.experiment_runs import runs_of
+from runner.results.reductions import REDUCTIONS
 from runner.results.renderers import render
 from runner.results.sources import read_rows
-from runner.results.table_model import TableSpec
+from runner.results.table_model import Table, TableSpec
+from runner.table import chart_path
 
-PANELS_NOTE = "\n- the panels show the last logged values of each run, neither scaled nor reduced as above"
+PANELS_NOTE = "\n- W&B's bars show the mean of the last logged values over runs, not scaled"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Section:
         cfg: config of the experiment.
         spec: specification of the table.
         runs: runs of the table.
-        text: the table in Markdown, measured beside reported.
+        table: the table, measured beside reported.
     """
 
     experiment: str
@@ -41,15 +43,29 @@ class Section:
     cfg: DictConfig
     spec: TableSpec
     runs: list[Run]
-    text: str
+    table: Table
 
     @classmethod
     def read(cls, experiment: str, overrides: list[str]) -> Section:
         """Return the section of an experiment. Raises UserError if its table cannot be built."""
         everything = [f"experiment={experiment}", *overrides]
         cfg, spec = compose_without_sweep(everything), table_spec(everything)
-        text = render(build_table(everything), "markdown") + PANELS_NOTE
-        return cls(experiment, overrides, cfg, spec, runs_of(everything), text)
+        return cls(experiment, overrides, cfg, spec, runs_of(everything), build_table(everything))
+
+    @property
+    def text(self) -> str:
+        """The table in Markdown, with a note on the panels."""
+        return render(self.table, "markdown") + (PANELS_NOTE if self.has_bars else "")
+
+    @property
+    def has_bars(self) -> bool:
+        """True if means over runs that W&B computes are those of the table, but for their scale."""
+        return not REDUCTIONS[self.spec.reduce].per_epoch
+
+    @cached_property
+    def chart(self) -> Path | None:
+        """Path of the table's bar chart, with the table's own reduction; None if nothing is measured."""
+        return chart_path([f"experiment={self.experiment}", *self.overrides]) if self.table.is_measured else None
 
     @cached_property
     def name(self) -> str:

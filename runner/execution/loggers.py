@@ -178,6 +178,11 @@ def finish_loggers(loggers: Sequence[Any], folder: Path, final: dict[str, float]
             logger.end(last_epoch | final, figures)
 
 
+def figure_run_id(experiment: str, path: Path) -> str:
+    """Return the id of the W&B run that a figure of an experiment goes to."""
+    return hashlib.sha256(f"{experiment}/{path.stem}".encode()).hexdigest()[:12]
+
+
 def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: Any) -> None:
     """Log a PNG to a W&B run that belongs to this figure alone; drawn again, it goes to the same run.
 
@@ -201,7 +206,7 @@ def log_figure(node: Mapping[str, Any], path: Path, experiment: str, **config: A
         tracked = wandb.init(
             project=wandb_name(node["project"]),
             entity=node["entity"],
-            id=hashlib.sha256(f"{experiment}/{path.stem}".encode()).hexdigest()[:12],
+            id=figure_run_id(experiment, path),
             name=wandb_name(f"{experiment}/{path.stem}"),
             group=wandb_name(experiment),
             job_type="figure",

@@ -156,3 +156,8 @@ class Table:
     numerics: list[tuple[dict[str, str] | None, int]] = field(default_factory=list)
     commits: dict[str, int] = field(default_factory=dict)
     command: str = ""
+
+    @property
+    def is_measured(self) -> bool:
+        """True if a cell has a measured value."""
+        return any(cell.n for cell in self.cells.values())

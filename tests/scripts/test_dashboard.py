@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.execution.loggers import figure_run_id
+from runner.table import chart_path
 from scripts.dashboard import specification
 from scripts.dashboard_tables import Section, choose_tables
 from tests.scripts.conftest import TINY
@@ -46,20 +48,26 @@ def conditions(runs: dict) -> list[tuple]:
 
 def test_a_workspace_has_the_text_the_metric_and_the_curves_of_one_table(tmp_path) -> None:
     panels, runs = workspace_of(made("graphnorm/table1", "dataset=mutag,ptc", f"paths.outputs={tmp_path}"))
-    text, bars, curves = panels.values()
+    text, curves = panels.values()  # no bars: this table chooses one epoch for all folds, W&B cannot
     assert "| WL subtree | reported | 90.4 ± 5.7 | 59.9 ± 4.3 |" in text[0]["config"]["value"]
     assert "arXiv 2009.03294v1, table 1" in text[0]["config"]["value"]
-    assert list(panels)[1] == "val/acc (mean over dataset)"
-    (bar,) = bars
-    assert bar["viewType"] == "Bar Chart"
-    assert bar["config"]["metrics"] == ["val/acc"]
-    assert bar["config"]["groupBy"] == "choices.value.method"
+    assert "W&B's bars" not in text[0]["config"]["value"]
     assert [p["config"]["metrics"] for p in curves] == [["train/acc", "val/acc"], ["train/loss", "val/loss"]]
     assert runs["grouping"] == [{"section": "config", "name": "choices.value.method"}]
     assert conditions(runs) == [
         (None, "run", "group", "=", "graphnorm/table1"),
         ("AND", "config", "choices.value.dataset", "IN", ["mutag", "ptc"]),
     ]
+
+
+def test_bars_are_drawn_of_a_table_whose_means_are_those_of_wandb(tmp_path) -> None:
+    panels, _ = workspace_of(made("graphnorm/table1_fair", "dataset=mutag,ptc", f"paths.outputs={tmp_path}"))
+    assert list(panels)[1] == "test/acc (mean over dataset)"
+    text, (bar,), _ = panels.values()
+    assert "W&B's bars" in text[0]["config"]["value"]
+    assert bar["viewType"] == "Bar Chart"
+    assert bar["config"]["metrics"] == ["test/acc"]
+    assert bar["config"]["groupBy"] == "choices.value.method"
 
 
 def test_the_report_has_a_grid_for_each_column_of_each_table(tmp_path) -> None:
@@ -101,8 +109,14 @@ def test_runs_that_another_experiment_made_are_told_by_their_id(tmp_path) -> Non
     run.folder.mkdir(parents=True)
     (run.folder / "result.json").write_text(json.dumps(result))
     (run.folder / "metrics.csv").write_text("epoch,step,seconds,val/acc\n0,1,0.1,0.5\n")
-    _, runs = workspace_of(made("graphnorm/table1", *overrides))
-    assert conditions(runs)[-1] == ("OR", "run", "name", "IN", [run.id])
+    panels, runs = workspace_of(made("graphnorm/table1", *overrides))
+    *_, other, chart = conditions(runs)
+    assert other == ("OR", "run", "name", "IN", [run.id])
+    path = chart_path(["experiment=graphnorm/table1", *overrides])
+    assert chart == ("OR", "run", "name", "IN", [figure_run_id("graphnorm/table1", path)])
+    (panel,) = panels["table as a chart"]
+    assert panel["viewType"] == "Media Browser"
+    assert panel["config"]["mediaKeys"] == [f"figures/{path.stem}"]
 
 
 @pytest.mark.slow
@@ -122,13 +136,16 @@ def test_every_name_that_is_sent_stands_in_the_file_of_a_real_run(offline_run) -
 
     spec = made("graphnorm/table1", *NARROW, f"paths.outputs={offline_run}")
     panels, runs = workspace_of(spec)
-    text, bars, curves = panels.values()
+    text, _, curves = panels.values()
     assert "| GIN + GraphNorm | measured |" in text[0]["config"]["value"]
     assert "(1/10)" in text[0]["config"]["value"]
     (run,) = offline_run.glob("*/*/*/result.json")
-    for part in (runs, grids_of(spec)[0][0]):
+    (chart_runs, _), (grid_runs, _) = grids_of(spec)
+    assert conditions(chart_runs)[0][1:] == conditions(runs)[-1][1:]
+    for part in (runs, grid_runs):
         (_, _, name, _, group), *rest = conditions(part)
         assert name == "group"
+        rest = [condition for condition in rest if condition[2] != "name"]
         assert f'"{group}"' in records
         assert {key for _, _, key, _, _ in rest} >= {"choices.value.dataset", "model.value.hidden"}
         for _, _, key, _, values in rest:
@@ -140,7 +157,7 @@ def test_every_name_that_is_sent_stands_in_the_file_of_a_real_run(offline_run) -
         assert section == "run" or (name in summary["summary"] if section == "summary" else stored(name))
     logged = json.loads(run.read_text())["metrics"] | summary["summary"]
     assert {"train/acc", "val/loss"} < {m for panel in curves for m in panel["config"]["metrics"]}
-    for panel in [*bars, *curves]:
+    for panel in curves:
         assert set(panel["config"]["metrics"]) <= logged.keys()
         assert panel["config"].get("xAxis", "epoch") in summary["summary"]
 
@@ -168,6 +185,19 @@ def test_sent_again_the_dashboard_is_updated_in_place(server, program, tmp_path)
     server.views.clear()  # as if they were deleted there
     assert program(*command, **server.environment()).returncode == 0
     assert len(server.views) == 2
+
+
+@pytest.mark.slow
+def test_the_chart_of_a_table_is_sent_with_the_dashboard(server, program, offline_run) -> None:
+    command = [sys.executable, "-m", "scripts.dashboard", "experiment=graphnorm/table1", *NARROW]
+    sent = program(*command, f"paths.outputs={offline_run}", **server.environment())
+    assert sent.returncode == 0, sent.stderr
+    (panel,) = workspace_of(json.loads(Path(sent.stdout.splitlines()[-1]).read_text()))[0]["table as a chart"]
+    (key,) = panel["config"]["mediaKeys"]
+    (figure,) = server.runs.values()
+    summary = json.loads(figure["files"]["wandb-summary.json"][0])
+    assert summary[key]["_type"] == "image-file"
+    assert summary[key]["path"].startswith(f"media/images/{key}")
 
 
 @pytest.mark.slow
