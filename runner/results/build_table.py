@@ -90,6 +90,7 @@ def build_table(
         sample=reduction.sample,
         numerics=count_fingerprints(finished),
         commits=dict(Counter(run.commit or "unknown" for run in finished).most_common()),
+        methods={label_of(run, spec.rows, spec): run.label_value("method") for run in runs if "method" in spec.rows},
     )
 
 

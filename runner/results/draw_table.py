@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.execution.plot_style import HOLLOW, MARKERS, colour, pyplot
+from runner.execution.plot_style import HOLLOW, MARKERS, colour, pyplot, stable_colours
 from runner.results.draw_figure import panel_grid
 from runner.results.figure_files import set_title
+from runner.results.figure_model import methods_of
 from runner.results.significance import LEGEND, mark
 from runner.results.table_model import Cell, Table
 
@@ -20,8 +21,9 @@ Cells = Mapping[tuple[str, str], Cell]
 def draw_table(table: Table) -> Any:
     """Draw a table as a bar chart of one column's width, with standard deviations as error bars.
 
-    Reported figures are markers. Panels of one metric share the value axis, which is logarithmic if the values differ
-    by more than LOG_RATIO. Columns without a measured value and rows without any value are left out.
+    A method has the colour that it has in all figures of its paper; the label of the main row is bold. Reported
+    figures are markers. Panels of one metric share the value axis, which is logarithmic if the values differ by
+    more than LOG_RATIO. Columns without a measured value and rows without any value are left out.
 
     Args:
         table: table with at least one measured value.
@@ -37,19 +39,32 @@ def draw_table(table: Table) -> Any:
     height = bar * len(rows) + (0.25 if one_metric else 0.45)
     handles: dict[str, Any] = {}
     with pyplot() as plt:
+        colours = bar_colours(table)
         figure, axes, is_bottom = panel_grid(plt, len(panels), height, margin=0.75, share_axes=(one_metric, True))
         for panel, ax, bottom in zip(panels, axes, is_bottom, strict=True):
             format_panel(ax, table, panel, cells, labelled=bottom)
             for place, row in enumerate(rows):
                 if cell := cells.get((row, panel)):
-                    handles |= draw_cell(ax, place, cell, colour(MAIN_COLOUR if row == table.main else OTHER_COLOUR))
+                    handles |= draw_cell(ax, place, cell, colours.get(row, colour(OTHER_COLOUR)))
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
+        if table.main in rows:
+            axes[0].get_yticklabels()[rows.index(table.main)].set_fontweight("bold")
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
         tests = [f"against {table.main}: {LEGEND}"] if table.main else []
         set_title(figure, table.title, [cell.n for cell in cells.values() if cell.n], table.sample, tests)
     return figure
+
+
+def bar_colours(table: Table) -> dict[str, str]:
+    """Return the colour of each row's bars: that of its method, or of the main row alone if rows are no methods."""
+    if not table.methods:
+        return {table.main: colour(MAIN_COLOUR)} if table.main else {}
+    papers = dict.fromkeys(method.partition("/")[0] for method in table.methods.values())
+    known = [method for paper in papers for method in methods_of(paper)]
+    indices = stable_colours(list(table.methods.values()), known)
+    return {row: colour(indices[method]) for row, method in table.methods.items()}
 
 
 def format_panel(ax: Any, table: Table, panel: str, cells: Cells, labelled: bool) -> None:

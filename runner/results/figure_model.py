@@ -53,7 +53,9 @@ class FigureSpec:
         if lacking := [n for n in required if n not in node]:
             raise UserError(f"{place} lacks {', '.join(lacking)}")
         lines = as_names(node["lines"])
-        order = tuple(node.get("colour_order") or (methods_of(experiment) if lines[-1] == "method" else ()))
+        order = tuple(
+            node.get("colour_order") or (methods_of(experiment.partition("/")[0]) if lines[-1] == "method" else ())
+        )
         spec = cls(**node | {"lines": lines, "colour_order": order})
         for point in spec.reported:
             if point.keys() != {"panel", "line", "x", "y"} or len(point["x"]) != len(point["y"]):
@@ -75,10 +77,10 @@ class FigureSpec:
         return [p for p in self.reported if str(p["panel"]) == line.panel and as_names(p["line"]) == line.name]
 
 
-def methods_of(experiment: str) -> list[str]:
-    """Return the methods of an experiment's paper, the paper's own one first."""
-    paper = experiment.partition("/")[0]
-    return [name for name in choices("method") if name.partition("/")[0] == paper]
+def methods_of(paper: str) -> list[str]:
+    """Return the methods of a paper, the paper's own one first."""
+    names = [name for name in choices("method") if name.partition("/")[0] == paper]
+    return sorted(names, key=lambda name: name != paper)
 
 
 @dataclass

@@ -141,6 +141,7 @@ class Table:
         numerics: fingerprints of the runs' numerics with the number of runs; None stands for unknown ones.
         commits: git commits of the code that made the runs, with the number of runs; `+` marks changed files.
         command: command that prints the table, or empty.
+        methods: method of each row, by its label, if the rows are told apart by method.
     """
 
     title: str
@@ -156,6 +157,7 @@ class Table:
     numerics: list[tuple[dict[str, str] | None, int]] = field(default_factory=list)
     commits: dict[str, int] = field(default_factory=dict)
     command: str = ""
+    methods: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_measured(self) -> bool:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from scipy.stats import ttest_ind
 
 from runner.config.address import Run
 from runner.errors import UserError
+from runner.execution.plot_style import colour, pyplot
 from runner.files import write_json
 from runner.results.build_table import build_table
 from runner.results.draw_table import draw_table
@@ -289,6 +291,12 @@ def test_the_chart_shows_means_deviations_and_reported_figures(stories) -> None:
     assert {(74.0, 76.0), (68.0, 72.0)} <= ends
     assert ax.get_xscale() == "linear"
     assert ax.get_xlim()[0] == 0
+    with pyplot():
+        own = to_hex(colour(0))  # the paper's own method is the first of its methods
+    colours = [to_hex(bar.get_facecolor()) for bar in ax.patches]
+    assert colours.index(own) == table.rows.index("E-Sparse")
+    assert len(set(colours)) == len(table.rows)
+    assert [label.get_text() for label in ax.get_yticklabels() if label.get_weight() == "bold"] == [table.main]
     assert ax.get_xlabel() == "perplexity"
     assert [text.get_text() for text in ax.texts] == ["**", "**", "", ""]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reported"]
