@@ -194,6 +194,12 @@ class PreparedLogs(CTRDataModule):
         self.names, self.sizes = [field.name for field in manifest.fields], manifest.field_sizes
         self.vocabulary = manifest.vocabulary
 
+    def predict_files(self, paths: list[Path], out: Path, module: Any) -> list[Path]:
+        """Write the probability of a click for each row of tables (`prediction.predict_clicks`)."""
+        from datasets.ctr.prediction import predict_clicks
+
+        return predict_clicks(paths, out, module, self)
+
     def find(self, what: str, *names: str) -> Path:
         """Return the first of the files that is under the data folder.
 

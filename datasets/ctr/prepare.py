@@ -218,7 +218,8 @@ def count_block(job: Job) -> None:
     temporary.mkdir(parents=True)
     np.save(temporary / "labels.npy", _labels(job, frame))
     places = np.empty((len(job.plan.schema.fields), frame.height), np.int32)
-    for number, values in enumerate(_categories(job, frame)):
+    where = f"{job.path}, rows {job.block.first_row + 1} to {job.block.first_row + job.block.rows}"
+    for number, values in enumerate(categories(job.plan.schema, frame, where)):
         distinct, places[number] = distinct_values(values)
         counts = np.bincount(places[number][counted], minlength=len(distinct)).astype(np.uint32)
         distinct.to_frame("value").with_columns(count=counts).write_parquet(temporary / f"{number}.parquet")
@@ -241,7 +242,7 @@ def _vocabularies(plan: Plan, jobs: Sequence[Job]) -> dict[str, pl.DataFrame]:
         merged = merge_counts([_counts_folder(job) / f"{number}.parquet" for job in jobs], min_count)
         with atomic_write(path) as temporary:
             merged.write_parquet(temporary)
-    vocabularies = _load_vocabularies(plan)
+    vocabularies = load_vocabularies(plan)
     check_id_range(sum(vocabulary.height + 1 for vocabulary in vocabularies.values()))
     return vocabularies
 
@@ -250,7 +251,8 @@ def _vocabulary_file(plan: Plan, field: str) -> Path:
     return plan.folder / "vocabulary" / f"{field}.parquet"
 
 
-def _load_vocabularies(plan: Plan) -> dict[str, pl.DataFrame]:
+def load_vocabularies(plan: Plan) -> dict[str, pl.DataFrame]:
+    """Return the vocabulary of each field, in the order of the fields: frames with the columns value and id."""
     return _read_vocabularies(plan.folder / "vocabulary", tuple(field.name for field in plan.schema.fields))
 
 
@@ -274,7 +276,7 @@ def encode_block(job: Job) -> None:
 
     folder, parts = _counts_folder(job), _parts(job)
     labels, places = np.load(folder / "labels.npy"), np.load(folder / "places.npy", mmap_mode="r")
-    vocabularies = list(_load_vocabularies(job.plan).values())
+    vocabularies = list(load_vocabularies(job.plan).values())
     ids = np.empty((len(labels), len(vocabularies)), np.int32)
     offset = 0
     for number, vocabulary in enumerate(vocabularies):
@@ -361,11 +363,20 @@ def _labels(job: Job, frame: pl.DataFrame) -> np.ndarray:
     return (values > (0.5 if above is None else above)).cast(pl.UInt8).to_numpy()
 
 
-def _categories(job: Job, frame: pl.DataFrame) -> Iterator[pl.Series]:
-    """Categories of each field as strings, missing ones as `MISSING`."""
+def categories(schema: Schema, frame: pl.DataFrame, where: str) -> Iterator[pl.Series]:
+    """Yield the categories of each field as strings, missing ones as `MISSING`.
+
+    Args:
+        schema: columns of the frame, and the transforms of the fields.
+        frame: rows as strings.
+        where: file and rows, for messages.
+
+    Raises:
+        CorruptData: a transform does not know a value.
+    """
     import polars as pl
 
-    for field in job.plan.schema.fields:
+    for field in schema.fields:
         column = pl.col(field.source)
         if field.transform is not None:
             column = TRANSFORMS[field.transform](column)
@@ -373,6 +384,5 @@ def _categories(job: Job, frame: pl.DataFrame) -> Iterator[pl.Series]:
             yield frame.select(column.fill_null(MISSING).alias("value"))["value"]
         except pl.exceptions.PolarsError as error:
             raise CorruptData(
-                f"{job.path}, rows {job.block.first_row + 1} to {job.block.first_row + job.block.rows}: transform "
-                f"{field.transform} of column {field.source} failed: {str(error).splitlines()[0]}"
+                f"{where}: transform {field.transform} of column {field.source} failed: {str(error).splitlines()[0]}"
             ) from error

@@ -43,6 +43,8 @@ class Table(Protocol):
     """File of rows that can be read block by block."""
 
     path: Path
+    schema: Schema
+    columns: list[str]
 
     def blocks(self, block_bytes: int) -> list[Block]:
         """Return the blocks of the file, in order, of about `block_bytes` bytes each."""
@@ -158,7 +160,8 @@ class ParquetTable:
 
         self.path, self.schema = path, schema
         file = pyarrow.parquet.ParquetFile(path)
-        self.schema.check_columns(list(file.schema_arrow.names), str(path))
+        self.columns = list(file.schema_arrow.names)
+        self.schema.check_columns(self.columns, str(path))
         self.rows = file.metadata.num_rows
 
     def blocks(self, block_bytes: int) -> list[Block]:

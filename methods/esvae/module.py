@@ -207,6 +207,12 @@ class AutoencoderTraining(LightningModule):
         """Load the best value and epoch of each metric."""
         self.best = checkpoint["best"]
 
+    def predict_files(self, paths: list[Path], out: Path, data: Any, samples: int = 0) -> list[Path]:
+        """Write reconstructions of image files and `samples` generated images (`prediction.reconstruct_files`)."""
+        from methods.esvae.prediction import reconstruct_files
+
+        return reconstruct_files(paths, out, self, data, samples)
+
     @torch.no_grad()
     def figures(self) -> dict[str, Any]:
         """Return reconstructions, samples, interpolations and firing rates."""

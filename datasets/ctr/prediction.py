@@ -1,0 +1,130 @@
+"""Predictions for click logs in files: a CSV with the probability of a click for each row."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from datasets.ctr.prepare import categories, load_vocabularies
+from datasets.ctr.schema import Schema
+from datasets.ctr.tables import Table, open_table
+from datasets.ctr.vocabulary import distinct_values, look_up
+from datasets.files import atomic_write
+from datasets.progress import track
+
+if TYPE_CHECKING:
+    import polars as pl
+
+log = logging.getLogger(__name__)
+
+
+def predict_clicks(paths: list[Path], out: Path, module: Any, data: Any) -> list[Path]:
+    """Write `<name>.csv` for each table: a row for each of its rows, in their order.
+
+    Columns: row (counted from 1), label (if the file has it) and probability of a click. Files have the columns of the
+    training data; the label may be missing. Values without an id of their own take the id of rare values, and their
+    share in each field is logged.
+
+    Args:
+        paths: tables: text, gzip or parquet.
+        out: folder of the CSV files.
+        module: method, a function from ids (B, n) int32 to logits (B,).
+        data: DataModule that the network was trained on.
+
+    Raises:
+        ValueError: a file lacks a column, or two files have one name.
+        CorruptData: a row is not what the schema says.
+    """
+    plan = data.plan()
+    vocabularies = load_vocabularies(plan)
+    written: list[Path] = []
+    for path in paths:
+        target = out / f"{path.name.partition('.')[0]}.csv"
+        if target in written:
+            raise ValueError(f"two of the input files are called {target.stem}: predict them into two folders")
+        with tempfile.TemporaryDirectory() as work, atomic_write(target) as temporary, open(temporary, "wb") as file:
+            schema, labelled = schema_of(path, plan.schema, Path(work))
+            table = open_table(path, schema, Path(work))
+            for number, frame in enumerate(_blocks(table, schema, vocabularies, module, data, labelled)):
+                frame.write_csv(file, include_header=number == 0, float_precision=6)
+        written.append(target)
+    return written
+
+
+def schema_of(path: Path, schema: Schema, work: Path) -> tuple[Schema, bool]:
+    """Return the schema of a file, and whether it has the label.
+
+    In a file without labels the column of the first field is read in the label's place.
+
+    Args:
+        path: table.
+        schema: schema of the training data.
+        work: folder where a compressed file is unpacked to.
+    """
+    bare = replace(
+        schema,
+        label=schema.fields[0].source,
+        columns=None if schema.columns is None else tuple(c for c in schema.columns if c != schema.label),
+    )
+    labelled = schema.label in names_of(open_table(path, replace(bare, columns=schema.columns), work))
+    return (schema, True) if labelled else (bare, False)
+
+
+def names_of(table: Table) -> list[str]:
+    """Return the names of a table's columns; without a header, only if its first line is as wide as they are."""
+    schema, columns = table.schema, table.columns
+    if schema.columns is None or table.path.suffix == ".parquet":
+        return columns
+    with open(table.path, encoding="utf-8", errors="replace") as file:
+        width = file.readline().count(schema.separator) + 1
+    return columns if width == len(columns) else []
+
+
+def _blocks(
+    table: Table, schema: Schema, vocabularies: Mapping[str, pl.DataFrame], module: Any, data: Any, labelled: bool
+) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    unseen, rows = np.zeros(len(vocabularies), np.int64), 0
+    for block in track(table.blocks(data.block_bytes), f"predicted blocks of {table.path.name}"):
+        frame = table.read(block)
+        where = f"{table.path}, rows {block.first_row + 1} to {block.first_row + block.rows}"
+        ids = encode(categories(schema, frame, where), vocabularies, unseen)
+        logits = torch.cat([module(part).cpu() for part in torch.from_numpy(ids).split(data.eval_batch_size)])
+        columns: dict[str, Any] = {"row": np.arange(block.first_row + 1, block.first_row + block.rows + 1)}
+        if labelled:
+            columns["label"] = frame[schema.label]
+        rows += block.rows
+        yield pl.DataFrame(columns | {"probability": logits.double().sigmoid().numpy()})
+    shares = {name: n / rows for name, n in zip(vocabularies, unseen, strict=True) if n}
+    if shares:
+        told = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
+        log.info("%s: values that are rare or were not seen in training: %s", table.path.name, told)
+
+
+def encode(
+    values: Iterator[pl.Series], vocabularies: Mapping[str, pl.DataFrame], unseen: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the ids of rows, (N, n) int32, as the preparation gives them.
+
+    Args:
+        values: categories of each field, in the order of the vocabularies.
+        vocabularies: vocabulary of each field.
+        unseen: (n,) counts of values without an id of their own, which are added to.
+    """
+    columns, offset = [], 0
+    for number, (series, vocabulary) in enumerate(zip(values, vocabularies.values(), strict=True)):
+        distinct, places = distinct_values(series)
+        ids = look_up(distinct, vocabulary)[places]
+        if unseen is not None:
+            unseen[number] += int((ids == vocabulary.height).sum())
+        columns.append(ids + offset)
+        offset += vocabulary.height + 1
+    return np.stack(columns, axis=1)
