@@ -68,29 +68,32 @@ def ica(rgb: np.ndarray, fs: float) -> np.ndarray:
     return band_pass(np.array(waves), fs, PULSE_BAND, order=3)
 
 
-def chrom(rgb: np.ndarray, fs: float) -> np.ndarray:
-    """Return the chrominance wave (de Haan and Jeanne 2013): windows of 1.6 s, half overlapping, with a Hann window.
+def chrom(
+    rgb: np.ndarray, fs: float, hop: int | None = None, band: tuple[float, float] = PULSE_BAND, order: int = 3
+) -> np.ndarray:
+    """Return the chrominance wave (de Haan and Jeanne 2013): windows of 1.6 s with a Hann window, added up.
 
     The last samples that fill no window are zero.
 
     Args:
         rgb: mean colours, (B, T, 3).
         fs: samples a second.
+        hop: samples between two windows; None: half a window.
+        band: lowest and highest frequency of the filter, in Hz.
+        order: order of the filter.
 
     Raises:
         ValueError: fewer than two windows fit.
     """
     length = math.ceil(1.6 * fs)
     length += length % 2
-    half = length // 2
-    count = (rgb.shape[1] - half) // half
-    if count < 1:
+    if rgb.shape[1] < length:
         raise ValueError(f"CHROM needs at least {length} frames, got {rgb.shape[1]}")
-    starts = np.arange(count) * half
+    starts = np.arange(0, rgb.shape[1] - length + 1, length // 2 if hop is None else hop)
     colours = relative(_windows(rgb, length)[:, starts])
     red, green_, blue = np.moveaxis(colours, -1, 0)
-    x = band_pass(3 * red - 2 * green_, fs, PULSE_BAND, order=3)
-    y = band_pass(1.5 * red + green_ - 1.5 * blue, fs, PULSE_BAND, order=3)
+    x = band_pass(3 * red - 2 * green_, fs, band, order)
+    y = band_pass(1.5 * red + green_ - 1.5 * blue, fs, band, order)
     alpha = x.std(axis=-1, keepdims=True) / (y.std(axis=-1, keepdims=True) + 1e-12)
     return overlap_add((x - alpha * y) * np.hanning(length), starts, rgb.shape[1])
 
