@@ -166,7 +166,7 @@ def test_pos_agrees_with_vitallens():
 
 
 def test_chrom_agrees_with_vitallens():
-    """They filter from 40 to 240 beats/min by the fifth order, with a window at every sample, and turn the wave round."""
+    """They filter from 40 to 240 beats/min by the fifth order, with windows at every sample, and invert it."""
     rgb = traces(noise=3e-4)[0]
     theirs, middle = foreign("chrom")(rgb, FS), slice(60, 240)
     ours = colour.chrom(rgb[None], FS, hop=1, band=(40 / 60, 4.0), order=5)[0]
