@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from datasets.download import CorruptData
 from datasets.faces.session import check_clock
+from datasets.images.decode import read_image
 
 log = logging.getLogger(__name__)
 IMAGES = (".png", ".bmp", ".jpg", ".jpeg")
@@ -133,7 +135,8 @@ class ImageFrames(Frames):
     def __init__(self, path: Path, times: np.ndarray | None = None, fps: float = 30.0) -> None:
         super().__init__(path, times)
         self.fps = fps
-        self.files = sorted(p for p in path.iterdir() if p.suffix.lower() in (*IMAGES, ".raw")) if path.is_dir() else []
+        inside = path.iterdir() if path.is_dir() else ()
+        self.files = sorted(p for p in inside if p.suffix.lower() in (*IMAGES, ".raw") and not p.name.startswith("."))
         if not self.files:
             raise ValueError(f"{path} has no images ({', '.join(IMAGES)})")
 
@@ -143,18 +146,19 @@ class ImageFrames(Frames):
             yield number / self.fps, file
 
     def image(self, handle: Any) -> np.ndarray:
-        """Return an image, (H, W, 3) uint8 RGB; thermal frames are spread over 20 to 40 degrees."""
+        """Return an image, (H, W, 3) uint8 RGB; thermal frames are spread over 20 to 40 degrees.
+
+        Raises:
+            CorruptData: the file is no image, or no thermal frame of 512 x 640 values.
+        """
         if handle.suffix == ".raw":
-            celsius = np.fromfile(handle, np.uint16).reshape(THERMAL_SHAPE) * 0.04 - 273.15
+            values = np.fromfile(handle, np.uint16)
+            if values.size != np.prod(THERMAL_SHAPE):
+                raise CorruptData(f"{handle} has {values.size} values of 16 bits; a thermal frame has 512 x 640")
+            celsius = values.reshape(THERMAL_SHAPE) * 0.04 - 273.15
             grey = np.clip((celsius - 20) / 20 * 255, 0, 255).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(handle) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{handle} cannot be read as an image: {error}") from error
+        return read_image(handle, channels=3, size=None).permute(1, 2, 0).contiguous().numpy()
 
 
 def open_frames(path: Path, times: np.ndarray | None = None, fps: float = 30.0) -> Frames:

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from datasets.download import CorruptData, MissingData
 from datasets.files import atomic_write
+from datasets.images import decode
 from datasets.shapes.binvox import read_binvox
 from datasets.shapes.geometry import BOX, RESOLUTION
 
@@ -273,16 +273,8 @@ def image_paths(model: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an RGB image (3, H, W).
-
-    Raises:
-        CorruptData: if it is damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise CorruptData(f"{path} is not a complete image ({error})") from error
+    """Read an image of any mode as RGB (3, H, W). Raises CorruptData if it is damaged or its range is not known."""
+    return decode.read_image(path, channels=3, size=None).numpy()
 
 
 def read_cameras(path: Path, views: int) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from datasets.download import CorruptData
 from datasets.faces.detect import blaze_anchors, make_detector, overlap_of, suppress_overlaps
 from datasets.faces.frontend import (
     Faces,
@@ -136,8 +137,24 @@ def test_folders_of_images_are_read_in_order(tmp_path, moving):
     np.testing.assert_allclose([t for t, _ in read], np.arange(4) / 25)
     np.testing.assert_array_equal(read[2][1], images[2])
     (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "._Image000.png").write_bytes(b"of another system")
     with pytest.raises(ValueError, match="has no images"):
         open_frames(tmp_path / "none")
+
+
+def test_16_bit_frames_are_scaled_and_broken_ones_are_refused(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.array([[0, 257], [32896, 65535]], np.uint16)).save(tmp_path / "0.png")
+    (tmp_path / "1.raw").write_bytes(bytes(10))
+    (tmp_path / "2.png").write_bytes(b"no image")
+    frames = open_frames(tmp_path)
+    handles = [handle for _, handle in frames]
+    assert frames.image(handles[0])[..., 0].tolist() == [[0, 1], [128, 255]]
+    with pytest.raises(CorruptData, match=r"1\.raw has 5 values of 16 bits; a thermal frame has 512 x 640"):
+        frames.image(handles[1])
+    with pytest.raises(CorruptData, match=r"2\.png is no image that can be read"):
+        frames.image(handles[2])
 
 
 def test_a_clock_that_runs_backwards_is_refused(tmp_path, write_frames, moving):

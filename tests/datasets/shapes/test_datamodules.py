@@ -187,7 +187,7 @@ def damage(copy, what: str) -> None:
         ("twice", CorruptData, r"ring: r0 is both in train\.lst and in test\.lst", {}),
         ("category", MissingData, "there is no folder .*ring for the category ring", {}),
         ("fewer", CorruptData, r"ring/r1 has points float16 \(80, 3\), .*ball/b0 has float16 \(401, 3\)", {}),
-        ("picture", CorruptData, r"001\.jpg is not a complete image", {"inputs": "image"}),
+        ("picture", CorruptData, r"001\.jpg is no image that can be read", {"inputs": "image"}),
         ("views", CorruptData, r"ring/r1/.*002\.jpg is number 1 among the images", {"inputs": "image"}),
         ("last", CorruptData, r"ring/r1 has images uint8 \(2, 3, 137, 137\)", {"inputs": "image"}),
         ("camera", CorruptData, r"only one of .* has cameras, intrinsics", {"inputs": "image"}),

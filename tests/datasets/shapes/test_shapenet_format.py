@@ -244,8 +244,14 @@ def test_pictures(tmp_path):
     assert (fmt.read_image(paths[0]).transpose(1, 2, 0) == pixels).all()
     assert (fmt.read_image(paths[2]) == pixels[None, ..., 0]).all()
     paths[0].write_bytes(paths[0].read_bytes()[:100])
-    with refused(CorruptData, "is not a complete image", paths[0]):
+    with refused(CorruptData, "is no image that can be read", paths[0]):
         fmt.read_image(paths[0])
+
+
+def test_grey_images_of_16_bits_are_scaled(tmp_path) -> None:
+    values = np.array([[0, 257, 32896], [65535, 25700, 128]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "depth.png")
+    assert fmt.read_image(tmp_path / "depth.png").tolist() == [[[0, 1, 128], [255, 100, 0]]] * 3
 
 
 @pytest.mark.parametrize(
