@@ -258,6 +258,18 @@ def prune_block(
     statistics = gather_statistics(decoder, block, states, recipe.required, clock, recipe.input_cache_bytes)
     if experts is not None and recipe.required.kinds:
         experts.add(number, decoder.sets(number), statistics)
+    return prune_sets(decoder, block, number, statistics, recipe, clock)
+
+
+def prune_sets(
+    decoder: Decoder,
+    block: Block,
+    number: int,
+    statistics: dict[str, InputStatistics],
+    recipe: Recipe,
+    clock: WorkClock,
+) -> list[SetReport]:
+    """Prune the matrices of one block by the statistics of their inputs, in place; return a report for each set."""
     prefix = decoder.architecture.prefix
     return [
         prune_set(block, number, layers, statistics[layers.name], recipe, clock, prefix)
