@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datasets.checks import check_positive
-from methods.esparse.group_ranking import removal_statistics, snake_order, sums_of_maxima
+from methods.esparse.group_ranking import removal_at, snake_order, sums_of_maxima
 
 
 class ChannelPermutation:
@@ -35,31 +35,33 @@ class ChannelPermutation:
             return permutation
         groups = permutation.numel() // m
         size = -(-groups // self.assignment_blocks) * m
-        return torch.cat([assign_positions(scores, block, n, m) for block in permutation.split(size)])
+        blocks = permutation.split(size)
+        return torch.cat([block[assign_positions(scores[:, block].T.contiguous(), n, m)] for block in blocks])
 
 
-def assign_positions(scores: Tensor, permutation: Tensor, n: int, m: int) -> Tensor:
+def assign_positions(columns: Tensor, n: int, m: int) -> Tensor:
     """Reassign the channels at each position of the groups, one position after another, by linear sum assignment.
 
     Args:
-        scores: (R, C) scores in the original order.
-        permutation: (C',) channels of the groups, to start from.
+        columns: (C, R) scores, transposed: a row is a column of the weight matrix; neighbours form groups of M.
         n: weights of a group that are kept.
         m: weights of a group.
 
     Returns:
-        Permutation (C',) whose retained score is not smaller.
+        Order (C,) of the columns, whose retained score is not smaller.
     """
     from scipy.optimize import linear_sum_assignment
 
-    permutation = permutation.clone()
-    groups = torch.arange(permutation.numel() // m, device=scores.device)
+    columns = columns.clone()
+    order = torch.arange(len(columns), device=columns.device)
     for position in range(m):
-        columns = scores[:, permutation].T.contiguous()
-        thresholds, without, _ = removal_statistics(columns, n, m, groups)
-        thresholds = thresholds[position::m]  # (G, R)
+        thresholds, without = removal_at(columns, n, m, position)
         gained = sums_of_maxima(thresholds, columns[position::m]) - thresholds.sum(1, keepdim=True)
-        retained = gained + without[position::m, None]  # of group t with the channel that group s has now
-        _, best = linear_sum_assignment(retained.cpu().numpy(), maximize=True)
-        permutation[position::m] = permutation[position::m][torch.as_tensor(best, device=scores.device)]
-    return permutation
+        retained = (gained + without[:, None]).double()  # of group t with the channel that group s has now
+        places, best = linear_sum_assignment(retained.cpu().numpy(), maximize=True)
+        chosen = torch.as_tensor(best, device=columns.device)
+        if retained[places, chosen].sum() <= retained.trace():
+            continue
+        columns[position::m] = columns[position::m][chosen]
+        order[position::m] = order[position::m][chosen]
+    return order

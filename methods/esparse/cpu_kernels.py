@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CHANNELS_PER_CHUNK = 64  # their counts stay in a core's cache
+LOWEST = np.finfo(np.float32).min
 
 # The kernels run in our own threads: the idle threads of numba's `parallel` spin and slow down everything else.
 compiled = numba.njit(nogil=True, cache=True)
@@ -30,6 +31,47 @@ def sums_of_maxima(a: Tensor, b: Tensor) -> Tensor:
     return torch.from_numpy(out)
 
 
+def retained_score(scores: Tensor, permutation: Tensor, n: int, m: int) -> float:
+    """Compute what `methods.esparse.group_ranking.retained_score` computes."""
+    x, order = to_numpy(scores), permutation.numpy()
+    sums = np.empty(len(x))
+    run_in_threads(lambda part: _retained_scores(x[part], order, n, m, sums[part]), len(x))
+    return float(sums.sum())
+
+
+def best_swaps_of_groups(D: Tensor, side: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Find the best swap between any two groups by side[p] + side[q] + D[p, q] + D[q, p].
+
+    Args:
+        D: (C, C) part of the gain of a swap, see `methods.esparse.channel_shuffle.SwapGains`.
+        side: (C,) the other part: A minus the retained score of each column's group.
+        m: columns of a group.
+
+    Returns:
+        For G = C / M groups the gain (G, G) and the places i M + j (G, G) of the columns i and j inside their groups g
+        and h. Only entries g < h are filled; other gains are -inf.
+    """
+    groups = len(side) // m
+    best, where = np.full((groups, groups), -np.inf, dtype=np.float32), np.zeros((groups, groups), dtype=np.int64)
+    _best_swaps_of_groups(to_numpy(D), to_numpy(side), m, best, where)
+    return torch.from_numpy(best), torch.from_numpy(where)
+
+
+def disjoint_pairs(order: Tensor, groups: int) -> Tensor:
+    """Choose pairs of groups in turn, each group at most once.
+
+    Args:
+        order: (k,) pairs of the groups g and h as g * `groups` + h.
+        groups: number of groups.
+
+    Returns:
+        Places in `order` of the chosen pairs.
+    """
+    chosen = np.empty(groups // 2, dtype=np.int64)
+    count = _choose_disjoint(order.numpy(), groups, chosen)
+    return torch.from_numpy(chosen[:count])
+
+
 def removal_statistics(columns: Tensor, n: int, m: int, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what `methods.esparse.group_ranking.removal_statistics` computes."""
     x, chosen = to_numpy(columns), groups.numpy()
@@ -41,6 +83,14 @@ def removal_statistics(columns: Tensor, n: int, m: int, groups: Tensor) -> tuple
         len(chosen),
     )
     return torch.from_numpy(thresholds).flatten(0, 1), torch.from_numpy(without).flatten(), torch.from_numpy(retained)
+
+
+def removal_at(columns: Tensor, n: int, m: int, position: int) -> tuple[Tensor, Tensor]:
+    """Compute what `methods.esparse.group_ranking.removal_at` computes."""
+    x = to_numpy(columns).reshape(len(columns) // m, m, -1)
+    thresholds, without = np.empty((len(x), x.shape[2]), dtype=np.float32), np.empty(len(x), dtype=np.float32)
+    run_in_threads(lambda part: _removal_at(x[part], n, position, thresholds[part], without[part]), len(x))
+    return torch.from_numpy(thresholds), torch.from_numpy(without)
 
 
 def add_counts(counts: Tensor, x: Tensor, low: Tensor, width: Tensor) -> None:
@@ -77,40 +127,68 @@ def to_numpy(x: Tensor) -> np.ndarray:
 
 @compiled_fast
 def _sums_of_maxima(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    for p in range(a.shape[0]):
-        for q in range(b.shape[0]):
-            total = np.float32(0)
+    """Compute tiles of 2 x 4 sums, so that each value that is loaded is used several times. Tiles may overlap."""
+    last_p, last_q = a.shape[0] - 1, b.shape[0] - 1
+    for p in range(0, a.shape[0], 2):
+        next_p = min(p + 1, last_p)
+        for q in range(0, b.shape[0], 4):
+            q1, q2, q3 = min(q + 1, last_q), min(q + 2, last_q), min(q + 3, last_q)
+            a0, a1, b0, b1, b2, b3 = a[p], a[next_p], b[q], b[q1], b[q2], b[q3]
+            s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = np.float32(0)
             for r in range(a.shape[1]):
-                total += max(a[p, r], b[q, r])
-            out[p, q] = total
+                x0, x1 = a0[r], a1[r]
+                y0, y1, y2, y3 = b0[r], b1[r], b2[r], b3[r]
+                s00 += max(x0, y0)
+                s01 += max(x0, y1)
+                s02 += max(x0, y2)
+                s03 += max(x0, y3)
+                s10 += max(x1, y0)
+                s11 += max(x1, y1)
+                s12 += max(x1, y2)
+                s13 += max(x1, y3)
+            out[p, q], out[p, q1], out[p, q2], out[p, q3] = s00, s01, s02, s03
+            out[next_p, q], out[next_p, q1], out[next_p, q2], out[next_p, q3] = s10, s11, s12, s13
 
 
 @compiled_fast
-def _rank(members: np.ndarray, rank: np.ndarray) -> None:
-    """Rank the members of a group in each row, 0 for the largest; the first of equal ones comes before."""
-    rank[:] = 0
-    for i in range(members.shape[0]):
-        for j in range(i + 1, members.shape[0]):
-            for r in range(members.shape[1]):
-                behind = members[i, r] >= members[j, r]
-                rank[j, r] += behind
-                rank[i, r] += not behind
+def _retained_scores(x: np.ndarray, order: np.ndarray, n: int, m: int, sums: np.ndarray) -> None:
+    groups = order.size // m
+    members = np.empty((m, groups), np.float32)
+    top = np.empty((n, groups), np.float32)
+    for r in range(x.shape[0]):
+        for i in range(m):
+            for g in range(groups):
+                members[i, g] = x[r, order[g * m + i]]
+        _largest(members, top)
+        total = np.float64(0)
+        for k in range(n):
+            for g in range(groups):
+                total += top[k, g]
+        sums[r] = total
+
+
+@compiled
+def _best_swaps_of_groups(D: np.ndarray, side: np.ndarray, m: int, best: np.ndarray, where: np.ndarray) -> None:
+    for g in range(best.shape[0]):
+        for h in range(g + 1, best.shape[0]):
+            for i in range(m):
+                for j in range(m):
+                    p, q = g * m + i, h * m + j
+                    gain = side[p] + side[q] + D[p, q] + D[q, p]
+                    if gain > best[g, h]:
+                        best[g, h], where[g, h] = gain, i * m + j
 
 
 @compiled_fast
-def _select(
-    members: np.ndarray, rank: np.ndarray, n: int, nth: np.ndarray, next_nth: np.ndarray, kept: np.ndarray
-) -> None:
-    """Write the n-th largest score of each row, the next one, and the sum of the n largest."""
-    nth[:] = 0
-    next_nth[:] = 0
-    kept[:] = 0
+def _largest(members: np.ndarray, top: np.ndarray) -> None:
+    """Write the largest scores of each row, in falling order, as many as `top` holds."""
+    top[:] = LOWEST
     for i in range(members.shape[0]):
-        for r in range(members.shape[1]):
-            value, place = members[i, r], rank[i, r]
-            nth[r] += value if place == n - 1 else np.float32(0)
-            next_nth[r] += value if place == n else np.float32(0)
-            kept[r] += value if place < n else np.float32(0)
+        rest = members[i].copy()
+        for k in range(min(i + 1, top.shape[0])):
+            for r in range(rest.size):
+                larger, smaller = max(top[k, r], rest[r]), min(top[k, r], rest[r])
+                top[k, r], rest[r] = larger, smaller
 
 
 @compiled_fast
@@ -118,23 +196,52 @@ def _removal_statistics(
     columns: np.ndarray, groups: np.ndarray, n: int, thresholds: np.ndarray, without: np.ndarray, retained: np.ndarray
 ) -> None:
     m, rows = thresholds.shape[1], thresholds.shape[2]
-    rank = np.empty((m, rows), np.int32)
-    nth, next_nth, kept = np.empty(rows, np.float32), np.empty(rows, np.float32), np.empty(rows, np.float32)
+    top = np.empty((n + 1, rows), np.float32)
+    nth, next_nth = top[n - 1], top[n]
     for g in range(groups.size):
         members = columns[groups[g] * m : (groups[g] + 1) * m]
-        _rank(members, rank)
-        _select(members, rank, n, nth, next_nth, kept)
+        _largest(members, top)
         total = np.float64(0)
-        for r in range(rows):
-            total += kept[r]
+        for k in range(n):
+            for r in range(rows):
+                total += top[k, r]
         retained[g] = total
         for i in range(m):
             changed = np.float64(0)
             for r in range(rows):
-                inside = rank[i, r] < n
-                thresholds[g, i, r] = next_nth[r] if inside else nth[r]
-                changed += next_nth[r] - members[i, r] if inside else np.float32(0)
+                kept = members[i, r] >= nth[r]  # of several equal to it, the threshold is the same for all
+                thresholds[g, i, r] = next_nth[r] if kept else nth[r]
+                changed += next_nth[r] - members[i, r] if kept else np.float32(0)
             without[g, i] = total + changed
+
+
+@compiled_fast
+def _removal_at(x: np.ndarray, n: int, position: int, thresholds: np.ndarray, without: np.ndarray) -> None:
+    others = np.empty((x.shape[1] - 1, x.shape[2]), np.float32)
+    top = np.empty((n, x.shape[2]), np.float32)
+    for g in range(x.shape[0]):
+        others[:position] = x[g, :position]
+        others[position:] = x[g, position + 1 :]
+        _largest(others, top)
+        thresholds[g] = top[n - 1]
+        total = np.float64(0)
+        for k in range(n):
+            for r in range(top.shape[1]):
+                total += top[k, r]
+        without[g] = total
+
+
+@compiled
+def _choose_disjoint(order: np.ndarray, groups: int, chosen: np.ndarray) -> int:
+    used = np.zeros(groups, np.bool_)
+    count = 0
+    for i in range(order.size):
+        g, h = order[i] // groups, order[i] % groups
+        if not (used[g] or used[h]):
+            used[g] = used[h] = True
+            chosen[count] = i
+            count += 1
+    return count
 
 
 @compiled

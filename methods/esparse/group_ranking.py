@@ -52,6 +52,10 @@ def retained_score(scores: Tensor, permutation: Tensor, n: int, m: int) -> float
         n: weights of a group that are kept.
         m: weights of a group.
     """
+    if scores.device.type == "cpu":
+        from methods.esparse import cpu_kernels  # imports numba
+
+        return cpu_kernels.retained_score(scores, permutation, n, m)
     kept = 0.0
     for part in scores.split(ROWS_PER_CHUNK):
         members = part[:, permutation].unflatten(1, (-1, m)).movedim(2, 0).contiguous()
@@ -86,6 +90,28 @@ def removal_statistics(columns: Tensor, n: int, m: int, groups: Tensor) -> tuple
     thresholds = torch.where(kept, next_nth, nth)
     without = retained.sum(1) + (kept * (next_nth - members)).sum(2)
     return thresholds.movedim(0, 1).flatten(0, 1).contiguous(), without.T.flatten(), retained.sum(1)
+
+
+def removal_at(columns: Tensor, n: int, m: int, position: int) -> tuple[Tensor, Tensor]:
+    """Compute how each group fares without its column at one position.
+
+    Args:
+        columns: (C, R) scores, transposed; neighbours form groups of M.
+        n: weights of a group that are kept.
+        m: weights of a group.
+        position: number of the column inside its group.
+
+    Returns:
+        thresholds: (C / M, R), the score that a newcomer in the column's place must exceed to be kept.
+        without: (C / M,), the group's retained score without the column.
+    """
+    if columns.device.type == "cpu":
+        from methods.esparse import cpu_kernels  # imports numba
+
+        return cpu_kernels.removal_at(columns, n, m, position)
+    groups = torch.arange(len(columns) // m, device=columns.device)
+    thresholds, without, _ = removal_statistics(columns, n, m, groups)
+    return thresholds[position::m].contiguous(), without[position::m]
 
 
 def sums_of_maxima(a: Tensor, b: Tensor) -> Tensor:

@@ -27,8 +27,9 @@ from methods.esparse.perplexity import perplexity
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
+from methods.esparse.source_checks import check_columns, check_streamable
 from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
-from methods.esparse.streaming import UNFINISHED, StreamedDecoder, check_checkpoint
+from methods.esparse.streaming import UNFINISHED, StreamedDecoder
 
 log = logging.getLogger(__name__)
 
@@ -142,13 +143,13 @@ class OneShotPruning(LightningModule):
         if self.fold_permutation and self.recipe.permutation:
             check_foldable(self.source.config)
         self.source.check_not_quantised()
-        self._check_columns()
+        check_columns(self.source, self.pattern, self.sparse_backend)
         if isinstance(self.recipe.score, MatrixScore):
             self.recipe.score.check(describe(self.source.config), self.pattern)
         if self.export and self.training:  # in eval mode it is the module of a finished run
             check_free(self.export)
         if self.stream:
-            self._check_stream(data)
+            check_streamable(self.source, data)
         data.tokenize(self.source.encode, self.source.longest)
         if self.source.tokenizer_exceeds_embeddings:
             _encode_examples(self.source, data)
@@ -156,31 +157,6 @@ class OneShotPruning(LightningModule):
         if not self.stream:
             self.decoder = [Decoder(self.source.load())]
             check_finite(self.decoder[0].model.named_parameters())
-
-    def _check_columns(self) -> None:
-        """Raise ValueError if the columns of a matrix do not fit the pattern or the GPU's 2:4 kernels."""
-        sets = [s for kind in describe(self.source.config).kinds for s in kind]
-        for name, columns in dict.fromkeys((s.name, s.columns) for s in sets):
-            described = f"the input of {name} of {self.source.path}"
-            self.pattern.check(described, columns)
-            if self.sparse_backend and columns % 4:
-                raise ValueError(
-                    f"{described} has {columns} columns, which is no multiple of 4: method.sparse_backend cannot "
-                    "compute with a remainder; set method.sparse_backend=null"
-                )
-
-    def _check_stream(self, data: Any) -> None:
-        """Raise ValueError or FileNotFoundError if the model cannot be streamed."""
-        if self.source.folder is None:
-            raise ValueError(
-                f"method.stream reads safetensors from a folder, and {self.source.path} is none: "
-                "give the folder with model.path=<folder>"
-            )
-        if data.tasks:
-            raise ValueError(
-                "method.stream never holds the whole model, which zero-shot tasks need: set dataset.zeroshot=[]"
-            )
-        check_checkpoint(self.source.folder, self.source.config, self.source.dtype)
 
     def on_test_start(self) -> None:
         """Evaluate the dense model, prune, and store the pruned model."""

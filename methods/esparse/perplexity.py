@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from methods.esparse.decoder import Decoder
+from methods.esparse.decoder import Decoder, HiddenStates
 
 
 def windows_per_batch(length: int, tokens: int) -> int:
@@ -35,6 +35,12 @@ def perplexity(
     for i in track(range(len(decoder)), "evaluating, block"):
         with decoder.block(i) as block:
             decoder.run_block(block, states)
+    return perplexity_after_blocks(decoder, states, windows)
+
+
+@torch.inference_mode()
+def perplexity_after_blocks(decoder: Decoder, states: HiddenStates, windows: Tensor) -> float:
+    """Compute the perplexity of windows (windows, L) from their hidden states after the last block."""
     total = 0.0
     for hidden, tokens in zip(states.batches, windows.split(states.batches[0].shape[0]), strict=True):
         for h, window in zip(hidden, tokens.to(hidden.device), strict=True):  # logits of one window at a time

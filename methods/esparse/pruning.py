@@ -80,6 +80,11 @@ class Recipe:
             return [self.score.of(name, weight) for name, weight in zip(names, weights, strict=True)]
         return None if self.score is None else [self.score(weight, inputs) for weight in weights]
 
+    def update_of(self, name: str) -> WeightUpdate:
+        """Return the weight update of the layer `name`: none if a part of its name is among those that it skips."""
+        skipped = getattr(self.weight_update, "skip", ())
+        return MaskOnly() if set(name.split(".")) & set(skipped) else self.weight_update
+
     def masks(self, scores: list[Tensor] | None, order: Tensor, count: int) -> list[Tensor | None]:
         """Return the mask (R, C) of each of `count` weights in the given order of columns; None: not chosen here."""
         if scores is None:
@@ -253,6 +258,18 @@ def prune_block(
     statistics = gather_statistics(decoder, block, states, recipe.required, clock, recipe.input_cache_bytes)
     if experts is not None and recipe.required.kinds:
         experts.add(number, decoder.sets(number), statistics)
+    return prune_sets(decoder, block, number, statistics, recipe, clock)
+
+
+def prune_sets(
+    decoder: Decoder,
+    block: Block,
+    number: int,
+    statistics: dict[str, InputStatistics],
+    recipe: Recipe,
+    clock: WorkClock,
+) -> list[SetReport]:
+    """Prune the matrices of one block by the statistics of their inputs, in place; return a report for each set."""
     prefix = decoder.architecture.prefix
     return [
         prune_set(block, number, layers, statistics[layers.name], recipe, clock, prefix)
@@ -339,8 +356,8 @@ def prune_set(
     clock("shuffles")
     order = arrangement.order(weights[0])
     factor = recipe.weight_update.prepare(inputs, order)
-    for weight, mask in zip(weights, recipe.masks(scores, order, len(weights)), strict=True):
-        weight[:, order] = recipe.weight_update(weight[:, order], factor, recipe.pattern, mask)
+    for name, weight, mask in zip(layers.linears, weights, recipe.masks(scores, order, len(weights)), strict=True):
+        weight[:, order] = recipe.update_of(name)(weight[:, order], factor, recipe.pattern, mask)
     clock(recipe.weight_update.work)
     return report_set(number, layers.name, weights, arrangement, inputs, recipe)
 

@@ -59,9 +59,13 @@ def test_each_place_is_assigned_as_well_as_can_be(pattern, groups, seed):
         second, best = sorted(retained)[-2:]
         assume(best - second > 1e-5 * best)  # else rounding decides, and the later positions start from another order
         order = options[retained.index(best)]
-    found = assign_positions(scores, torch.arange(groups * of), keep, of)
+    found = assign_positions(scores.T.contiguous(), keep, of)
     kept = kept_by_hand(scores.numpy()[:, found], keep, of)
     assert kept == pytest.approx(kept_by_hand(scores.numpy()[:, order], keep, of), rel=1e-6)
+
+
+def test_an_assignment_that_gains_nothing_moves_nothing():
+    assert assign_positions(torch.ones(12, 3), 2, 4).tolist() == list(range(12))
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

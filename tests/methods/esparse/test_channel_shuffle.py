@@ -14,10 +14,11 @@ from methods.esparse.channel_shuffle import (
     ChannelShuffle,
     SwapGains,
     best_disjoint_swaps,
+    best_of_groups,
     global_naive_shuffle,
     local_block_shuffle,
 )
-from methods.esparse.group_ranking import retained_score, sums_of_maxima
+from methods.esparse.group_ranking import removal_at, removal_statistics, retained_score, sums_of_maxima
 from tests.methods.esparse.reference import kept_by_hand
 
 PATTERNS = st.sampled_from([(2, 4), (1, 4), (3, 4), (4, 8), (1, 2), (2, 5)])  # kept, of
@@ -41,6 +42,7 @@ def best_gain(scores: np.ndarray, permutation: np.ndarray, keep: int, of: int, b
     return best
 
 
+@settings(deadline=None)
 @given(pattern=PATTERNS, rows=st.integers(1, 5), groups=st.integers(1, 5), seed=st.integers(0, 99))
 def test_retained_is_what_nm_keeps(pattern, rows, groups, seed):
     keep, of = pattern
@@ -96,7 +98,7 @@ def test_without_gns_and_lbs_nothing_moves():
 def test_the_gain_of_a_swap_is_what_it_adds_to_the_kept_score(pattern, rows, groups, seed):
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed, most=4 if seed % 2 else 50)
-    gains = SwapGains(scores.clone(), keep, of).matrix()
+    gains = SwapGains(scores.T.contiguous(), keep, of).matrix()
     now = kept_by_hand(scores.numpy(), keep, of)
     for p, q in itertools.product(range(groups * of), repeat=2):
         if p // of == q // of:
@@ -107,12 +109,50 @@ def test_the_gain_of_a_swap_is_what_it_adds_to_the_kept_score(pattern, rows, gro
         assert gains[p, q] == kept_by_hand(swapped, keep, of) - now
 
 
+@settings(max_examples=60, deadline=None)
+@given(pattern=PATTERNS, rows=st.integers(1, 6), groups=st.integers(1, 4), seed=st.integers(0, 999))
+def test_a_newcomer_adds_what_exceeds_the_threshold(pattern, rows, groups, seed):
+    keep, of = pattern
+    columns = whole_scores(rows, groups * of, seed, most=4 if seed % 2 else 50).T.contiguous()
+    thresholds, without, retained = removal_statistics(columns, keep, of, torch.arange(groups))
+    newcomer = np.random.default_rng(seed).integers(0, 99, size=rows)
+    for column in range(groups * of):
+        group = columns[column // of * of :][:of].T.numpy().copy()  # (R, M)
+        assert retained[column // of] == kept_by_hand(group, keep, of)
+        group[:, column % of] = newcomer
+        added = np.maximum(newcomer - thresholds[column].numpy(), 0).sum()
+        assert without[column] + added == kept_by_hand(group, keep, of)
+    for position in range(of):
+        there, rest = removal_at(columns, keep, of, position)
+        assert torch.equal(there, thresholds[position::of])
+        assert torch.equal(rest, without[position::of])
+
+
+@settings(max_examples=60, deadline=None)
+@given(pattern=PATTERNS, rows=st.integers(1, 6), groups=st.integers(2, 6), seed=st.integers(0, 999))
+def test_the_best_swap_of_two_groups_has_the_largest_gain_of_all(pattern, rows, groups, seed):
+    keep, of = pattern
+    scores = whole_scores(rows, groups * of, seed, most=4 if seed % 2 else 50)
+    state = SwapGains(scores.T.contiguous(), keep, of)
+    now = kept_by_hand(scores.numpy(), keep, of)
+    for best, where in (state.best_of_groups(), best_of_groups(state.matrix(), of)):
+        for g, h in itertools.product(range(groups), repeat=2):
+            if g >= h:
+                assert best[g, h] == -torch.inf
+                continue
+            i, j = divmod(where[g, h].item(), of)
+            swapped = scores.numpy().copy()
+            swapped[:, [g * of + i, h * of + j]] = swapped[:, [h * of + j, g * of + i]]
+            assert best[g, h] == kept_by_hand(swapped, keep, of) - now
+            assert best[g, h] == state.matrix()[g * of : (g + 1) * of, h * of : (h + 1) * of].max()
+
+
 @settings(max_examples=40, deadline=None)
 @given(pattern=PATTERNS, rows=st.integers(1, 6), groups=st.integers(2, 6), seed=st.integers(0, 999))
 def test_after_swaps_the_state_is_that_of_a_fresh_one(pattern, rows, groups, seed):
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed)
-    state, order = SwapGains(scores.clone(), keep, of), torch.arange(groups * of)
+    state, order = SwapGains(scores.T.contiguous(), keep, of), torch.arange(groups * of)
     draw = np.random.default_rng(seed)
     for _ in range(3):
         pairs = draw.permutation(groups)[: groups // 2 * 2].reshape(-1, 2)  # disjoint pairs of groups
@@ -120,7 +160,7 @@ def test_after_swaps_the_state_is_that_of_a_fresh_one(pattern, rows, groups, see
         p, q = torch.from_numpy(pairs.T * of + draw.integers(of, size=(2, len(pairs))))
         state.swap(p, q)
         order[torch.cat([p, q])] = order[torch.cat([q, p])]
-        fresh = SwapGains(scores[:, order].clone(), keep, of)
+        fresh = SwapGains(scores[:, order].T.contiguous(), keep, of)
         assert torch.equal(state.columns, scores[:, order].T)
         assert torch.equal(state.matrix(), fresh.matrix())
         assert torch.equal(state.retained, fresh.retained)
@@ -129,7 +169,7 @@ def test_after_swaps_the_state_is_that_of_a_fresh_one(pattern, rows, groups, see
 @pytest.mark.parametrize("of", [32, 128, 160])
 def test_groups_may_be_large(of):
     scores = whole_scores(2, 2 * of, seed=0) + 1
-    state = SwapGains(scores.clone(), of // 2, of)
+    state = SwapGains(scores.T.contiguous(), of // 2, of)
     assert state.retained[::of].sum() == kept_by_hand(scores.numpy(), of // 2, of)
 
 
@@ -140,14 +180,17 @@ def test_groups_may_be_large(of):
     groups=st.integers(1, 6),
     gns=st.booleans(),
     block=st.integers(2, 30),
+    rounds=st.integers(0, 3),
     sweeps=st.integers(1, 8),
     seed=st.integers(0, 999),
 )
-def test_lbs_never_lowers_the_kept_score(pattern, rows, groups, gns, block, sweeps, seed):
+def test_lbs_never_lowers_the_kept_score(pattern, rows, groups, gns, block, rounds, sweeps, seed):
     keep, of = pattern
     scores = whole_scores(rows, groups * of, seed)
     start = global_naive_shuffle(scores, of) if gns else torch.arange(groups * of)
-    end = local_block_shuffle(scores, start, keep, of, block_size=block, max_sweeps=sweeps)
+    untouched = start.clone()
+    end = local_block_shuffle(scores, start, keep, of, block_size=block, assignment_rounds=rounds, max_sweeps=sweeps)
+    assert torch.equal(start, untouched)
     before, after = (kept_by_hand(scores.numpy()[:, p], keep, of) for p in (start, end))
     assert after >= before
     if (start != end).any():
@@ -161,6 +204,16 @@ def test_lbs_never_lowers_the_kept_score_of_real_numbers_either(rows, groups, se
     start = torch.arange(groups * 4)
     end = local_block_shuffle(scores, start, 2, 4)
     assert kept_by_hand(scores.numpy()[:, end], 2, 4) >= kept_by_hand(scores.numpy(), 2, 4)
+
+
+@pytest.mark.parametrize("pattern", [(2, 4), (4, 8)])
+@pytest.mark.parametrize("seed", range(3))
+def test_assignments_lead_the_swaps_to_an_optimum_that_is_as_good(pattern, seed):
+    draw = torch.Generator().manual_seed(seed)
+    scores = torch.randn(192, 256, generator=draw).abs() * torch.randn(256, generator=draw).exp()
+    shuffles = [ChannelShuffle(lbs=False), ChannelShuffle(assignment_rounds=0), ChannelShuffle(assignment_rounds=2)]
+    start, swaps, both = (kept_by_hand(scores.numpy()[:, shuffle(scores, *pattern)], *pattern) for shuffle in shuffles)
+    assert both - start > 0.9 * (swaps - start)
 
 
 @settings(max_examples=25, deadline=None)
@@ -224,7 +277,7 @@ def test_best_disjoint_walks_all_pairs_by_gain(of, groups, limit, seed):
         if gain[p, q] > limit and not used & {p // of, q // of}:
             used |= {p // of, q // of}
             wanted.append((p, q))
-    p, q = best_disjoint_swaps(gain, of, limit)
+    p, q = best_disjoint_swaps(*best_of_groups(gain, of), of, limit)
     assert list(zip(p.tolist(), q.tolist(), strict=True)) == wanted
 
 
@@ -234,6 +287,7 @@ def test_best_disjoint_walks_all_pairs_by_gain(of, groups, limit, seed):
         ({"gns_order": "random"}, r"method\.permutation\.gns_order=random is unknown; choose from strided, snake"),
         ({"block_size": 0}, r"method\.permutation\.block_size must be positive, got 0"),
         ({"max_sweeps": 0}, r"method\.permutation\.max_sweeps must be positive"),
+        ({"assignment_rounds": -1}, r"method\.permutation\.assignment_rounds must not be negative, got -1"),
         ({"max_rows": -1}, r"method\.permutation\.max_rows must be positive"),
     ],
 )

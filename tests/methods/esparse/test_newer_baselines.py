@@ -18,6 +18,7 @@ from methods.esparse.owl import OWL, layer_ratios, outlier_share
 from methods.esparse.patterns import NM, MatrixThreshold, Unstructured
 from methods.esparse.pruning import Recipe, prune
 from methods.esparse.scores import Magnitude, Wanda
+from methods.esparse.sparsegpt import MaskOnly
 from tests.methods.esparse.families import VOCABULARY, family_model
 
 PATTERNS = [NM(2, 4), Unstructured(0.5), MatrixThreshold(0.5)]
@@ -121,6 +122,23 @@ def test_moments_are_the_mean_variance_of_the_sequences():
     sequences = x.view(3, 20, 8)
     torch.testing.assert_close(statistics.variance, sequences.var(1, unbiased=False).mean(0))
     torch.testing.assert_close(statistics.channel_sum, sequences.sum(1).mean(0))
+
+
+@pytest.mark.parametrize("skip", [[], ["mlp"], ["self_attn", "up_proj"]])
+def test_dsnot_leaves_the_mask_of_layers_that_it_skips(skip):
+    tokens = windows()
+    masks = []
+    for update in (None, DSnoT(max_cycles=3, threshold=0.0, skip=skip)):
+        model = family_model("llama")
+        recipe = Recipe(NM(2, 4), Wanda(), weight_update=update or MaskOnly())
+        decoder = Decoder(model)
+        prune(decoder, tokens, recipe, track)
+        first = [n for n in matrix_names(decoder.architecture) if n.startswith(f"{decoder.architecture.prefix}0.")]
+        masks.append({name: matrix(model, name) != 0 for name in first})  # later blocks see other inputs
+    plain, refined = masks
+    for name in plain:
+        skipped = bool(set(name.split(".")) & set(skip))
+        assert torch.equal(plain[name], refined[name]) == skipped, name
 
 
 def test_dsnot_needs_a_mask():
