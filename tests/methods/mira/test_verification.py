@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
+from methods.mira.null_models import check_all_learned
 from methods.mira.triggers import TriggerSet
 from methods.mira.verification import (
     Verdict,
@@ -47,6 +48,12 @@ def test_rescaled_accuracy_puts_the_threshold_at_one_half():
     assert rescaled_accuracy(0.37, 0.37) == pytest.approx(0.5)
     assert rescaled_accuracy(1.0, 0.37) == pytest.approx(1.0)
     assert rescaled_accuracy(0.0, 0.9) == 0
+
+
+def test_clean_models_that_have_not_learned_are_refused():
+    check_all_learned([0.98, 0.89])
+    with pytest.raises(ValueError, match=r"the best has 0\.985\): 1: 0\.230, 3: 0\.100\."):
+        check_all_learned([0.985, 0.23, 0.98, 0.1])
 
 
 def test_verdict_counts_only_the_counted_triggers():
