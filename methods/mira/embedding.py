@@ -17,7 +17,7 @@ from methods.checkpoints import weights_below
 from methods.mira.null_models import load_nulls
 from methods.mira.schemes.scheme import Scheme, Step
 from methods.mira.triggers import TriggerSet, TriggerSource, save_triggers
-from methods.mira.verification import trigger_accuracy, verify
+from methods.mira.verification import explain, trigger_accuracy, verify
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,7 +159,9 @@ class Embedding(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log accuracies and the verdict, and write the triggers."""
         triggers = self.triggers
-        verdict = verify(self.network, triggers, load_nulls(self.nulls_path, self.network))
+        nulls = load_nulls(self.nulls_path, self.network)
+        verdict = verify(self.network, triggers, nulls)
+        log.info("%s", explain(verdict, triggers, len(nulls)))
         metrics = {"acc": float(self.hits[0].sum() / self.hits[1].sum())} | verdict.metrics()
         present = self.hits[1] > 0
         metrics["worst_class_acc"] = float((self.hits[0] / self.hits[1])[present].min())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,30 +88,33 @@ class Inversion:
         check_not_negative("method.attack.inversion", l2=self.l2, tv=self.tv, bn=self.bn, skip_last=self.skip_last)
         check_not_negative("method.attack.inversion", classes_per_batch=self.classes_per_batch)
 
-    def __call__(
-        self, network: nn.Module, seed: int, progress: Callable[[list[list[int]], str], Any] | None = None
-    ) -> Tensor:
+    def batches_of(self, classes: int) -> list[list[int]]:
+        """Return the classes 0 .. classes - 1 in batches that share a forward pass."""
+        return [part.tolist() for part in torch.arange(classes).split(self.classes_per_batch or classes)]
+
+    def __call__(self, network: nn.Module, seed: int) -> Tensor:
         """Return recovered images of all classes (K, n, C, H, W) in [0, 1].
 
         Args:
-            network: classifier; its weights, mode and `requires_grad` are as before after the call.
+            network: classifier, which stays as it is.
             seed: seed of the first images; class c starts from the same ones in any batch.
-            progress: iterates over the batches of classes and shows progress, such as `datasets.progress.track`.
         """
-        classes = int(network.num_classes)  # type: ignore[arg-type]
-        size = self.classes_per_batch or classes
-        batches = [list(range(start, min(start + size, classes))) for start in range(0, classes, size)]
-        with frozen(network):
-            turns = batches if progress is None else progress(batches, "inverted classes")
-            return torch.cat([self._recover(network, labels, seed) for labels in turns])
+        batches = self.batches_of(int(network.num_classes))  # type: ignore[arg-type]
+        return torch.cat([self.recover(network, labels, seed) for labels in batches])
 
-    def _recover(self, network: nn.Module, labels: list[int], seed: int) -> Tensor:
-        """Return recovered images of some classes (len(labels), n, C, H, W)."""
+    def recover(self, network: nn.Module, labels: list[int], seed: int) -> Tensor:
+        """Return recovered images of some classes (len(labels), n, C, H, W) in [0, 1]; see `__call__`."""
+        # this format doubles the speed of LeNet-5 on a CPU: pooling and the first convolution's gradient
+        network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with frozen(network):
+            return self._descend(network, labels, seed)
+
+    def _descend(self, network: nn.Module, labels: list[int], seed: int) -> Tensor:
         device = next(network.parameters()).device
         side, channels = int(network.image_size), int(network.in_channels)  # type: ignore[arg-type]
         shape = (self.per_class, channels, side, side)
         z = torch.cat([torch.randn(shape, generator=generator(seed, INVERSION, label)) for label in labels])
-        z = z.to(device).requires_grad_()
+        z = z.to(device, memory_format=torch.channels_last).requires_grad_()
         targets = torch.tensor(labels, device=device).repeat_interleave(self.per_class)
         optimizer = torch.optim.Adam([z], lr=self.lr, betas=self.betas)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, self.final_lr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,13 @@ class NullModels(LightningModule):
         self.seen += len(batch.y)
 
     def on_test_epoch_end(self) -> None:
-        """Log mean and standard deviation over the models."""
+        """Log mean and standard deviation over the models.
+
+        Raises:
+            ValueError: a model has learned much less than the best one.
+        """
         accuracies = self.hits / self.seen
+        check_all_learned(accuracies.tolist())
         self.log("test/acc", accuracies.mean())
         if len(accuracies) > 1:
             self.log("test/acc_std", accuracies.std())
@@ -97,6 +103,23 @@ class NullModels(LightningModule):
         )
         epochs = self.trainer.max_epochs or 1
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, self.final_lr)]
+
+
+def check_all_learned(accuracies: Sequence[float], largest_gap: float = 0.1) -> None:
+    """Raise ValueError if a clean model's accuracy is far below the best one's: its triggers' labels mean nothing.
+
+    Args:
+        accuracies: test accuracy of each model.
+        largest_gap: largest difference from the best model.
+    """
+    best = max(accuracies)
+    behind = [f"{number}: {value:.3f}" for number, value in enumerate(accuracies) if best - value > largest_gap]
+    if behind:
+        raise ValueError(
+            f"clean models have not learned (number: accuracy, the best has {best:.3f}): {', '.join(behind)}. The "
+            "null-model rule would rest on them: choose a smaller method.lr or more epochs (vars.lr and vars.epochs of "
+            "an attack)"
+        )
 
 
 def load_nulls(checkpoint: Path | None, network: nn.Module) -> list[nn.Module]:

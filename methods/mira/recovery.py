@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.files import atomic_write
 from datasets.progress import track
 from methods.manual_optimization import ManualOptimization
 from methods.mira.inversion import Inversion
@@ -18,6 +21,8 @@ from methods.mira.victim import load_victim
 
 class Recovery(ManualOptimization):
     """Inversion of a marked model, class by class. The checkpoint holds the recovered samples.
+
+    Each class is kept in the run's folder when it is done, so that a run that was killed goes on with the next one.
 
     Metrics: `train/recovered_acc` (share of recovered samples that the model puts into their class),
     `train/inversion_seconds`, `train/steps_per_second` (steps of one class).
@@ -47,10 +52,11 @@ class Recovery(ManualOptimization):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Invert all classes and return the share of recovered samples outside of their class."""
-        started = time.perf_counter()
+        folder = Path(self.trainer.default_root_dir) / "inverted"
+        batches = track(self.inversion.batches_of(len(self.recovered)), "inverted classes")  # type: ignore[arg-type]
         with torch.enable_grad():
-            recovered = self.inversion(self.network, self.seed, track)
-        seconds = time.perf_counter() - started
+            parts = [recover_once(self.network, labels, self.inversion, self.seed, folder) for labels in batches]
+        recovered, seconds = torch.cat([images for images, _ in parts]), sum(spent for _, spent in parts)
         assert isinstance(self.recovered, Tensor)
         assert isinstance(self.seconds, Tensor)
         self.recovered.copy_(recovered)
@@ -68,8 +74,46 @@ class Recovery(ManualOptimization):
         )
         return 1 - hits.float().mean()
 
+    def on_fit_end(self) -> None:
+        """Remove the classes that were kept for a run that is killed: the checkpoint has them all."""
+        shutil.rmtree(Path(self.trainer.default_root_dir) / "inverted", ignore_errors=True)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Do nothing: the marked model stays as it is."""
+
     def configure_optimizers(self) -> None:
         """Return no optimizer: the inversion has its own."""
+
+
+def recover_once(
+    network: nn.Module, labels: list[int], inversion: Inversion, seed: int, folder: Path
+) -> tuple[Tensor, float]:
+    """Recover images of some classes, or read them if a run that was killed has kept them.
+
+    Args:
+        network: marked model. The file's name has a hash of its weights, so that those of another model are not taken.
+        labels: classes.
+        inversion: settings of the inversion.
+        seed: seed of the first images.
+        folder: where the images are kept; it belongs to one setting of the inversion.
+
+    Returns:
+        Images (len(labels), n, C, H, W) on the network's device, and the seconds that they took.
+    """
+    sha = hashlib.sha256()
+    for value in network.state_dict().values():
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    file = folder / f"{sha.hexdigest()[:16]}-{labels[0]}-{labels[-1]}.pt"
+    if file.exists():
+        kept = torch.load(file, map_location=next(network.parameters()).device, weights_only=True)
+        return kept["images"], kept["seconds"]
+    started = time.perf_counter()
+    images = inversion.recover(network, labels, seed)
+    seconds = time.perf_counter() - started
+    folder.mkdir(exist_ok=True)
+    with atomic_write(file) as temporary:
+        torch.save({"images": images.cpu(), "seconds": seconds}, temporary)
+    return images, seconds
 
 
 def load_recovered(checkpoint: Path) -> tuple[Tensor, float]:

@@ -19,7 +19,7 @@ from methods.mira.attack_data import draw_attack_data
 from methods.mira.attacks.attack import RemovalAttack
 from methods.mira.null_models import load_nulls
 from methods.mira.recovery import load_recovered
-from methods.mira.verification import Verdict, predict, trigger_accuracy, verify
+from methods.mira.verification import Verdict, accuracy, explain, predict, trigger_accuracy, verify
 from methods.mira.victim import load_victim
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Removal(LightningModule):
         images: number of the attacker's images.
         transfer: builds the DataModule of the transfer setting.
         min_trigger_acc: trigger accuracy that a model must have before it is attacked.
+        max_acc_loss: largest difference between the accuracies of the null models and of a marked model of the bench
+            before it is attacked.
         min_utility: share of the accuracy that a successful attack keeps.
 
     Raises:
@@ -72,16 +74,17 @@ class Removal(LightningModule):
         images: int = 1000,
         transfer: Any = None,
         min_trigger_acc: float = 0.95,
+        max_acc_loss: float = 0.05,
         min_utility: float = 0.9,
     ) -> None:
         super().__init__()
-        check_fraction("method", min_trigger_acc=min_trigger_acc, min_utility=min_utility)
+        check_fraction("method", min_trigger_acc=min_trigger_acc, min_utility=min_utility, max_acc_loss=max_acc_loss)
         if attack.uses_recovered and recovered is None:
             raise ValueError(f"{type(attack).__name__} needs recovered samples: needs.recovered names their run")
         self.network, self.attack = network, attack
         self.victim_path, self.nulls_path, self.recovered_path = victim, nulls, recovered
         self.trigger_file, self.setting, self.images, self.transfer = triggers, setting, images, transfer
-        self.min_trigger_acc, self.min_utility = min_trigger_acc, min_utility
+        self.min_trigger_acc, self.max_acc_loss, self.min_utility = min_trigger_acc, max_acc_loss, min_utility
         self.measured: dict[str, float] = {}
         self.curves: list[dict[str, float]] = []
 
@@ -91,13 +94,15 @@ class Removal(LightningModule):
         Raises:
             ValueError: the model is of another architecture or not marked, or the attack does not fit the setting.
         """
+        self.test_images = data.parts["test"].images[:CURVE_IMAGES].float() / 255
+        self.test_labels = data.parts["test"].labels[:CURVE_IMAGES]
         self.victim = load_victim(self.network, self.victim_path, self.trigger_file)
         self.attack.check(self.setting, self.victim.target, self.victim.marked)
         if self.victim.triggers is not None:
             self._check_marked(trigger_accuracy(self.network, self.victim.triggers))
+        if self.victim.marked and self.nulls_path is not None:
+            self._check_accuracy()
         self.attack_data = draw_attack_data(data, self.setting, self.images, int(data.seed), self.transfer)
-        self.test_images = data.parts["test"].images[:CURVE_IMAGES].float() / 255
-        self.test_labels = data.parts["test"].labels[:CURVE_IMAGES]
 
     def _check_marked(self, trigger_acc: float) -> None:
         if trigger_acc < self.min_trigger_acc:
@@ -105,6 +110,20 @@ class Removal(LightningModule):
                 f"the model in {self.victim_path or 'init_from'} is not marked: trigger accuracy {trigger_acc:.3f}, "
                 f"{self.min_trigger_acc - trigger_acc:.3f} below method.min_trigger_acc={self.min_trigger_acc}. An "
                 "attack on it would mean nothing: train the watermark longer"
+            )
+
+    def _check_accuracy(self) -> None:
+        """Raise ValueError if the watermark has cost more accuracy than `max_acc_loss`."""
+        own, *nulls = (
+            accuracy(network, self.test_images, self.test_labels)
+            for network in (self.network, *load_nulls(self.nulls_path, self.network))
+        )
+        clean = sum(nulls) / len(nulls)
+        if clean - own > self.max_acc_loss:
+            raise ValueError(
+                f"the marked model in {self.victim_path} has an accuracy of {own:.3f} on {len(self.test_labels)} test "
+                f"images, {clean - own:.3f} below that of the clean models; method.max_acc_loss={self.max_acc_loss}"
+                " is allowed. An attack on it would mean nothing: train it longer, or with a weaker watermark"
             )
 
     def on_test_start(self) -> None:
@@ -159,7 +178,12 @@ class Removal(LightningModule):
         if self.victim.triggers is not None:
             nulls, triggers = load_nulls(self.nulls_path, self.network), self._triggers()
             metrics["trigger_acc_before"] = trigger_accuracy(self.original, triggers)
-            metrics |= removal_metrics(verify(self.attacked, triggers, nulls), metrics["utility"], self.min_utility)
+            verdict = verify(self.attacked, triggers, nulls)
+            metrics |= removal_metrics(verdict, metrics["utility"], self.min_utility)
+            log.info(
+                "after the attack %s; %.1f %% of the accuracy is kept, a successful attack keeps %.1f %%",
+                *(explain(verdict, triggers, len(nulls)), 100 * metrics["utility"], 100 * self.min_utility),
+            )
         self.log_dict({f"test/{name}": value for name, value in metrics.items()})
         with atomic_write(Path(self.trainer.default_root_dir) / "removed.pt") as temporary:
             torch.save({name: value.cpu() for name, value in self.attacked.state_dict().items()}, temporary)

@@ -12,7 +12,7 @@ from torch import nn
 
 from methods.mira.null_models import load_nulls
 from methods.mira.triggers import TriggerSet
-from methods.mira.verification import verify
+from methods.mira.verification import explain, verify
 from methods.mira.victim import load_victim
 
 log = logging.getLogger(__name__)
@@ -66,12 +66,4 @@ class SuspectVerification(LightningModule):
         verdict = verify(self.network, triggers, nulls)
         metrics = {"acc": float(self.hits[0] / self.hits[1])} | verdict.metrics()
         self.log_dict({f"test/{name}": value for name, value in metrics.items()})
-        count = int(triggers.counted.sum())
-        log.info(
-            "%d of %d triggers have their marked label. Binomial rule (a clean model is supposed to give half): %s, "
-            "threshold %.3f. Null-model rule (normal fit to %d clean models): %s, threshold %.3f. Triggers: sha256 %s",
-            *(round(verdict.trigger_acc * count), count),
-            *("verified" if verdict.verified_binomial else "not verified", verdict.binomial_threshold, len(nulls)),
-            *("verified" if verdict.verified_null else "not verified", verdict.null_threshold),
-            triggers.digest()[:16],
-        )
+        log.info("%s", explain(verdict, triggers, len(nulls)))

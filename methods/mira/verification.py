@@ -151,3 +151,27 @@ def verify(network: nn.Module, triggers: TriggerSet, nulls: Sequence[nn.Module] 
     count = int(triggers.counted.sum())
     nulls_acc = [trigger_accuracy(null, triggers) for null in nulls]
     return Verdict(trigger_accuracy(network, triggers), binomial_threshold(count), null_threshold(nulls_acc, count))
+
+
+def explain(verdict: Verdict, triggers: TriggerSet, null_models: int) -> str:
+    """Return a verdict in words: what each rule says and what it rests on.
+
+    Args:
+        verdict: verdict on a model.
+        triggers: triggers that it was checked with.
+        null_models: number of clean models of the null-model rule.
+    """
+    count = int(triggers.counted.sum())
+    hits = f"{round(verdict.trigger_acc * count)} of {count} triggers (sha256 {triggers.digest()[:16]}) get their label"
+    words = {True: "verified", False: "not verified"}
+    binomial = (
+        f"binomial rule: {words[verdict.verified_binomial]}, at least {round(verdict.binomial_threshold * count)} are "
+        "needed if a clean model gives half of them their label"
+    )
+    null = "null-model rule: no verdict without clean models"
+    if not math.isnan(verdict.null_threshold):
+        null = (
+            f"null-model rule: {words[verdict.verified_null]}, at least {round(verdict.null_threshold * count)} are "
+            f"needed by a normal distribution fitted to {null_models} clean models"
+        )
+    return f"{hits}; {binomial}; {null}"

@@ -36,7 +36,7 @@ def add_run(line: Line, spec: FigureSpec, run: Run) -> None:
     if result is None:
         line.states[run_status(run).state] += 1
         return
-    rows, damage = read_rows(run.folder)
+    rows, damage = ([{"epoch": 0.0} | result["metrics"]], "") if spec.has_points else read_rows(run.folder)
     if damage:
         line.states[UNREADABLE] += 1
         return
@@ -59,8 +59,8 @@ def summarize_lines(spec: FigureSpec, lines: Sequence[Line]) -> str:
     names = [spec.line_label(line, lines) for line in lines]
     width = max(map(len, names))
     text = [spec.title, f"source of the reported points: {spec.source}"] if spec.reported else [spec.title]
-    panel = None
-    for line, name in zip(lines, names, strict=True):
+    panel, panels = None, [line.panel for line in lines]
+    for line, name in sorted(zip(lines, names, strict=True), key=lambda pair: panels.index(pair[0].panel)):
         if line.panel != panel:
             panel = line.panel
             text.append(f"\n{spec.label(panel)}")

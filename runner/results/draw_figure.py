@@ -34,7 +34,11 @@ def draw_figure(spec: FigureSpec, lines: Sequence[Line]) -> Any:
                 ax.set_xlabel(spec.label(spec.x))
             for line in drawn:
                 if line.panel == panel:
-                    handle = draw_line(ax, spec, line, colours[line.name[-1]], line_style(line, lines))
+                    shade = colours[line.name[-1]]
+                    if spec.has_points:
+                        handle = draw_point(ax, line, shade, point_style(line.name[-1], colours))
+                    else:
+                        handle = draw_line(ax, spec, line, shade, line_style(line, lines))
                     handles.setdefault(spec.line_label(line, lines), handle)
         if any(spec.reported_for(line) for line in drawn):
             handles["reported"] = plt.Line2D([], [], linestyle="", marker=MARKERS[0], color="grey", **HOLLOW)
@@ -98,4 +102,23 @@ def draw_line(ax: Any, spec: FigureSpec, line: Line, colour_index: int, style: i
     ax.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
     for point in spec.reported_for(line):
         ax.plot(point["x"], point["y"], MARKERS[style], color=shade, zorder=3, **HOLLOW)
+    return handle
+
+
+def point_style(value: str, colours: dict[str, int]) -> int:
+    """Return the index of a point's marker: values that share a colour have different ones."""
+    sharing = [other for other, shade in colours.items() if shade == colours[value]]
+    return sharing.index(value) % len(MARKERS)
+
+
+def draw_point(ax: Any, line: Line, colour_index: int, style: int) -> Any:
+    """Draw the mean of a line's runs as a point, with a bar of one standard deviation.
+
+    Returns:
+        Handle of the point.
+    """
+    ((x, mean, std),) = line.average()
+    if std:
+        ax.errorbar(x, mean, std, color=colour(colour_index), linewidth=0.8)
+    (handle,) = ax.plot(x, mean, MARKERS[style], color=colour(colour_index), markersize=4)
     return handle

@@ -23,7 +23,8 @@ class FigureSpec:
         lines: config keys whose values tell the lines of a panel apart. Colours follow the last key, line styles the
             others.
         metric: column of metrics.csv on the y axis.
-        x: column of metrics.csv on the x axis: step, epoch (from 1) or seconds.
+        x: column of metrics.csv on the x axis: step, epoch (from 1) or seconds. A metric, such as test/utility: each
+            line becomes a point, the mean of both metrics over the results of its runs.
         title: title of the figure.
         source: source of the reported points.
         labels: label of a value or a metric.
@@ -61,6 +62,11 @@ class FigureSpec:
             if point.keys() != {"panel", "line", "x", "y"} or len(point["x"]) != len(point["y"]):
                 raise UserError(f"{place} has a reported entry that is not {{panel, line, x: [..], y: [..]}}: {point}")
         return spec
+
+    @property
+    def has_points(self) -> bool:
+        """Return whether one metric is drawn against another, a point for each line."""
+        return "/" in self.x
 
     def label(self, value: str) -> str:
         """Return the label of a value or metric."""

@@ -10,6 +10,7 @@ from methods.architectures.resnet import ResNet
 from methods.mira.detection import Detection, detect_target, margin_of, perturbed
 from methods.mira.inversion import Inversion, frozen, to_images
 from methods.mira.losses import l2_norm, total_variation
+from methods.mira.recovery import recover_once
 from methods.mira.splitting import last_activations, salient_units, split
 from methods.mira.verification import predict
 from tests.methods.mira.networks import trained_network
@@ -145,3 +146,15 @@ def test_activations_are_those_of_the_official_code():
     assert last_activations(lenet, torch.rand(2, 1, 28, 28)).shape == (2, 84)
     resnet = ResNet(in_channels=1, image_size=32, width=8, **dims)
     assert last_activations(resnet, torch.rand(2, 1, 32, 32)).shape == (2, 64 * 4 * 4)
+
+
+def test_classes_of_a_killed_run_are_read_and_those_of_another_model_are_not(tmp_path):
+    network, settings = trained_network(), Inversion(**SHORT | {"steps": 3})
+    images, seconds = recover_once(network, [1, 2], settings, 0, tmp_path / "inverted")
+    assert images.shape == (2, 6, 1, 8, 8)
+    again, kept = recover_once(network, [1, 2], settings, 0, tmp_path / "inverted")
+    assert (torch.equal(images, again), kept) == (True, seconds)
+    with torch.no_grad():
+        network.head.bias.add_(1.0)
+    recover_once(network, [1, 2], settings, 0, tmp_path / "inverted")
+    assert len(list((tmp_path / "inverted").iterdir())) == 2

@@ -15,7 +15,7 @@ DATA = [
     *("dataset.limit_test=100", "dataset.batch_size=64", "dataset.holdout=20"),
 ]
 BENCH = [*DATA, "vars.epochs=4", "vars.lr=0.1", "vars.inversion.per_class=10", "vars.inversion.steps=10"]
-SHORT = ["method.images=100", "method.attack.sgd.epochs=2"]
+SHORT = ["method.images=100", "method.attack.sgd.epochs=2", "method.max_acc_loss=1.0"]
 
 
 def results(outputs: Path) -> dict[str, Path]:
@@ -56,6 +56,9 @@ def test_marked_attacked_and_verified(call, tmp_path):
     assert (code, "is not marked: trigger accuracy" in printed) == (2, True), printed
     code, printed = call("method=mira", *BENCH, outputs, "vars.scheme=adi", "method.setting=data_free")
     assert code == 2, printed
+    untrained = "needs.victim.run=['method=mira/embed/content','schedule.max_epochs=1','method.lr=0.000001']"
+    code, printed = call("method=mira/none", *BENCH, outputs, untrained, "method.min_trigger_acc=0")
+    assert (code, "below that of the clean models" in printed) == (2, True), printed
 
 
 def test_verification_without_a_trigger_file_is_refused(call, tmp_path):

@@ -8,9 +8,12 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
+from methods.mira.null_models import check_all_learned
 from methods.mira.triggers import TriggerSet
 from methods.mira.verification import (
+    Verdict,
     binomial_threshold,
+    explain,
     null_threshold,
     rescaled_accuracy,
     tolerated_errors,
@@ -47,6 +50,12 @@ def test_rescaled_accuracy_puts_the_threshold_at_one_half():
     assert rescaled_accuracy(0.0, 0.9) == 0
 
 
+def test_clean_models_that_have_not_learned_are_refused():
+    check_all_learned([0.98, 0.89])
+    with pytest.raises(ValueError, match=r"the best has 0\.985\): 1: 0\.230, 3: 0\.100\."):
+        check_all_learned([0.985, 0.23, 0.98, 0.1])
+
+
 def test_verdict_counts_only_the_counted_triggers():
     network = small_network()
     x = torch.rand(10, 1, 8, 8)
@@ -57,3 +66,16 @@ def test_verdict_counts_only_the_counted_triggers():
     assert verdict.trigger_acc == 1
     assert "verified_null" not in verdict.metrics()
     assert verify(network, triggers._replace(counted=~triggers.counted)).trigger_acc == 0
+
+
+def test_verdict_in_words_names_what_each_rule_needs():
+    network = small_network()
+    x = torch.rand(100, 1, 8, 8)
+    triggers = TriggerSet.of(x, network(x).argmax(1))
+    alone = explain(verify(network, triggers), triggers, 0)
+    assert alone.startswith(f"100 of 100 triggers (sha256 {triggers.digest()[:16]}) get their label")
+    assert "binomial rule: verified, at least 59 are needed" in alone
+    assert "no verdict without clean models" in alone
+    words = explain(Verdict(0.5, 0.59, 0.61), triggers, 5)
+    assert "binomial rule: not verified" in words
+    assert "null-model rule: not verified, at least 61 are needed by a normal distribution fitted to 5" in words

@@ -182,6 +182,32 @@ def test_a_run_whose_metrics_cannot_be_read_is_left_out(tmp_path, capsys):
         assert [row["train/acc mean"] for row in csv.DictReader(file)] == ["0.5"] * 3
 
 
+def test_a_metric_against_another_is_a_point_for_each_line(tmp_path, capsys):
+    for fold, accuracy in ((0, 0.5), (1, 0.7)):
+        run = Run.compose([*SWEEP[:2], f"dataset.fold={fold}", SWEEP[3], f"paths.outputs={tmp_path}"])
+        run.folder.mkdir(parents=True)
+        metrics = {"test/acc": accuracy, "test/loss": 2 * accuracy}
+        write_json(run.folder / "result.json", {"metrics": metrics, "seconds": {}, "code": {}})
+    points = ["figure.metric=test/acc", "figure.x=test/loss", f"paths.outputs={tmp_path}", "logger=csv"]
+    path = figure.make_figure([*SWEEP, "method=graphnorm", *points])
+    assert "GraphNorm  2 of 2 runs" in capsys.readouterr().out
+    with open(path.with_suffix(".csv"), newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert [float(row[f"test/{name}"]) for name in ("loss", "acc mean", "acc std")] == pytest.approx([1.2, 0.6, 0.1])
+    with pytest.raises(UserError, match="no test/acc against test/nothing; it recorded epoch, test/acc"):
+        figure.make_figure([*SWEEP, "method=graphnorm", *points, "figure.x=test/nothing"])
+
+
+def test_points_of_one_colour_have_different_markers():
+    names = [str(i) for i in range(11)]
+    spec = FigureSpec(panels="dataset", lines=("method",), metric="test/acc", x="test/utility")
+    lines = [Line("a", (name,), curves=[{0: (float(name), 0.5)}, {0: (float(name), 0.7)}]) for name in names]
+    drawn = draw_figure(spec, lines)
+    points = [line for line in drawn.axes[0].lines if line.get_marker() in ("o", "s", "^", "D")]
+    assert [line.get_ydata()[0] for line in points] == pytest.approx([0.6] * 11)
+    assert len({(line.get_color(), line.get_marker()) for line in points}) == 11
+
+
 def lines_of(panels, names, runs=2, epochs=40):
     """Return lines with curves between 0 and 1."""
     curves = [{e: (100 * e, 1 - 0.9 ** (e + r)) for e in range(epochs)} for r in range(runs)]
