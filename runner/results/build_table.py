@@ -84,7 +84,7 @@ def build_table(
             *numerics_notes({place: group.finished for place, group in groups.items()}),
             *spec.notes,
         ],
-        digits=choose_digits(cells) if spec.digits is None else spec.digits,
+        digits=digits_by_column(cells, spec),
         metric=spec.axis_label,
         main=main,
         sample=reduction.sample,
@@ -115,6 +115,8 @@ def table_spec(overrides: list[str]) -> TableSpec:
         if resolved(own).get("metric") != node["metric"]:
             title = f"{experiment}: {', '.join(as_names(node['metric']))}"
             other: dict[str, object] = {"title": title, "digits": None, "reported": []}
+            if isinstance(scale := node.get("scale"), dict):
+                other["scale"] = {metric: scale[metric] for metric in as_names(node["metric"]) if metric in scale}
             node |= {key: value for key, value in other.items() if f"table.{key}" not in of_table}
     spec = TableSpec.read(node, experiment)
     if spec.reduce not in REDUCTIONS:
@@ -205,7 +207,7 @@ def reduce_cell(group: RunsOfCell, reduction: Reduction, spec: TableSpec) -> Cel
         values = reduction.values(group.finished, group.metric)
     except (KeyError, ValueError) as error:
         raise UserError(f"{group.metric} cannot be reduced by {spec.reduce}: {error} is missing") from error
-    cell.values = [value * spec.scale for value in values]
+    cell.values = [value * spec.scale_of(group.metric) for value in values]
     cell.value, cell.deviation = reduction.summarize(cell.values)
     return cell
 
@@ -252,9 +254,20 @@ def compare_rows(cells: Mapping[Place, Cell], main: str) -> None:
             cell.p = welch(cell.values, cells[main, column].values)
 
 
-def choose_digits(cells: Mapping[Place, Cell]) -> int:
+def digits_by_column(cells: Mapping[Place, Cell], spec: TableSpec) -> int | dict[str, int]:
+    """Return the digits after the point: one number if all columns have the same."""
+    metrics = {column: cell.metric for (_, column), cell in cells.items() if cell.metric}
+    digits = {}
+    for column, metric in metrics.items():
+        given = spec.digits_of(metric)
+        alike = [cell for (_, other), cell in cells.items() if metrics.get(other) == metric]
+        digits[column] = choose_digits(alike) if given is None else given
+    return digits if len(set(digits.values())) > 1 else next(iter(digits.values()), 1)
+
+
+def choose_digits(cells: Sequence[Cell]) -> int:
     """Return the digits after the point with which the smallest mean has three significant ones."""
-    means = [abs(cell.value) for cell in cells.values() if cell.value and math.isfinite(cell.value)]
+    means = [abs(cell.value) for cell in cells if cell.value and math.isfinite(cell.value)]
     return max(0, 2 - math.floor(math.log10(min(means)))) if means else 1
 
 
@@ -262,7 +275,7 @@ def metric_notes(
     spec: TableSpec, reduction: Reduction, lacking: Mapping[str, Sequence[str]], damaged: Sequence[str]
 ) -> list[str]:
     """Return the notes on what the cells show, and on runs without it."""
-    notes = [f"{', '.join(spec.metric)}{spec.unit}, {spec.reduce}: {reduction.note}"]
+    notes = [f"{spec.described_metrics}, {spec.reduce}: {reduction.note}"]
     notes += [f"finished runs without {metric}, left out: of {', '.join(rows)}" for metric, rows in lacking.items()]
     return [*notes, *damaged]
 

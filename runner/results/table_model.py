@@ -27,8 +27,9 @@ class TableSpec:
         title: title of the table.
         source: source of the reported figures.
         main: value of the row that significance=true compares the others with.
-        scale: factor on measured values, such as 100 for percent.
-        digits: digits after the point; None: as many as the smallest mean needs for three significant ones.
+        scale: factor on measured values, such as 100 for percent; or a factor for each metric, 1 for those left out.
+        digits: digits after the point, or those of each metric; None, or left out: as many as the metric's smallest
+            mean needs for three significant ones.
         labels: label of a value or a metric.
         reported: figures of the paper: {row, column, value, std, mark}; row and column are labels.
         notes: remarks for the reader.
@@ -41,8 +42,8 @@ class TableSpec:
     title: str = ""
     source: str = ""
     main: str | None = None
-    scale: float = 1
-    digits: int | None = None
+    scale: float | dict[str, float] = 1
+    digits: int | dict[str, int] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     reported: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
@@ -69,6 +70,12 @@ class TableSpec:
             raise UserError(f"table: of experiment={place} lacks {', '.join(lacking)}")
         content = {key: value for key, value in node.items() if value is not None}
         names = {key: as_names(content[key]) for key in ("rows", "metric", "columns", "notes") if key in content}
+        for key in ("scale", "digits"):
+            given = content.get(key)
+            if unknown := given.keys() - set(names["metric"]) if isinstance(given, dict) else set():
+                raise UserError(
+                    f"table.{key} of experiment={place} names {', '.join(sorted(unknown))}, no table.metric"
+                )
         labels = {str(key): str(value) for key, value in content.get("labels", {}).items()}
         return cls(**content | names | {"labels": labels, "reported": tuple(content.get("reported", ()))})
 
@@ -76,16 +83,33 @@ class TableSpec:
         """Return the label of a row or column, given the values of its keys."""
         return self.labels.get(" ".join(values)) or " ".join(self.labels.get(value, value) for value in values)
 
+    def scale_of(self, metric: str) -> float:
+        """Return the factor on the values of a metric."""
+        return self.scale.get(metric, 1) if isinstance(self.scale, dict) else self.scale
+
+    def digits_of(self, metric: str) -> int | None:
+        """Return the digits after the point of a metric; None: to be chosen by its values."""
+        return self.digits.get(metric) if isinstance(self.digits, dict) else self.digits
+
+    def unit_of(self, metric: str) -> str:
+        """Return the unit of a metric's scaled values, as it follows the metric's name."""
+        scale, units = self.scale_of(metric), {1.0: "", 100.0: " (%)"}
+        return units.get(scale, f" x {scale:g}")
+
     @property
-    def unit(self) -> str:
-        """Unit of scaled values, as it follows a metric's name."""
-        units: dict[float, str] = {1: "", 100: " (%)"}
-        return units.get(self.scale, f" x {self.scale}")
+    def described_metrics(self) -> str:
+        """Metrics with their units; the unit stands once if all have the same one."""
+        units = [self.unit_of(metric) for metric in self.metric]
+        if len(set(units)) == 1:
+            return ", ".join(self.metric) + units[0]
+        return ", ".join(metric + unit for metric, unit in zip(self.metric, units, strict=True))
 
     @property
     def axis_label(self) -> str:
-        """Label of the values: the only metric with its unit, or the unit alone."""
-        return (self.label(self.metric) if len(self.metric) == 1 else "") + self.unit
+        """Label of the values: the only metric with its unit, or the unit of all metrics alone."""
+        units = {self.unit_of(metric) for metric in self.metric}
+        label = self.label(self.metric) if len(self.metric) == 1 else ""
+        return label + (units.pop() if len(units) == 1 else "")
 
 
 @dataclass
@@ -134,7 +158,7 @@ class Table:
         columns: labels of the columns, in order.
         cells: cells by (row, column).
         notes: remarks for the reader.
-        digits: digits after the point.
+        digits: digits after the point, of all columns or by column.
         metric: label of the values, with their unit.
         main: row that the others are compared with, or None.
         sample: unit of a cell's values, `runs` or `folds`.
@@ -150,7 +174,7 @@ class Table:
     columns: list[str]
     cells: dict[tuple[str, str], Cell]
     notes: list[str]
-    digits: int = 1
+    digits: int | dict[str, int] = 1
     metric: str = ""
     main: str | None = None
     sample: str = "runs"
@@ -158,6 +182,10 @@ class Table:
     commits: dict[str, int] = field(default_factory=dict)
     command: str = ""
     methods: dict[str, str] = field(default_factory=dict)
+
+    def digits_of(self, column: str) -> int:
+        """Return the digits after the point in a column."""
+        return self.digits if isinstance(self.digits, int) else self.digits[column]
 
     @property
     def is_measured(self) -> bool:

@@ -47,10 +47,10 @@ def grid(table: Table) -> list[list[str]]:
     """Return a header and two lines for each row: measured, then reported. A line without any figure is left out."""
     lines = [["", "", *table.columns]]
     for row in table.rows:
-        cells = [table.cells.get((row, column)) for column in table.columns]
+        cells = [(table.cells.get((row, column)), table.digits_of(column)) for column in table.columns]
         for name, shown in (
-            ("measured", [measured(cell, table.digits, table.main is not None) if cell else "" for cell in cells]),
-            ("reported", [reported(cell, table.digits) if cell else "" for cell in cells]),
+            ("measured", [measured(cell, digits, table.main is not None) if cell else "" for cell, digits in cells]),
+            ("reported", [reported(cell, digits) if cell else "" for cell, digits in cells]),
         ):
             if any(shown):
                 lines.append([row if lines[-1][0] != row else "", name, *shown])

@@ -24,6 +24,7 @@ from runner.results.experiment_runs import runs_of
 from runner.results.reductions import REDUCTIONS, Measurements
 from runner.results.renderers import render
 from runner.results.renderers.cells import measured
+from runner.results.renderers.json_table import table_of_json
 from runner.results.significance import mark, welch
 from runner.results.table_model import Cell, Table, TableSpec
 from runner.table import main
@@ -378,6 +379,21 @@ def test_a_reduction_over_epochs_names_damaged_files(tmp_path, capsys) -> None:
 def test_a_wrong_node_is_refused(node, message) -> None:
     with pytest.raises(UserError, match=message):
         TableSpec.read(node, "a/b")
+
+
+def test_metrics_may_have_scale_and_digits_of_their_own(stories) -> None:
+    metrics = "table.metric=[test/ppl,test/retained]"
+    table = build_table([*stories, metrics, "+table.scale={test/retained:100}", "table.digits={test/ppl:2}"])
+    assert "test/ppl, test/retained (%), mean_std" in table.notes[0]
+    lines = render(table, "markdown").splitlines()
+    (wanda,) = (line.split(" | ")[2:] for line in lines if line.startswith("| Wanda | measured"))
+    ppl, retained = (wanda[table.columns.index(column)] for column in ("2:4 perplexity", "2:4 test/retained"))
+    assert ppl.startswith("75.00 ")
+    assert retained.startswith("77.5 ")  # 0.7 + 75 / 1000, in three significant digits
+    read = table_of_json(render(table, "json"))
+    assert render(read, "html") == render(table, "html")
+    with pytest.raises(UserError, match=r"table\.scale of experiment=esparse/stories names test/acc, no table\.metric"):
+        build_table([*stories, metrics, "+table.scale={test/acc:100}"])
 
 
 def test_html_alone_imports_jinja() -> None:
