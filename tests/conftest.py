@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # an example may compile kernels, or wait for a busy machine
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

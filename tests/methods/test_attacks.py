@@ -83,7 +83,7 @@ def test_losses_against_their_formulas():
     assert kl_loss(logits, clean).sum() == pytest.approx(float(kl_div(p.log(), clean, reduction="sum")))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.sampled_from(["linf", "l2"]), st.floats(0.01, 1))
 def test_projection_gives_the_nearest_point(seed, norm, eps):
     generator = torch.Generator().manual_seed(seed)

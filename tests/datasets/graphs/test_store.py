@@ -43,7 +43,7 @@ def dense(edge_index: torch.Tensor, num_nodes: int) -> torch.Tensor:
     return adjacency
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(collections(), st.data())
 def test_select_is_the_batch_of_torch_geometric(collection, data_strategy):
     store, data = collection

@@ -27,7 +27,7 @@ def by_pillow(image: torch.Tensor, corner: list[int], mirrored: bool, crop: int)
     return torch.from_numpy(np.array(window)).permute(2, 0, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     crop=st.integers(0, 5),
     flip=st.booleans(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.images.longtail import long_tail_counts, subset_per_class
@@ -30,7 +30,6 @@ def test_published_counts():
     assert long_tail_counts(7, 3, 1) == [7]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10_000), st.floats(1, 1000), st.integers(1, 200))
 def test_counts_never_rise(largest, imbalance, num_classes):
     counts = long_tail_counts(largest, imbalance, num_classes)

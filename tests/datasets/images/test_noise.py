@@ -147,7 +147,7 @@ def test_balanced_noise_gives_all_labels_equally_often():
     assert all(sorted(uneven[labels(7, 3) == label].bincount(minlength=3).tolist()) == [2, 2, 3] for label in range(3))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.floats(0, 1),

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from trimesh.exchange.binvox import load_binvox
@@ -15,7 +15,6 @@ from datasets.download import CorruptData
 from datasets.shapes.binvox import read_binvox, write_binvox
 
 
-@settings(deadline=None)
 @given(arrays.arrays(bool, st.tuples(*[st.integers(1, 9)] * 3)))
 def test_what_is_written_is_read(tmp_path_factory, voxels):
     path = tmp_path_factory.mktemp("binvox") / "model.binvox"

@@ -88,7 +88,7 @@ def test_rounded_points_straight_above_rounded_vertices(dtype):
     assert (contains(vertices, faces, points) == (value > 0.5))[clear].all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     arrays.arrays(np.int64, st.tuples(st.integers(4, 12), st.just(3)), elements=st.integers(-6, 6)),
     arrays.arrays(np.int64, (60, 3), elements=st.integers(-13, 13)),

@@ -27,7 +27,6 @@ def refused(error, said, path):
     return pytest.raises(error, match=f"(?s)(?=.*{re.escape(str(path))}).*{said}")
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50).flatmap(lambda n: arrays.arrays(bool, n)))
 def test_points_come_back(tmp_path_factory, inside):
     path = tmp_path_factory.mktemp("points") / "points.npz"
@@ -313,7 +312,7 @@ def test_encrypted_and_odd_archives(tmp_path):
         fmt.read_points(path)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_whatever_bytes_change_the_file_is_read_or_named(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("odd") / "points.npz"

@@ -268,7 +268,7 @@ def vocabularies(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", MERGES)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(text=st.text(alphabet="abcé é\n日", max_size=25))
 def test_tokens_are_those_of_the_merging_loop(vocabularies, kind, text):
     tokenizer, pieces = tokenizer_of(kind, vocabularies)

@@ -25,7 +25,7 @@ from methods.compression.structure import all_tensors, build, describe, fill
 from tests.methods.compression.problems import NONE, ONE, context, dense, dims, randomized
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=300))
 def test_huffman_codes_are_decoded_and_as_short_as_huffmans(symbols):
     symbols = np.array(symbols)
@@ -58,7 +58,7 @@ def test_damaged_huffman_data_is_refused():
         huffman.canonical_codes(np.array([1, 1, 1], dtype=np.uint8))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sets(st.integers(0, 5000), max_size=60), st.integers(1, 8))
 def test_relative_indices_give_the_places_back(places, bits):
     positions = np.array(sorted(places), dtype=np.int64)

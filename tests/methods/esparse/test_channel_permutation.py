@@ -27,7 +27,7 @@ def test_channels_are_dealt_in_a_snake_from_the_poorest():
     assert dealt.tolist() == [9, 4, 7, 10, 2, 8, 3, 11, 6, 0, 5, 1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pattern=PATTERNS, rows=st.integers(1, 5), groups=st.integers(1, 7), parts=st.integers(1, 9), seed=st.integers(0, 99)
 )
@@ -43,7 +43,7 @@ def test_it_is_a_bijection_that_keeps_no_less_than_the_snake(pattern, rows, grou
     assert kept >= kept_by_hand(scores.numpy()[:, dealt], keep, of) * (1 - 1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(pattern=PATTERNS, groups=st.integers(2, 4), seed=st.integers(0, 99))
 def test_each_place_is_assigned_as_well_as_can_be(pattern, groups, seed):
     keep, of = pattern

@@ -42,7 +42,6 @@ def best_gain(scores: np.ndarray, permutation: np.ndarray, keep: int, of: int, b
     return best
 
 
-@settings(deadline=None)
 @given(pattern=PATTERNS, rows=st.integers(1, 5), groups=st.integers(1, 5), seed=st.integers(0, 99))
 def test_retained_is_what_nm_keeps(pattern, rows, groups, seed):
     keep, of = pattern
@@ -68,7 +67,7 @@ def test_gns_gives_group_g_the_ranks_g_and_every_further_number_of_groups(of, gr
     assert global_naive_shuffle(scores, of, "snake").tolist() == snake
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pattern=PATTERNS,
     rows=st.integers(1, 6),
@@ -93,7 +92,7 @@ def test_without_gns_and_lbs_nothing_moves():
     assert ChannelShuffle(gns=False, lbs=False)(torch.rand(3, 8), 2, 4).tolist() == list(range(8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pattern=PATTERNS, rows=st.integers(1, 6), groups=st.integers(1, 4), seed=st.integers(0, 999))
 def test_the_gain_of_a_swap_is_what_it_adds_to_the_kept_score(pattern, rows, groups, seed):
     keep, of = pattern
@@ -109,7 +108,7 @@ def test_the_gain_of_a_swap_is_what_it_adds_to_the_kept_score(pattern, rows, gro
         assert gains[p, q] == kept_by_hand(swapped, keep, of) - now
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pattern=PATTERNS, rows=st.integers(1, 6), groups=st.integers(1, 4), seed=st.integers(0, 999))
 def test_a_newcomer_adds_what_exceeds_the_threshold(pattern, rows, groups, seed):
     keep, of = pattern
@@ -128,7 +127,7 @@ def test_a_newcomer_adds_what_exceeds_the_threshold(pattern, rows, groups, seed)
         assert torch.equal(rest, without[position::of])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pattern=PATTERNS, rows=st.integers(1, 6), groups=st.integers(2, 6), seed=st.integers(0, 999))
 def test_the_best_swap_of_two_groups_has_the_largest_gain_of_all(pattern, rows, groups, seed):
     keep, of = pattern
@@ -147,7 +146,7 @@ def test_the_best_swap_of_two_groups_has_the_largest_gain_of_all(pattern, rows, 
             assert best[g, h] == state.matrix()[g * of : (g + 1) * of, h * of : (h + 1) * of].max()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pattern=PATTERNS, rows=st.integers(1, 6), groups=st.integers(2, 6), seed=st.integers(0, 999))
 def test_after_swaps_the_state_is_that_of_a_fresh_one(pattern, rows, groups, seed):
     keep, of = pattern
@@ -173,7 +172,7 @@ def test_groups_may_be_large(of):
     assert state.retained[::of].sum() == kept_by_hand(scores.numpy(), of // 2, of)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pattern=PATTERNS,
     rows=st.integers(1, 6),
@@ -197,7 +196,7 @@ def test_lbs_never_lowers_the_kept_score(pattern, rows, groups, gns, block, roun
         assert after > before
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.integers(1, 40), groups=st.integers(2, 10), seed=st.integers(0, 999))
 def test_lbs_never_lowers_the_kept_score_of_real_numbers_either(rows, groups, seed):
     scores = torch.rand(rows, groups * 4, generator=torch.Generator().manual_seed(seed)) ** 3
@@ -216,7 +215,7 @@ def test_assignments_lead_the_swaps_to_an_optimum_that_is_as_good(pattern, seed)
     assert both - start > 0.9 * (swaps - start)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pattern=PATTERNS, rows=st.integers(1, 5), groups=st.integers(2, 4), seed=st.integers(0, 999))
 def test_lbs_goes_on_until_no_swap_helps(pattern, rows, groups, seed):
     keep, of = pattern
@@ -228,7 +227,7 @@ def test_lbs_goes_on_until_no_swap_helps(pattern, rows, groups, seed):
     assert best_gain(scores.numpy(), end.numpy(), keep, of, block) <= 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(block=st.sampled_from([8, 11, 12, 16, 40]), seed=st.integers(0, 999))
 def test_lbs_stays_inside_its_blocks(block, seed):
     scores = whole_scores(4, 32, seed)
@@ -254,7 +253,6 @@ def test_lbs_on_some_rows_does_not_lower_their_kept_score(rows):
     assert kept_by_hand(some[:, end], 2, 4) > kept_by_hand(some, 2, 4)
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 5), m=st.integers(1, 5), length=st.integers(1, 20), seed=st.integers(0, 99))
 def test_sums_of_maxima(n, m, length, seed):
     draw = np.random.default_rng(seed)
@@ -263,7 +261,6 @@ def test_sums_of_maxima(n, m, length, seed):
     assert found.tolist() == np.maximum(a[:, None], b[None]).sum(2).tolist()
 
 
-@settings(deadline=None)
 @given(of=st.sampled_from([2, 4]), groups=st.integers(2, 6), limit=st.floats(-0.5, 1.5), seed=st.integers(0, 999))
 def test_best_disjoint_walks_all_pairs_by_gain(of, groups, limit, seed):
     limit = max(limit, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from methods.esparse.compression import check_2to4, compress, compressed_bytes, decompress, matrix_bytes
@@ -25,7 +25,6 @@ def pruned(rows: int, columns: int, dtype: torch.dtype, seed: int, zeros: float 
     return torch.empty_like(weight).index_copy_(1, permutation, weight), permutation
 
 
-@settings(deadline=None)
 @given(
     rows=st.integers(1, 9),
     groups=st.integers(1, 12),

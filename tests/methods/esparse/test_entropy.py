@@ -130,7 +130,7 @@ def test_counts_of_nothing_have_no_entropy():
     assert entropy_of_counts(torch.zeros(2, 5, dtype=torch.long)).tolist() == [0, 0]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6), kind=st.sampled_from(["channel", "layer"]))
 def test_two_passes_find_what_one_finds(sizes, kind):
     x = random_inputs(tokens=sum(sizes))

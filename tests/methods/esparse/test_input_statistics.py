@@ -63,7 +63,7 @@ def test_the_mean_square_is_that_over_tokens():
     torch.testing.assert_close(gathered({"norm"}, batches()).mean_square, x.square().mean(0))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9)), min_size=1, max_size=5))
 def test_how_the_inputs_are_cut_does_not_matter(sizes):
     inputs = batches(sizes=sizes)

@@ -14,7 +14,7 @@ from tests.methods.esparse.reference import nm_by_hand
 PATTERNS = [(2, 4), (4, 8), (1, 4), (3, 4), (2, 8), (3, 5), (1, 2), (15, 16), (9, 17), (16, 32), (100, 200)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     pattern=st.sampled_from(PATTERNS),
     rows=st.integers(1, 4),
@@ -88,7 +88,7 @@ def test_columns_that_fill_no_group_are_refused_unless_a_remainder_is_allowed():
     Unstructured(0.5).check("any", 7)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     ratio=st.floats(0, 0.99),
     rows=st.integers(1, 4),
@@ -104,7 +104,7 @@ def test_rows_lose_their_smallest(ratio, rows, columns, values, seed):
         assert np.flatnonzero(~kept).tolist() == sorted(going)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     ratio=st.floats(0.001, 0.99),
     rows=st.integers(1, 4),

@@ -99,7 +99,7 @@ def test_accuracy_is_that_of_each_choice_alone(kind):
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(tokens=st.integers(1, 2000), seed=st.integers(0, 3))
 def test_the_batches_do_not_matter(kind, tokens, seed):
     model, requests = model_of(kind), random_requests(seed)

@@ -29,7 +29,7 @@ def test_the_posterior_is_bayes_rule_where_the_components_are_apart(clean, noisy
     assert int(((found > 0.5) != (density[0] > density[1])).sum()) <= 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(scale=st.floats(0.01, 100), shift=st.floats(-5, 5))
 def test_the_posterior_knows_no_units(scale, shift):
     losses = losses_of(30, 20).double()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
@@ -73,7 +73,6 @@ def test_tree_and_brute_force_find_the_same():
 bits = st.lists(st.booleans(), min_size=1, max_size=30)
 
 
-@settings(deadline=None)
 @given(bits, st.integers(0, 99))
 def test_iou_is_that_of_the_sets(a, seed):
     b = np.random.default_rng(seed).random(len(a)) < 0.5
@@ -82,7 +81,6 @@ def test_iou_is_that_of_the_sets(a, seed):
     assert iou(np.array(a), b) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0]))
 def test_all_thresholds_in_one_pass(seed, share):
     generator = torch.Generator().manual_seed(seed)

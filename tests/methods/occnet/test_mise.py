@@ -78,7 +78,7 @@ def test_the_dense_mesh_is_that_of_marching_cubes_alone():
     assert {tuple(sorted(f)) for f in mesh.faces.tolist()} == {tuple(sorted(f)) for f in faces.tolist()}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), threshold=st.sampled_from([-0.3, 0.0, 0.2]))
 def test_values_are_exact_around_every_crossing_of_random_smooth_fields(seed, threshold):
     """Sums of waves a few coarse cells long: no part of the level set is so small that the coarse grid misses it."""
@@ -94,7 +94,7 @@ def test_values_are_exact_around_every_crossing_of_random_smooth_fields(seed, th
     assert np.array_equal(a.faces, b.faces)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_of_any_field_nothing_is_split_in_vain_and_all_that_can_be_known_is_followed(seed):
     """Noise: much is missed, but no cube that is left has known values on both sides, and known values are exact."""

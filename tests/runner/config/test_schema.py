@@ -130,13 +130,13 @@ def check_overrides(overrides):
         assert run.folder.name == run.id
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=3))
 def test_any_override_composes_or_ends_in_one_message(overrides):
     check_overrides([f"{key}={value}" for key, value in overrides])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["+", "++", "~"]), st.sampled_from(KEYS), VALUES)
 def test_any_added_or_deleted_key_does_too(sign, key, value):  # composed by Hydra anew, which takes longer
     check_overrides([f"{sign}{key}={value}"])
