@@ -15,7 +15,7 @@ import torch
 from datasets.ctr.prepare import categories, load_vocabularies
 from datasets.ctr.schema import Schema
 from datasets.ctr.tables import Table, open_table
-from datasets.ctr.vocabulary import distinct_values, look_up
+from datasets.ctr.vocabulary import distinct_values, encode
 from datasets.files import atomic_write
 from datasets.progress import track
 
@@ -93,10 +93,12 @@ def _blocks(
     import polars as pl
 
     unseen, rows = np.zeros(len(vocabularies), np.int64), 0
+    rare = np.cumsum([vocabulary.height + 1 for vocabulary in vocabularies.values()]) - 1  # last id of each field
     for block in track(table.blocks(data.block_bytes), f"predicted blocks of {table.path.name}"):
         frame = table.read(block)
         where = f"{table.path}, rows {block.first_row + 1} to {block.first_row + block.rows}"
-        ids = encode(categories(schema, frame, where), vocabularies, unseen)
+        ids = encode(map(distinct_values, categories(schema, frame, where)), vocabularies.values())
+        unseen += (ids == rare).sum(0)
         logits = torch.cat([module(part).cpu() for part in torch.from_numpy(ids).split(data.eval_batch_size)])
         columns: dict[str, Any] = {"row": np.arange(block.first_row + 1, block.first_row + block.rows + 1)}
         if labelled:
@@ -107,24 +109,3 @@ def _blocks(
     if shares:
         told = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
         log.info("%s: values that are rare or were not seen in training: %s", table.path.name, told)
-
-
-def encode(
-    values: Iterator[pl.Series], vocabularies: Mapping[str, pl.DataFrame], unseen: np.ndarray | None = None
-) -> np.ndarray:
-    """Return the ids of rows, (N, n) int32, as the preparation gives them.
-
-    Args:
-        values: categories of each field, in the order of the vocabularies.
-        vocabularies: vocabulary of each field.
-        unseen: (n,) counts of values without an id of their own, which are added to.
-    """
-    columns, offset = [], 0
-    for number, (series, vocabulary) in enumerate(zip(values, vocabularies.values(), strict=True)):
-        distinct, places = distinct_values(series)
-        ids = look_up(distinct, vocabulary)[places]
-        if unseen is not None:
-            unseen[number] += int((ids == vocabulary.height).sum())
-        columns.append(ids + offset)
-        offset += vocabulary.height + 1
-    return np.stack(columns, axis=1)

@@ -33,7 +33,7 @@ from datasets.ctr.splits import (
 )
 from datasets.ctr.tables import Block, open_table
 from datasets.ctr.transforms import TRANSFORMS, import_polars
-from datasets.ctr.vocabulary import MISSING, digest, distinct_values, look_up, merge_counts
+from datasets.ctr.vocabulary import MISSING, digest, distinct_values, encode, merge_counts
 from datasets.download import CorruptData, alone_at
 from datasets.files import atomic_write
 from datasets.progress import track
@@ -277,12 +277,8 @@ def encode_block(job: Job) -> None:
     folder, parts = _counts_folder(job), _parts(job)
     labels, places = np.load(folder / "labels.npy"), np.load(folder / "places.npy", mmap_mode="r")
     vocabularies = list(load_vocabularies(job.plan).values())
-    ids = np.empty((len(labels), len(vocabularies)), np.int32)
-    offset = 0
-    for number, vocabulary in enumerate(vocabularies):
-        distinct = pl.read_parquet(folder / f"{number}.parquet", columns=["value"])["value"]
-        ids[:, number] = (look_up(distinct, vocabulary) + offset)[places[number]]
-        offset += vocabulary.height + 1
+    distinct = (pl.read_parquet(folder / f"{i}.parquet", columns=["value"])["value"] for i in range(len(places)))
+    ids = encode(zip(distinct, places, strict=True), vocabularies)
     shards = {}
     for number, part in enumerate(PARTS):
         rows = parts == number

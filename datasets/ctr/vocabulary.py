@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,20 @@ def look_up(distinct: pl.Series, vocabulary: pl.DataFrame) -> np.ndarray:
     ids = np.full(len(distinct), vocabulary.height, np.int32)
     ids[known["place"].to_numpy()] = known["id"].to_numpy()
     return ids
+
+
+def encode(columns: Iterable[tuple[pl.Series, np.ndarray]], vocabularies: Iterable[pl.DataFrame]) -> np.ndarray:
+    """Return the ids of rows over all fields, (N, n) int32: those of a field follow those of the field before.
+
+    Args:
+        columns: distinct values of each field and the place of each row's value among them, see `distinct_values`.
+        vocabularies: vocabulary of each field.
+    """
+    ids, offset = [], 0
+    for (distinct, places), vocabulary in zip(columns, vocabularies, strict=True):
+        ids.append((look_up(distinct, vocabulary) + offset)[places])
+        offset += vocabulary.height + 1
+    return np.stack(ids, axis=1)
 
 
 def digest(vocabularies: dict[str, pl.DataFrame]) -> str:
