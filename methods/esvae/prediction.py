@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from datasets.images.folder import SUFFIXES
+from datasets.images.prediction import picture_batches
 from datasets.prediction import files_below, write_rows
-from datasets.progress import track
 
 
 def reconstruct_files(paths: list[Path], out: Path, module: Any, data: Any, samples: int) -> list[Path]:
@@ -38,11 +38,10 @@ def reconstruct_files(paths: list[Path], out: Path, module: Any, data: Any, samp
     files = files_below(paths, SUFFIXES, "images")
     torch.manual_seed(module.seed)
     rows: list[list[Any]] = []
-    for start in track(range(0, len(files), data.eval_batch_size), "reconstructing, batch"):
-        batch = files[start : start + data.eval_batch_size]
-        x = torch.stack([data.read_picture(path) for path in batch]).float() / 127.5 - 1
+    for batch, pictures in picture_batches(files, data, "reconstructing, batch"):
+        x = pictures.float() / 127.5 - 1
         reconstructed = module(x)
-        targets = save_images(reconstructed, out / "reconstructions", first=start + 1)
+        targets = save_images(reconstructed, out / "reconstructions", first=len(rows) + 1)
         errors = mse_loss(reconstructed.float(), x, reduction="none").mean((1, 2, 3)).tolist()
         rows += [[str(f), str(t), f"{e:.6f}"] for f, t, e in zip(batch, targets, errors, strict=True)]
     written = [write_rows(out / "reconstructions.csv", ["file", "reconstruction", "error"], rows)]

@@ -19,7 +19,7 @@ from methods.mira.attack_data import draw_attack_data
 from methods.mira.attacks.attack import RemovalAttack
 from methods.mira.null_models import load_nulls
 from methods.mira.recovery import load_recovered
-from methods.mira.verification import Verdict, accuracy, explain, predict, trigger_accuracy, verify
+from methods.mira.verification import Verdict, accuracy, explain, trigger_accuracy, verify
 from methods.mira.victim import load_victim
 
 if TYPE_CHECKING:
@@ -154,8 +154,7 @@ class Removal(LightningModule):
     def _observe(self, network: nn.Module) -> None:
         """Record accuracies for the figure of epochs; the time that this takes is not the attack's."""
         started = time.perf_counter()
-        hits = predict(network, self.test_images.to(self.device)).cpu() == self.test_labels
-        row = {"acc": float(hits.float().mean())}
+        row = {"acc": accuracy(network, self.test_images.to(self.device), self.test_labels.to(self.device))}
         if self.victim.triggers is not None:
             row["trigger_acc"] = trigger_accuracy(network, self._triggers())
         self.curves.append(row)
