@@ -13,13 +13,13 @@ from datasets.checks import check_choice
 from datasets.progress import track
 from methods.architectures.language import LanguageModel
 from methods.esparse.comparison import INPUTS, Candidate, Comparison
-from methods.esparse.decoder import Decoder, check_finite
+from methods.esparse.decoder import Decoder
 from methods.esparse.description import KNOWN
 from methods.esparse.matrix_scores import MatrixScore
 from methods.esparse.patterns import NM, make_pattern
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, check_input_cache
-from methods.esparse.source_checks import check_columns, check_streamable
+from methods.esparse.source_checks import check_columns, check_streamable, load_checked
 from methods.esparse.streaming import StreamedDecoder
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,7 @@ class MethodComparison(LightningModule):
         for recipe in self.recipes.values():
             check_input_cache(recipe, self.source.config, data.calibration.numel() * self.source.dtype.itemsize)
         if not self.stream:
-            self.decoder = [Decoder(self.source.load())]
-            check_finite(self.decoder[0].model.named_parameters())
+            self.decoder = [load_checked(self.source)]
 
     def on_test_start(self) -> None:
         """Prune and evaluate by all methods."""

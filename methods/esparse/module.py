@@ -16,7 +16,7 @@ from torch import Tensor
 from datasets.checks import check_choice
 from datasets.progress import track
 from methods.architectures.language import LanguageModel
-from methods.esparse.decoder import Decoder, check_finite
+from methods.esparse.decoder import Decoder
 from methods.esparse.description import KNOWN, matrix
 from methods.esparse.export import check_free, partial_folder, save_compressed, save_model, whole_folder
 from methods.esparse.matrix_scores import MatrixScore
@@ -27,7 +27,7 @@ from methods.esparse.perplexity import perplexity
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
-from methods.esparse.source_checks import check_columns, check_streamable
+from methods.esparse.source_checks import check_columns, check_streamable, load_checked
 from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
 from methods.esparse.streaming import UNFINISHED, StreamedDecoder
 
@@ -155,8 +155,7 @@ class OneShotPruning(LightningModule):
             _encode_examples(self.source, data)
         check_input_cache(self.recipe, self.source.config, data.calibration.numel() * self.source.dtype.itemsize)
         if not self.stream:
-            self.decoder = [Decoder(self.source.load())]
-            check_finite(self.decoder[0].model.named_parameters())
+            self.decoder = [load_checked(self.source)]
 
     def on_test_start(self) -> None:
         """Evaluate the dense model, prune, and store the pruned model."""

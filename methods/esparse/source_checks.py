@@ -1,10 +1,11 @@
-"""Checks of a model that is to be pruned, before its weights are loaded."""
+"""Checks of a model that is to be pruned, before and while its weights are loaded."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from methods.architectures.language import LanguageModel
+from methods.esparse.decoder import Decoder, check_finite
 from methods.esparse.patterns import Pattern
 from methods.esparse.probing import describe
 from methods.esparse.streaming import check_checkpoint
@@ -53,3 +54,15 @@ def check_streamable(source: LanguageModel, data: Any) -> None:
             "method.stream never holds the whole model, which zero-shot tasks need: set dataset.zeroshot=[]"
         )
     check_checkpoint(source.folder, source.config, source.dtype)
+
+
+def load_checked(source: LanguageModel) -> Decoder:
+    """Return the model of a source, with all weights in memory.
+
+    Raises:
+        ValueError: if weights are NaN or infinite.
+        FileNotFoundError: if files are missing or damaged.
+    """
+    decoder = Decoder(source.load())
+    check_finite(decoder.model.named_parameters())
+    return decoder
