@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from runner.config.compose import compose_without_sweep, with_formats
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
@@ -33,7 +35,7 @@ from runner.results.arguments import check_option, split_arguments
 from runner.results.build_table import build_table, table_spec
 from runner.results.renderers import FORMATS, render
 from runner.results.sources import OUTPUTS
-from runner.results.table_model import Table
+from runner.results.table_model import Table, TableSpec
 
 OPTIONS = {"format": "text", "out": "", "significance": "", "numerics": "any", "source": OUTPUTS}
 
@@ -83,13 +85,18 @@ def write_table(path: Path, rendered: str) -> None:
     print(path)
 
 
-def chart_path(overrides: list[str]) -> Path:
-    """Return the path of a table's bar chart, a PNG file, and make its folder."""
+def chart_path(cfg: DictConfig, spec: TableSpec, overrides: list[str]) -> Path:
+    """Return the path of a table's bar chart, a PNG file, and make its folder.
+
+    Args:
+        cfg: config of the experiment, as the overrides compose it.
+        spec: specification of the table.
+        overrides: overrides that make the table.
+    """
     from runner.results.figure_files import figure_path
 
-    cfg = compose_without_sweep(overrides)
-    metrics = "+".join(table_spec(overrides).metric)
-    return figure_path(cfg.paths.outputs, str(cfg.hydra.runtime.choices.experiment), f"table-{metrics}", overrides)
+    experiment = str(cfg.hydra.runtime.choices.experiment)
+    return figure_path(cfg.paths.outputs, experiment, f"table-{'+'.join(spec.metric)}", overrides)
 
 
 def draw_chart(table: Table, overrides: list[str], tracker: Mapping[str, Any] | None = None) -> list[Path]:
@@ -115,11 +122,12 @@ def draw_chart(table: Table, overrides: list[str], tracker: Mapping[str, Any] | 
             f"\nThere is nothing to draw: no run of the table is finished.\n"
             f"This runs them: python -m runner -m {' '.join(o for o in overrides if not o.startswith('table.'))}"
         )
-    path = chart_path(overrides)
+    spec = table_spec(overrides)
+    path = chart_path(cfg, spec, overrides)
     write_whole(path.with_suffix(".csv"), render(table, "csv") + "\n")
     files = save_figure(draw_table(table), path, cfg.figures.format)
-    experiment, metrics = str(cfg.hydra.runtime.choices.experiment), "+".join(table_spec(overrides).metric)
-    log_figure(cfg.logger if tracker is None else tracker, path, experiment, table=metrics, source=table.source)
+    experiment, node = str(cfg.hydra.runtime.choices.experiment), cfg.logger if tracker is None else tracker
+    log_figure(node, path, experiment, table="+".join(spec.metric), source=table.source)
     return [*files, path.with_suffix(".csv")]
 
 

@@ -236,7 +236,7 @@ def send(title: str, sections: list[Section], entity: str, project: str, before:
         for section in sections:
             if section.chart:
                 tracker = {"wandb": {"project": project, "entity": entity}}
-                draw_chart(section.table, [f"experiment={section.experiment}", *section.overrides], tracker)
+                draw_chart(section.table, section.everything, tracker)
             parts = ("sections", "settings", "runset_settings")
             addresses[section.name] = save(workspace(section, entity, project), old.get(section.name), parts)
     except (wandb.Error, ValueError) as error:

@@ -65,7 +65,12 @@ class Section:
     @cached_property
     def chart(self) -> Path | None:
         """Path of the table's bar chart, with the table's own reduction; None if nothing is measured."""
-        return chart_path([f"experiment={self.experiment}", *self.overrides]) if self.table.is_measured else None
+        return chart_path(self.cfg, self.spec, self.everything) if self.table.is_measured else None
+
+    @property
+    def everything(self) -> list[str]:
+        """Overrides that make the table, the experiment among them."""
+        return [f"experiment={self.experiment}", *self.overrides]
 
     @cached_property
     def name(self) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from runner.execution.loggers import figure_run_id
-from runner.table import chart_path
 from scripts.dashboard import specification
 from scripts.dashboard_tables import Section, choose_tables
 from tests.scripts.conftest import TINY
@@ -112,7 +111,7 @@ def test_runs_that_another_experiment_made_are_told_by_their_id(tmp_path) -> Non
     panels, runs = workspace_of(made("graphnorm/table1", *overrides))
     *_, other, chart = conditions(runs)
     assert other == ("OR", "run", "name", "IN", [run.id])
-    path = chart_path(["experiment=graphnorm/table1", *overrides])
+    path = Section.read("graphnorm/table1", overrides).chart
     assert chart == ("OR", "run", "name", "IN", [figure_run_id("graphnorm/table1", path)])
     (panel,) = panels["table as a chart"]
     assert panel["viewType"] == "Media Browser"
