@@ -7,19 +7,15 @@ import io
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 from scipy.stats import ttest_ind
 
 from runner.config.address import Run
 from runner.errors import UserError
-from runner.execution.plot_style import colour, pyplot
 from runner.files import write_json
 from runner.results.build_table import build_table
-from runner.results.draw_table import draw_table
 from runner.results.experiment_runs import runs_of
 from runner.results.reductions import REDUCTIONS, Measurements
 from runner.results.renderers import render
@@ -28,7 +24,7 @@ from runner.results.renderers.json_table import table_of_json
 from runner.results.significance import mark, welch
 from runner.results.table_model import Cell, Table, TableSpec
 from runner.table import main
-from tests.runner.results.texts import overlapping_texts
+from tests.runner.results.conftest import PPL
 
 METRIC = "val/acc"
 
@@ -162,29 +158,6 @@ def test_marks() -> None:
     assert [mark(p) for p in (None, 0.2, 0.05, 0.049, 0.01, 0.009, 0.0)] == ["", "", "", "*", "*", "**", "**"]
 
 
-STORIES = [
-    "experiment=esparse/stories",
-    "method=esparse/dense,esparse/wanda,esparse/no_lbs,esparse",
-    "seed=0,1,2",
-    "method.pattern=2:4",
-]
-PPL = {"dense": [4.0] * 3, "wanda": [74.0, 75.0, 76.0], "no_lbs": [50.0, 40.0], "esparse": [46.0, 45.0, 48.0]}
-
-
-@pytest.fixture
-def stories(tmp_path: Path) -> list[str]:
-    """Return the overrides of a table, and write the results of its runs, with the perplexities of PPL."""
-    place = f"paths.outputs={tmp_path}"
-    for name, values in PPL.items():
-        for seed, value in enumerate(values):
-            method = f"method={'esparse' if name == 'esparse' else f'esparse/{name}'}"
-            run = Run.compose([STORIES[0], method, STORIES[3], f"seed={seed}", place])
-            run.folder.mkdir(parents=True)
-            metrics = {"test/ppl": value} | ({} if name == "dense" else {"test/retained": 0.7 + value / 1000})
-            write_json(run.folder / "result.json", {"metrics": metrics, "seconds": {}, "code": {}})
-    return [*STORIES, place]
-
-
 @pytest.mark.parametrize("row", ["E-Sparse", "esparse", "true"])
 def test_every_row_is_tested_against_the_main_one(row, stories) -> None:
     table = build_table(stories, significance=row)
@@ -280,67 +253,6 @@ def test_runs_that_all_lack_the_metric_are_not_missing() -> None:
     assert measured(Cell(states=Counter(finished=2, missing=1)), 1) == "- (0/3)"
 
 
-def test_the_chart_shows_means_deviations_and_reported_figures(stories) -> None:
-    reported = {"row": "Wanda", "column": "2:4", "value": 70.0, "std": 2.0, "mark": "seen"}
-    table = build_table(stories, significance="esparse")
-    table.cells["Wanda", "2:4"].reported = reported
-    figure = draw_table(table)
-    ax = figure.axes[0]
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([4, 75, 45, 139 / 3])
-    assert [label.get_text() for label in ax.get_yticklabels()] == table.rows
-    ends = {tuple(segment[:, 0]) for lines in ax.collections for segment in lines.get_segments()}
-    assert {(74.0, 76.0), (68.0, 72.0)} <= ends
-    assert ax.get_xscale() == "linear"
-    assert ax.get_xlim()[0] == 0
-    with pyplot():
-        own = to_hex(colour(0))  # the paper's own method is the first of its methods
-    colours = [to_hex(bar.get_facecolor()) for bar in ax.patches]
-    assert colours.index(own) == table.rows.index("E-Sparse")
-    assert len(set(colours)) == len(table.rows)
-    assert [label.get_text() for label in ax.get_yticklabels() if label.get_weight() == "bold"] == [table.main]
-    assert ax.get_xlabel() == "perplexity"
-    assert [text.get_text() for text in ax.texts] == ["**", "**", "", ""]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reported"]
-    table.cells["Wanda", "2:4"].value = 90.0
-    ax = draw_table(table).axes[0]
-    assert ax.get_xscale() == "log"
-    assert ax.get_xlabel() == "perplexity (logarithmic)"
-
-
-def test_a_chart_of_several_metrics_has_an_axis_for_each(stories) -> None:
-    table = build_table([*stories, "table.metric=[test/ppl,test/retained]"])
-    axes = draw_table(table).axes
-    ends = {table.columns[i]: axes[i].get_xlim()[1] for i in range(2)}
-    for column, end in ends.items():
-        found = [cell for (_, name), cell in table.cells.items() if name == column and cell.value is not None]
-        largest = max(cell.value + (cell.deviation or 0) for cell in found)
-        assert largest < end < 1.2 * largest
-
-
-def test_the_chart_is_saved_and_logged(stories, tmp_path, monkeypatch, capsys) -> None:
-    main([*stories, "format=png", "logger=csv"])
-    folder = tmp_path / "figures" / "esparse" / "stories"
-    (chart,) = folder.glob("table-test_ppl-*.png")
-    from matplotlib.image import imread
-
-    assert imread(chart).shape[1] == pytest.approx(3.3 * 300, abs=2)
-    with open(chart.with_suffix(".csv"), newline="") as file:
-        assert [float(row["value"]) for row in csv.DictReader(file)] == pytest.approx([4, 75, 45, 139 / 3])
-    assert not (folder / "wandb").exists()
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        main([*stories, "method=esparse/ria", "format=png", "logger=csv"])
-    assert "python -m runner -m experiment=esparse/stories" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_chart_goes_to_a_wandb_run_of_its_own(stories, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    main([*stories, "format=png", "logger=wandb"])
-    (tracked,) = (tmp_path / "figures" / "esparse" / "stories" / "wandb").glob("offline-run-*")
-    assert len(list(tracked.rglob("*.png"))) == 1
-
-
 def test_damaged_files_of_a_run_leave_it_out(stories, tmp_path, capsys) -> None:
     """Damaged files do not affect other runs."""
     damaged, empty, text = sorted(tmp_path.glob("esparse/wanda-*/*"))
@@ -399,9 +311,3 @@ def test_metrics_may_have_scale_and_digits_of_their_own(stories) -> None:
 def test_html_alone_imports_jinja() -> None:
     code = "import sys, runner.table; sys.exit('jinja2' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("significance", ["", "esparse"])
-def test_texts_of_the_chart_do_not_overlap(significance, stories) -> None:
-    table = build_table([*stories, "table.metric=[test/ppl,test/retained]"], significance=significance)
-    assert not overlapping_texts(draw_table(table))
