@@ -26,7 +26,7 @@ class CalibrationPhys(LearnedWave):
     Args:
         network: networks of the cameras.
         temperature: temperature tau of the contrast.
-        similarity: of two spectra: `neg_mse` (the paper's), `neg_sse`, `cosine`, `pearson`.
+        similarity: similarity of two spectra, `neg_mse` (the paper's), `neg_sse`, `cosine`, `pearson`.
         negatives: `cross+intra`, other sessions seen by both cameras; `cross`, by the other camera only.
         positive_in_denominator: keep the positive in the denominator of the loss.
         ipr_weight: weight of the share of power outside the band, which the spectra do not see.
