@@ -16,6 +16,7 @@ from runner.config.compose import group_options
 from runner.config.help import choices
 from runner.errors import UserError
 
+LIGHTNING_REFUSES = "MisconfigurationException"  # an error of Lightning, which is slow to import
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 
 
@@ -69,7 +70,7 @@ def as_user_error() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(str(error)) from error
     except Exception as error:
-        if type(error).__name__ != "MisconfigurationException":  # Lightning's, which is slow to import
+        if type(error).__name__ != LIGHTNING_REFUSES:
             raise
         raise UserError(str(error)) from error
 
@@ -78,11 +79,16 @@ def as_user_error() -> Iterator[None]:
 def stage_errors() -> Iterator[None]:
     """Turn a ValueError that a method or data set itself raises while a stage runs into UserError.
 
-    One that a library raises is no mistake of the user and keeps its traceback.
+    One that a library raises is no mistake of the user and keeps its traceback, save what Lightning says of settings
+    that do not fit each other.
     """
     try:
         yield
-    except ValueError as error:
+    except Exception as error:
+        if type(error).__name__ == LIGHTNING_REFUSES:
+            raise UserError(str(error)) from error
+        if not isinstance(error, ValueError):
+            raise
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next

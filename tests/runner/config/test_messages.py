@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from datasets.checks import check_positive
 from runner.config.messages import stage_errors
@@ -13,6 +14,11 @@ from runner.errors import UserError
 def test_a_value_that_a_data_set_or_method_refuses_is_a_mistake():
     with pytest.raises(UserError, match=r"dataset\.batch_size"), stage_errors():
         check_positive("dataset", batch_size=-1)
+
+
+def test_settings_that_lightning_refuses_are_a_mistake():
+    with pytest.raises(UserError, match="no logger"), stage_errors():
+        raise MisconfigurationException("Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger.")
 
 
 def test_an_error_of_a_library_keeps_its_traceback():
