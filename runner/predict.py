@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.compose import parse
+from runner.config.compose import change_keys
 from runner.config.messages import as_user_error, cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
@@ -75,7 +73,8 @@ def predict(finished: FinishedRun, given: str, out: Path, export: str, rest: Seq
 
     paths = [] if export else find_inputs(given)
     bare = {key: value for key, _, value in (o.partition("=") for o in rest) if "." not in key}
-    override(finished, [o for o in rest if "." in o.partition("=")[0]])
+    dotted = [o for o in rest if "." in o.partition("=")[0]]
+    change_keys(finished.config, dotted, f"those of the run are in {finished.folder}/config.yaml")
     with as_user_error(), torch.inference_mode(mode=not export):
         module, data = finished.module(), finished.data()
         make_folder(out)
@@ -106,21 +105,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}\nName another folder with out=<folder>") from error
-
-
-def override(finished: FinishedRun, overrides: Sequence[str]) -> None:
-    """Change keys of the run's config, such as `method.resolution=64`. Raises UserError at an unknown key."""
-    for text in overrides:
-        parsed = parse(text)
-        try:
-            before = OmegaConf.select(finished.config, parsed.key_or_group, throw_on_missing=False, default="???")
-            if before == "???" and not parsed.is_add():
-                raise UserError(
-                    f"unknown key {parsed.key_or_group}; those of the run are in {finished.folder}/config.yaml"
-                )
-            OmegaConf.update(finished.config, parsed.key_or_group, parsed.value(), force_add=True)
-        except OmegaConfBaseException as error:
-            raise UserError(f"{text}: {error}") from error
 
 
 def predictor_of(module: Any, data: Any) -> tuple[Callable[..., list[Path]], Any]:

@@ -7,12 +7,11 @@ with its own address. `run` is the folder of the finished run, its id, or its ov
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from runner.config.address import Run, resolved
-from runner.config.compose import compose_run, is_group, parse
+from runner.config.compose import change_keys, compose_run, is_group, parse
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
@@ -56,10 +55,8 @@ def test_of(finished: FinishedRun, overrides: list[str]) -> Run:
     for key in KEPT:
         if key not in chosen:
             OmegaConf.update(cfg, key, finished.config[key], merge=False)
-    values = [parse(o) for o in overrides if not is_group(parse(o))]
-    for override in values:
-        value: Any = override.value()
-        OmegaConf.update(cfg, override.key_or_group, value, merge=True, force_add=override.is_add())
+    values = [o for o in overrides if not is_group(parse(o))]
+    change_keys(cfg, values, f"those of the finished run are in {finished.folder}/config.yaml")
     cfg.stages, cfg.init_from = ["test"], str(finished.checkpoint)
     return Run(OmegaConf.create(resolved(cfg)), choices)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.place import CONF
+from runner.errors import UserError
 
 VERSION_BASE = "1.3"
 PRESENTATION = ("table", "figure", "sweep")  # nodes of an experiment that say nothing about a single run
@@ -183,3 +184,25 @@ def _set(cfg: DictConfig, key: str, value: object) -> None:
         raise ConfigCompositionException(
             f"Could not override '{key}'.\nTo append to your config use +{key}={value}"
         ) from error
+
+
+def change_keys(cfg: DictConfig, overrides: Sequence[str], where: str) -> None:
+    """Change keys of a composed config in place, such as `method.resolution=64`; `+` adds one.
+
+    Args:
+        cfg: config.
+        overrides: overrides of single keys.
+        where: end of the message about an unknown key: where the known ones are.
+
+    Raises:
+        UserError: a key is unknown, or a value does not fit.
+    """
+    for text in overrides:
+        parsed = parse(text)
+        try:
+            before = OmegaConf.select(cfg, parsed.key_or_group, throw_on_missing=False, default="???")
+            if before == "???" and not parsed.is_add():
+                raise UserError(f"unknown key {parsed.key_or_group}; {where}")
+            OmegaConf.update(cfg, parsed.key_or_group, parsed.value(), force_add=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{text}: {error}") from error

@@ -11,6 +11,7 @@ from runner.errors import UserError
 from runner.execution.record import read_metrics, read_result
 from runner.execution.weights import load_weights, read_state_dict
 from runner.test import main as run_test
+from runner.test import test_of as config_of_test
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,12 @@ def test_runs_are_filtered_and_listed(finished):
 def test_a_run_that_is_not_there_is_said(finished, reference):
     with pytest.raises(UserError):
         runner.load(reference, finished)
+
+
+def test_an_unknown_key_of_a_test_is_said(finished):
+    (folder,) = (path.parent for path in finished.glob("*/graphnorm-atlas-gin/*/result.json"))
+    with pytest.raises(UserError, match=r"unknown key dataset\.no_such_key; those of the finished run are in"):
+        config_of_test(runner.load(folder), ["dataset.no_such_key=3"])
 
 
 def test_a_finished_run_is_tested_on_other_data(finished, capfd):
