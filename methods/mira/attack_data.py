@@ -81,7 +81,9 @@ class AttackData:
 def shuffled_batches(
     x: Tensor, y: Tensor, batch_size: int, key: tuple[int, ...], augment: Augment | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches, which depend on the key alone. A last batch of one image is left out (batch norm).
+    """Yield shuffled batches, which depend on the key alone.
+
+    A last batch of one image is left out (batch norm), unless all batches have one.
 
     Args:
         x: images (N, C, H, W).
@@ -92,7 +94,7 @@ def shuffled_batches(
     """
     random = generator(ORDER, *key)
     for index in torch.randperm(len(y), generator=random).split(batch_size):
-        if len(index) == 1 and len(y) > 1:
+        if len(index) == 1 and len(y) > 1 and batch_size > 1:
             continue
         batch = x[index.to(x.device)]
         yield (batch if augment is None else augment(batch, random)), y[index.to(y.device)]

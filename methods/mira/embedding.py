@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from datasets.batching import generator
 from datasets.checks import check_fraction, check_not_negative, check_positive
 from methods.checkpoints import weights_below
-from methods.mira.null_models import load_nulls
 from methods.mira.schemes.scheme import Scheme, Step
 from methods.mira.triggers import TriggerSet, TriggerSource, save_triggers
 from methods.mira.verification import explain, trigger_accuracy, verify
@@ -36,12 +35,11 @@ class Embedding(LightningModule):
     Metrics, fractions: `train/loss`, `train/trigger_acc` (of the epoch's end), `val/acc`, `test/acc`,
     `test/worst_class_acc`, `test/trigger_acc`, `test/companion_acc` (triggers that do not count),
     `test/binomial_threshold`, `test/verified_binomial`, `test/marked` (1 if the trigger accuracy reaches
-    `min_trigger_acc`); with null models `test/null_threshold`, `test/verified_null`, `test/rescaled_acc`.
+    `min_trigger_acc`). The null-model rule is part of `mira/none` and `mira/verify`.
 
     Args:
         network: classifier.
         scheme: watermark scheme.
-        nulls: checkpoint of the null models, or None.
         clean: checkpoint of a clean model, for schemes that need one.
         lr: learning rate of SGD.
         momentum: momentum of SGD.
@@ -61,7 +59,6 @@ class Embedding(LightningModule):
         self,
         network: nn.Module,
         scheme: Scheme,
-        nulls: Path | None = None,
         clean: Path | None = None,
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -76,8 +73,7 @@ class Embedding(LightningModule):
         check_fraction("method", min_trigger_acc=min_trigger_acc)
         if scheme.needs_clean and clean is None:
             raise ValueError(f"{type(scheme).__name__} needs a clean model: needs.clean names its run")
-        self.network, self.scheme = network, scheme
-        self.nulls_path, self.clean_path = nulls, clean
+        self.network, self.scheme, self.clean_path = network, scheme, clean
         self.lr, self.momentum, self.weight_decay, self.final_lr = lr, momentum, weight_decay, final_lr
         self.trigger_batch, self.min_trigger_acc = trigger_batch, min_trigger_acc
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
@@ -159,9 +155,8 @@ class Embedding(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log accuracies and the verdict, and write the triggers."""
         triggers = self.triggers
-        nulls = load_nulls(self.nulls_path, self.network)
-        verdict = verify(self.network, triggers, nulls)
-        log.info("%s", explain(verdict, triggers, len(nulls)))
+        verdict = verify(self.network, triggers)
+        log.info("%s", explain(verdict, triggers, null_models=0))
         metrics = {"acc": float(self.hits[0].sum() / self.hits[1].sum())} | verdict.metrics()
         present = self.hits[1] > 0
         metrics["worst_class_acc"] = float((self.hits[0] / self.hits[1])[present].min())

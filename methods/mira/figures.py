@@ -84,7 +84,13 @@ def plot_smooth_accuracy(smooth_acc: Tensor, target: int | None) -> Figure:
 
 
 def recovery_figures(
-    network: nn.Module, recovered: Tensor, victim: Victim, data: AttackData, columns: int = 8
+    network: nn.Module,
+    recovered: Tensor,
+    victim: Victim,
+    data: AttackData,
+    quantile: float = 0.95,
+    fraction: float = 0.5,
+    columns: int = 8,
 ) -> dict[str, Figure]:
     """Return the figures of recovered samples beside triggers, and of their activations.
 
@@ -95,6 +101,8 @@ def recovery_figures(
         recovered: recovered samples (K, n, C, H, W).
         victim: marked model's triggers and target.
         data: attacker's data on the CPU; its images of the class are the normal ones.
+        quantile: quantile of the salient units.
+        fraction: share of the samples that are proxies of triggers.
         columns: images in a row.
     """
     assert victim.triggers is not None
@@ -102,7 +110,7 @@ def recovery_figures(
     shown = int(triggers.y.mode().values) if victim.target is None else victim.target
     own = triggers.x[triggers.counted & (triggers.y == shown)]
     h = last_activations(network, recovered[shown])
-    proxies, normals = split(h)
+    proxies, normals = split(h, quantile, fraction)
     rows = {
         f"triggers\n(label {shown})": own[:columns],
         "recovered,\nproxy of triggers": recovered[shown][proxies[:columns]],
@@ -114,7 +122,7 @@ def recovery_figures(
         if len(images):
             rows[f"images of\nclass {shown}"] = images[:columns]
             histogram["images"] = images
-    salient = salient_units(h)
+    salient = salient_units(h, quantile)
     contributions = {name: last_activations(network, x)[:, salient].mean(1) for name, x in histogram.items()}
     return {"recovered": plot_image_rows(rows), "activations": plot_activations(contributions, shown)}
 

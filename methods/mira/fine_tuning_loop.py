@@ -87,6 +87,7 @@ def fine_tune(
             value = loss(network, batch)
             optimizer.zero_grad()
             value.backward()
+            value = value.detach()
             optimizer.step()
             if after_step is not None:
                 after_step(network)

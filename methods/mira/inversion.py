@@ -84,9 +84,10 @@ class Inversion:
     classes_per_batch: int = 1
 
     def __post_init__(self) -> None:
-        check_positive("method.attack.inversion", per_class=self.per_class, steps=self.steps, lr=self.lr)
-        check_not_negative("method.attack.inversion", l2=self.l2, tv=self.tv, bn=self.bn, skip_last=self.skip_last)
-        check_not_negative("method.attack.inversion", classes_per_batch=self.classes_per_batch)
+        owner = "vars.inversion"
+        check_positive(owner, per_class=self.per_class, steps=self.steps, lr=self.lr)
+        check_not_negative(owner, l2=self.l2, tv=self.tv, bn=self.bn, skip_last=self.skip_last)
+        check_not_negative(owner, classes_per_batch=self.classes_per_batch)
 
     def batches_of(self, classes: int) -> list[list[int]]:
         """Return the classes 0 .. classes - 1 in batches that share a forward pass."""

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_fraction
 from datasets.files import atomic_write
 from datasets.progress import track
 from methods.manual_optimization import ManualOptimization
 from methods.mira.inversion import Inversion
 from methods.mira.verification import predict
-from methods.mira.victim import load_victim
+from methods.mira.victim import check_source, load_victim
 
 
 class Recovery(ManualOptimization):
@@ -31,18 +32,37 @@ class Recovery(ManualOptimization):
         network: classifier.
         inversion: settings of the inversion.
         victim: checkpoint of the marked model, from a run of `Embedding`; None: the weights come from `init_from`.
+        init_from: file of a model of one's own, whose weights the network has already; None with a `victim`.
+        min_trigger_acc: trigger accuracy that a marked model of the bench must have.
+
+    Raises:
+        ValueError: a value is out of its range, or no model or two are named.
     """
 
     tasks = ("image-classification",)
     distributed = False
 
-    def __init__(self, network: nn.Module, inversion: Inversion, victim: Path | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        inversion: Inversion,
+        victim: Path | None = None,
+        init_from: Any = None,
+        min_trigger_acc: float = 0.95,
+    ) -> None:
         super().__init__()
+        check_fraction("method", min_trigger_acc=min_trigger_acc)
+        check_source(victim, init_from)
         self.network, self.inversion, self.victim_path = network, inversion, victim
+        self.min_trigger_acc = min_trigger_acc
 
     def prepare(self, data: Any) -> None:
-        """Load the marked model."""
-        load_victim(self.network, self.victim_path, None)
+        """Load the marked model.
+
+        Raises:
+            ValueError: it is of another architecture, or not marked.
+        """
+        load_victim(self.network, self.victim_path, None).check_marked(self.network, self.min_trigger_acc)
         self.seed = int(data.seed)
         side, channels = int(self.network.image_size), int(self.network.in_channels)  # type: ignore[arg-type]
         shape = (len(data.classes), self.inversion.per_class, channels, side, side)

@@ -13,20 +13,22 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from datasets.checks import check_fraction
+from datasets.batching import generator
+from datasets.checks import check_choice, check_fraction, check_positive
 from datasets.files import atomic_write
-from methods.mira.attack_data import draw_attack_data
+from methods.mira.attack_data import SETTINGS, draw_attack_data
 from methods.mira.attacks.attack import RemovalAttack
 from methods.mira.null_models import load_nulls
 from methods.mira.recovery import load_recovered
 from methods.mira.verification import Verdict, accuracy, explain, trigger_accuracy, verify
-from methods.mira.victim import load_victim
+from methods.mira.victim import check_source, load_victim
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-CURVE_IMAGES = 1000  # test images of the accuracy after each epoch of an attack
+CURVE_IMAGES = 1000  # test images of the accuracy before an attack and after each of its epochs
+CURVE = 108  # keeps their draw apart from others
 
 
 class Removal(LightningModule):
@@ -46,6 +48,7 @@ class Removal(LightningModule):
         victim: checkpoint of the marked model, from a run of `Embedding`; None: the weights come from `init_from`.
         nulls: checkpoint of the null models, or None.
         recovered: checkpoint of a run of `Recovery`, for attacks that use recovered samples.
+        init_from: file of a model of one's own, whose weights the network has already; None with a `victim`.
         triggers: file of triggers of a model without such a checkpoint, or None.
         setting: data of the attacker: in_distribution, transfer or data_free.
         images: number of the attacker's images.
@@ -56,7 +59,8 @@ class Removal(LightningModule):
         min_utility: share of the accuracy that a successful attack keeps.
 
     Raises:
-        ValueError: a value is out of its range, or the attack needs recovered samples that are not given.
+        ValueError: a value is out of its range, no model or two are named, or the attack needs recovered samples that
+            are not given.
     """
 
     tasks = ("image-classification",)
@@ -69,6 +73,7 @@ class Removal(LightningModule):
         victim: Path | None = None,
         nulls: Path | None = None,
         recovered: Path | None = None,
+        init_from: Any = None,
         triggers: str | None = None,
         setting: str = "in_distribution",
         images: int = 1000,
@@ -79,6 +84,9 @@ class Removal(LightningModule):
     ) -> None:
         super().__init__()
         check_fraction("method", min_trigger_acc=min_trigger_acc, min_utility=min_utility, max_acc_loss=max_acc_loss)
+        check_choice("method.setting", setting, SETTINGS)
+        check_positive("method", images=images)
+        check_source(victim, init_from)
         if attack.uses_recovered and recovered is None:
             raise ValueError(f"{type(attack).__name__} needs recovered samples: needs.recovered names their run")
         self.network, self.attack = network, attack
@@ -94,29 +102,19 @@ class Removal(LightningModule):
         Raises:
             ValueError: the model is of another architecture or not marked, or the attack does not fit the setting.
         """
-        self.test_images = data.parts["test"].images[:CURVE_IMAGES].float() / 255
-        self.test_labels = data.parts["test"].labels[:CURVE_IMAGES]
+        test = data.parts["test"]
+        chosen = torch.randperm(len(test.labels), generator=generator(int(data.seed), CURVE))[:CURVE_IMAGES]
+        self.test_images, self.test_labels = test.images[chosen].float() / 255, test.labels[chosen]
         self.victim = load_victim(self.network, self.victim_path, self.trigger_file)
         self.attack.check(self.setting, self.victim.target, self.victim.marked)
-        if self.victim.triggers is not None:
-            self._check_marked(trigger_accuracy(self.network, self.victim.triggers))
-        if self.victim.marked and self.nulls_path is not None:
-            self._check_accuracy()
+        self.victim.check_marked(self.network, self.min_trigger_acc)
         self.attack_data = draw_attack_data(data, self.setting, self.images, int(data.seed), self.transfer)
-
-    def _check_marked(self, trigger_acc: float) -> None:
-        if trigger_acc < self.min_trigger_acc:
-            raise ValueError(
-                f"the model in {self.victim_path or 'init_from'} is not marked: trigger accuracy {trigger_acc:.3f}, "
-                f"{self.min_trigger_acc - trigger_acc:.3f} below method.min_trigger_acc={self.min_trigger_acc}. An "
-                "attack on it would mean nothing: train the watermark longer"
-            )
 
     def _check_accuracy(self) -> None:
         """Raise ValueError if the watermark has cost more accuracy than `max_acc_loss`."""
+        x, y = self.test_images.to(self.device), self.test_labels.to(self.device)
         own, *nulls = (
-            accuracy(network, self.test_images, self.test_labels)
-            for network in (self.network, *load_nulls(self.nulls_path, self.network))
+            accuracy(network, x, y) for network in (self.network, *load_nulls(self.nulls_path, self.network))
         )
         clean = sum(nulls) / len(nulls)
         if clean - own > self.max_acc_loss:
@@ -127,7 +125,13 @@ class Removal(LightningModule):
             )
 
     def on_test_start(self) -> None:
-        """Attack the model."""
+        """Attack the model.
+
+        Raises:
+            ValueError: the watermark has cost too much accuracy.
+        """
+        if self.victim.marked and self.nulls_path is not None:
+            self._check_accuracy()
         # torch's inference mode of the test stage would forbid training
         with torch.inference_mode(False), torch.enable_grad():
             self._attack()
@@ -199,7 +203,7 @@ class Removal(LightningModule):
             drawn["smooth_acc"] = figures.plot_smooth_accuracy(tensors["smooth_acc"], self.victim.target)
         if "recovered" in tensors and self.victim.triggers is not None:
             drawn |= figures.recovery_figures(
-                self.original.cpu(), tensors["recovered"], self.victim, self.attack_data, columns=8
+                self.original.cpu(), tensors["recovered"], self.victim, self.attack_data, *self.attack.splitting
             )
         return drawn
 

@@ -13,13 +13,16 @@ def last_activations(network: nn.Module, x: Tensor, batch_size: int = 500) -> Te
     """Return the activations that samples are split by, in eval mode.
 
     These are the output of the last stage before the average for networks with `stages` (8,192 units of ResNet-18 on
-    images of 32 pixels), else the input of the head (84 units of LeNet-5), as in the official code.
+    images of 32 pixels), else the input of the head (84 units of LeNet-5), as in the official code. Of stages that do
+    not end in a ReLU (pre-activation blocks) they are the positive part.
 
     Shapes: (N, C, H, W) -> (N, D).
     """
     outputs: list[Tensor] = []
     stages = getattr(network, "stages", None)
-    handle = stages.register_forward_hook(lambda _, __, h: outputs.append(h.flatten(1))) if stages is not None else None
+    handle = None
+    if stages is not None:
+        handle = stages.register_forward_hook(lambda _, __, h: outputs.append(h.flatten(1).relu()))
     try:
         with mode_of(network, False):
             features = [network.features(part) for part in x.split(batch_size)]  # type: ignore[operator]

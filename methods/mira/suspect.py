@@ -13,7 +13,7 @@ from torch import nn
 from methods.mira.null_models import load_nulls
 from methods.mira.triggers import TriggerSet
 from methods.mira.verification import explain, verify
-from methods.mira.victim import load_victim
+from methods.mira.victim import check_source, load_victim
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +28,24 @@ class SuspectVerification(LightningModule):
         network: classifier of the suspect's architecture.
         triggers: file of triggers, as a run of mira/embed/... writes it.
         nulls: checkpoint of the null models, or None.
+        init_from: file of the suspect, whose weights the network has already.
 
     Raises:
-        ValueError: no trigger file is given.
+        ValueError: no trigger file or no suspect is given.
     """
 
     tasks = ("image-classification",)
     distributed = False
 
-    def __init__(self, network: nn.Module, triggers: str | None = None, nulls: Path | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, triggers: str | None = None, nulls: Path | None = None, init_from: Any = None
+    ) -> None:
         super().__init__()
         if triggers is None:
             raise ValueError(
                 "method.triggers names no file: a run of mira/embed/... writes triggers.pt into its folder"
             )
+        check_source(None, init_from)
         self.network, self.trigger_file, self.nulls_path = network, triggers, nulls
 
     def prepare(self, data: Any) -> None:

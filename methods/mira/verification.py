@@ -21,8 +21,9 @@ class Verdict(NamedTuple):
 
     Args:
         trigger_acc: share of the triggers with their marked label.
-        binomial_threshold: smallest trigger accuracy that the binomial rule accepts.
-        null_threshold: smallest trigger accuracy that the null-model rule accepts; NaN without null models.
+        binomial_threshold: smallest trigger accuracy that the binomial rule accepts; NaN if it can accept none.
+        null_threshold: smallest trigger accuracy that the null-model rule accepts; NaN without null models, or if it
+            can accept none.
     """
 
     trigger_acc: float
@@ -36,16 +37,17 @@ class Verdict(NamedTuple):
 
     @property
     def verified_null(self) -> bool:
-        """Return whether the null-model rule finds the watermark; False without null models."""
+        """Return whether the null-model rule finds the watermark; False without its threshold."""
         return self.trigger_acc >= self.null_threshold - 1e-9
 
     def metrics(self) -> dict[str, float]:
-        """Return the verdict as metrics; without null models those of their rule are left out."""
-        values = {
-            "trigger_acc": self.trigger_acc,
-            "binomial_threshold": self.binomial_threshold,
-            "verified_binomial": float(self.verified_binomial),
-        }
+        """Return the verdict as metrics; those of a rule without a threshold are left out."""
+        values = {"trigger_acc": self.trigger_acc}
+        if not math.isnan(self.binomial_threshold):
+            values |= {
+                "binomial_threshold": self.binomial_threshold,
+                "verified_binomial": float(self.verified_binomial),
+            }
         if not math.isnan(self.null_threshold):
             values |= {
                 "null_threshold": self.null_threshold,
@@ -75,8 +77,12 @@ def tolerated_errors(count: int, level: float = LEVEL) -> int:
 
 
 def binomial_threshold(count: int, level: float = LEVEL) -> float:
-    """Return the smallest trigger accuracy that verifies `count` triggers by the binomial rule."""
-    return (count - tolerated_errors(count, level) + 1) / count
+    """Return the smallest trigger accuracy that verifies `count` triggers by the binomial rule.
+
+    NaN if not even all of them verify: fewer than five triggers at the level of 0.05.
+    """
+    needed = count - tolerated_errors(count, level) + 1
+    return needed / count if needed <= count else math.nan
 
 
 def null_threshold(accuracies: Sequence[float], count: int, level: float = LEVEL) -> float:
@@ -91,7 +97,8 @@ def null_threshold(accuracies: Sequence[float], count: int, level: float = LEVEL
         level: significance.
 
     Returns:
-        Threshold in [1 / count, 1]; NaN if there are fewer than two models.
+        Threshold in [1 / count, 1]; NaN if there are fewer than two models, or if clean models give so many triggers
+        their label that not even all of them would verify.
     """
     if len(accuracies) < 2:
         return math.nan
@@ -99,7 +106,7 @@ def null_threshold(accuracies: Sequence[float], count: int, level: float = LEVEL
     spread = max(float(values.std()), 1e-6)
     quantile = float(torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - level, dtype=torch.float64)))
     needed = math.ceil(count * (float(values.mean()) + quantile * spread) - 1e-9)
-    return min(max(needed, 1), count) / count
+    return max(needed, 1) / count if needed <= count else math.nan
 
 
 def rescaled_accuracy(trigger_acc: float, threshold: float) -> float:
@@ -164,11 +171,15 @@ def explain(verdict: Verdict, triggers: TriggerSet, null_models: int) -> str:
     count = int(triggers.counted.sum())
     hits = f"{round(verdict.trigger_acc * count)} of {count} triggers (sha256 {triggers.digest()[:16]}) get their label"
     words = {True: "verified", False: "not verified"}
-    binomial = (
-        f"binomial rule: {words[verdict.verified_binomial]}, at least {round(verdict.binomial_threshold * count)} are "
-        "needed if a clean model gives half of them their label"
-    )
-    null = "null-model rule: no verdict without clean models"
+    binomial = "binomial rule: no verdict on so few triggers"
+    if not math.isnan(verdict.binomial_threshold):
+        binomial = (
+            f"binomial rule: {words[verdict.verified_binomial]}, at least {round(verdict.binomial_threshold * count)} "
+            "are needed if a clean model gives half of them their label"
+        )
+    null = "null-model rule: no verdict without at least two clean models"
+    if null_models > 1:
+        null = "null-model rule: no verdict, since clean models give nearly all triggers their label too"
     if not math.isnan(verdict.null_threshold):
         null = (
             f"null-model rule: {words[verdict.verified_null]}, at least {round(verdict.null_threshold * count)} are "

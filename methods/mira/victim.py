@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.mira.triggers import TriggerSet, load_triggers
+from methods.mira.verification import trigger_accuracy
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,39 @@ class Victim:
     triggers: TriggerSet | None
     target: int | None
     marked: bool
+
+    def check_marked(self, network: nn.Module, least: float) -> None:
+        """Raise ValueError if a model gives fewer triggers their label than it must have.
+
+        Args:
+            network: the model; one without triggers is not checked.
+            least: smallest trigger accuracy, a fraction.
+        """
+        if self.triggers is None:
+            return
+        trigger_acc = trigger_accuracy(network, self.triggers)
+        if trigger_acc < least:
+            raise ValueError(
+                f"the model is not marked: trigger accuracy {trigger_acc:.3f}, {least - trigger_acc:.3f} below "
+                f"method.min_trigger_acc={least}. An attack on it would mean nothing: train the watermark longer "
+                "(vars.epochs), or at another rate (vars.lr)"
+            )
+
+
+def check_source(victim: Path | None, init_from: object) -> None:
+    """Raise ValueError unless a model comes from exactly one place.
+
+    Args:
+        victim: checkpoint of a marked model of the bench, or None.
+        init_from: file of a model of one's own, whose weights the network has already, or None.
+    """
+    if victim is None and init_from is None:
+        raise ValueError("no model is named: init_from=FILE with the weights of a model of one's own")
+    if victim is not None and init_from is not None:
+        raise ValueError(
+            f"init_from={init_from} and the marked model of needs.victim are two models: for one of your own take "
+            "method=mira/own_model, or another attack with ~needs.victim"
+        )
 
 
 def load_victim(network: nn.Module, checkpoint: Path | None, trigger_file: str | None) -> Victim:

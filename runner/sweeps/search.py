@@ -106,6 +106,7 @@ def study_folder(first: Run, settings: Settings, fixed: Sequence[str], space: Se
         space: searched keys.
     """
     what = {"space": sorted(map(repr, space)), "goals": settings.goals, "epoch": settings.epoch}
+    what |= {key: getattr(settings, key) for key in ("sampler", "pruner", "startup", "warmup", "seed")}
     searched = [d.key for d in space]
     identity = {k: v for k, v in first.identity.items() if k != "init_from"}
     for key in searched:

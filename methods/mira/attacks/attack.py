@@ -17,10 +17,12 @@ class RemovalAttack:
         uses_recovered: whether the attack needs recovered samples.
         metrics: numbers about the attack, by name; filled by the call.
         tensors: tensors for figures, by name; filled by the call.
+        splitting: quantile of salient units and share of proxies, by which the figure of recovered samples splits them.
     """
 
     settings: tuple[str, ...] = ("in_distribution", "transfer")
     uses_recovered = False
+    splitting = (0.95, 0.5)
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}

@@ -19,6 +19,7 @@ from methods.mira.splitting import last_activations, split
 from methods.mira.verification import predict
 
 NOISE, RELABEL, RECOVERED = 105, 106, 107
+OFFICIAL_CLASSES = {10: (9, 5), 100: (22, 33)}  # published least likely classes, by the number of classes
 Joint = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -128,7 +129,9 @@ class ImprovedMira(RemovalAttack):
         check_positive("method.attack", recovered_batch=recovered_batch)
         check_fraction("method.attack", salient_quantile=salient_quantile, proxy_fraction=proxy_fraction)
         self.sgd, self.detection, self.recovered_batch = sgd or SGD(), detection or Detection(), recovered_batch
-        self.salient_quantile, self.proxy_fraction = salient_quantile, proxy_fraction
+        self.splitting = salient_quantile, proxy_fraction
+        if len(weights) != 2 or min(weights) < 0 or not sum(weights) > 0:
+            raise ValueError(f"method.attack.weights must be two numbers from 0 on, not both 0, got {list(weights)}")
         self.weights = (weights[0] / sum(weights), weights[1] / sum(weights))
         self.official_constants, self.noise_control = official_constants, noise_control
 
@@ -151,7 +154,9 @@ class ImprovedMira(RemovalAttack):
             "detected_target": -1.0 if target is None else float(target),
             "top_class": float(smooth_acc.argmax()),
         }
-        self.tensors |= {"recovered": data.recovered, "smooth_acc": smooth_acc}
+        self.tensors["smooth_acc"] = smooth_acc
+        if not self.noise_control:
+            self.tensors["recovered"] = data.recovered
         if target is not None:
             return self._unlearn_fixed(network, data, target, observe)
         if data.x is None:
@@ -163,7 +168,13 @@ class ImprovedMira(RemovalAttack):
         return self._unlearn_other(network, data, observe)
 
     def _split(self, network: nn.Module, samples: Tensor) -> tuple[Tensor, Tensor]:
-        return split(last_activations(network, samples), self.salient_quantile, self.proxy_fraction)
+        proxies, others = split(last_activations(network, samples), *self.splitting)
+        if not len(proxies):
+            raise ValueError(
+                f"method.attack.proxy_fraction={self.splitting[1]} of {len(samples)} recovered samples of a class is "
+                "none: nothing would be unlearned"
+            )
+        return proxies, others
 
     def _images(self, samples: Tensor, seed: int) -> Tensor:
         """Return the samples, or images of noise in the control."""
@@ -206,7 +217,12 @@ class ImprovedMira(RemovalAttack):
     def _least_likely(self, network: nn.Module, data: AttackData) -> tuple[int, int]:
         """Return the least likely class and the second one."""
         if self.official_constants:
-            return (9, 5) if data.num_classes == 10 else (22, 33)
+            if data.num_classes not in OFFICIAL_CLASSES:
+                raise ValueError(
+                    f"method.attack.official_constants are for 10 and 100 classes, and this data set has "
+                    f"{data.num_classes}"
+                )
+            return OFFICIAL_CLASSES[data.num_classes]
         assert data.recovered is not None
         with torch.no_grad():
             parts = torch.cat([data.images, data.recovered.flatten(0, 1)]).split(500)

@@ -123,6 +123,11 @@ class REFIT(RemovalAttack):
         other.prepare_data()
         other.setup()
         images = other.parts["train"].images
+        if self.unlabelled_images > len(images):
+            raise ValueError(
+                f"method.attack.unlabelled_images={self.unlabelled_images} are more than the training part of "
+                f"method.attack.unlabelled has ({len(images)})"
+            )
         chosen = torch.randperm(len(images), generator=generator(data.seed, UNLABELLED))[: self.unlabelled_images]
         x = fit_images(images[chosen], data.images.shape[1:]).to(data.images.device)
         return endless_batches(x, predict(network, x), self.unlabelled_batch, (data.seed, UNLABELLED))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datasets.images.loader import ImageSet
+from methods.architectures.resnet import PreActResNet
 from methods.mira.attack_data import draw_attack_data, endless_batches, fit_images, shuffled_batches
 from methods.mira.attacks.distillation import Distillation, distillation_loss
 from methods.mira.attacks.fine_pruning import FinePruning
@@ -23,6 +24,7 @@ from methods.mira.attacks.regularization import Regularization
 from methods.mira.attacks.wild import WILD, erase, moment_distance
 from methods.mira.detection import Detection
 from methods.mira.fine_tuning_loop import SGD, fine_tune
+from methods.mira.splitting import last_activations
 from methods.mira.verification import accuracy
 from tests.methods.mira.networks import attack_data, quadrants, trained_network
 
@@ -83,6 +85,33 @@ def test_data_free_on_a_scheme_without_a_target_is_refused():
         ImprovedMira(SHORT, OTHER)(
             trained_network(), replace(attack_data(recovered=RECOVERED), x=None, y=None), lambda _: None
         )
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (2.0, -1.0), (1.0,)])
+def test_weights_that_are_no_mean_are_refused(weights):
+    with pytest.raises(ValueError, match="weights must be two numbers"):
+        ImprovedMira(SHORT, weights=weights)
+
+
+def test_constants_of_other_data_sets_and_empty_splits_are_refused():
+    data = attack_data(recovered=RECOVERED)
+    with pytest.raises(ValueError, match="for 10 and 100 classes"):
+        ImprovedMira(SHORT, OTHER, official_constants=True)(trained_network(), data, lambda _: None)
+    with pytest.raises(ValueError, match="nothing would be unlearned"):
+        ImprovedMira(SHORT, OTHER, proxy_fraction=0.01)(trained_network(), data, lambda _: None)
+
+
+def test_batches_of_one_image_are_batches():
+    x, y = quadrants(5)
+    assert len(list(shuffled_batches(x, y, 1, (0,)))) == 5
+    assert [len(labels) for _, labels in shuffled_batches(x, y, 4, (0,))] == [4]
+    assert len(next(endless_batches(x, y, 1, (0,)))[1]) == 1
+
+
+def test_activations_of_pre_activation_networks_are_not_negative():
+    dims = {"in_channels": 1, "image_size": 8, "num_classes": 4, "mean": [0.5], "std": [0.5]}
+    network = PreActResNet(blocks=(1, 1), width=4, **dims)
+    assert last_activations(network, quadrants(6)[0]).min() == 0
 
 
 def test_attacks_that_need_images_refuse_the_data_free_setting():

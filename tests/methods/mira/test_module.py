@@ -54,11 +54,31 @@ def test_marked_attacked_and_verified(call, tmp_path):
 
     code, printed = call("method=mira/pruning", *BENCH, outputs, "method.min_trigger_acc=1.0", "vars.scheme=adi")
     assert (code, "is not marked: trigger accuracy" in printed) == (2, True), printed
-    code, printed = call("method=mira", *BENCH, outputs, "vars.scheme=adi", "method.setting=data_free")
-    assert code == 2, printed
+    code, printed = call("method=mira/pruning", *BENCH, outputs, "vars.scheme=adi", "method.setting=nowhere")
+    assert (code, "method.setting=nowhere is unknown" in printed) == (2, True), printed
+    own = (*BENCH, *SHORT, outputs, "~needs.victim", f"init_from={removed}", f"method.triggers={triggers}")
+    code, printed = call("method=mira/ftal", *own, "method.min_trigger_acc=0")
+    assert code == 0, printed
+    assert metrics_of(results(tmp_path)["ftal"])["test/trigger_acc_before"] == metrics["test/trigger_acc"]
+    code, printed = call("method=mira/ftal", *BENCH, outputs, f"init_from={removed}")
+    assert (code, "are two models" in printed) == (2, True), printed
     untrained = "needs.victim.run=['method=mira/embed/content','schedule.max_epochs=1','method.lr=0.000001']"
     code, printed = call("method=mira/none", *BENCH, outputs, untrained, "method.min_trigger_acc=0")
     assert (code, "below that of the clean models" in printed) == (2, True), printed
+
+
+@pytest.mark.slow
+def test_data_free_on_random_labels_is_refused(call, tmp_path):
+    small = (*BENCH, *SHORT, f"paths.outputs={tmp_path}", "vars.scheme=adi", "vars.epochs=12", "~needs.nulls")
+    code, printed = call("method=mira", *small, "method.setting=data_free", "method.min_trigger_acc=0")
+    assert (code, "triggers share one class" in printed) == (2, True), printed
+
+
+def test_a_model_must_be_named(call, tmp_path):
+    common = (*DATA, f"paths.outputs={tmp_path}", "~needs.nulls", f"method.triggers={tmp_path}/triggers.pt")
+    for method in ("mira/verify", "mira/none"):
+        code, printed = call(f"method={method}", *common, *(["~needs.victim"] if method == "mira/none" else []))
+        assert (code, "no model is named: init_from=FILE" in printed) == (2, True), printed
 
 
 def test_verification_without_a_trigger_file_is_refused(call, tmp_path):

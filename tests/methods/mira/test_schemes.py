@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from methods.mira.losses import snnl
 from methods.mira.schemes.adi import Adi
 from methods.mira.schemes.afs import AFS
 from methods.mira.schemes.blind import Blind, ssim
@@ -57,6 +59,24 @@ def test_losses_have_finite_gradients(scheme):
     x, y = quadrants(12)
     scheme.loss(network, Step(x, y, triggers.x[:8], triggers.y[:8], 0)).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+
+
+def test_entangling_descends_by_its_temperature_and_leaves_clean_steps_alone():
+    scheme, network = EWE(20, block=2, interval=3, **CLASSES), trained_network()
+    triggers = scheme.make_triggers(trigger_source(network))
+    x, y = quadrants(12)
+    clean = Step(x, y, triggers.x[:8], triggers.y[:8], 1)
+    assert torch.equal(scheme.loss(network, clean), cross_entropy(network(x), y))
+    scheme.loss(network, clean._replace(number=3)).backward()
+
+    def entanglement(temperature: torch.Tensor) -> torch.Tensor:
+        images = torch.cat([triggers.x[:8], scheme.target_images[3:11]])
+        return snnl(network.features(images), torch.arange(2).repeat_interleave(8), 100 / temperature)
+
+    step = 1e-2 * scheme.temperature.grad
+    assert step != 0
+    with torch.no_grad():
+        assert entanglement(scheme.temperature - step) < entanglement(scheme.temperature)
 
 
 def test_more_triggers_than_the_class_has_images():

@@ -38,10 +38,18 @@ def test_null_threshold_is_a_normal_quantile():
     assert null_threshold(accuracies, 100) == pytest.approx(math.ceil(100 * norm.ppf(0.95, mean, std)) / 100)
 
 
-def test_null_threshold_needs_two_models_and_stays_a_share():
+def test_null_threshold_needs_two_models_that_do_not_know_all_triggers():
     assert math.isnan(null_threshold([0.1], 100))
     assert null_threshold([0.0, 0.0], 100) == pytest.approx(0.01)
-    assert null_threshold([1.0, 1.0], 100) == 1
+    assert null_threshold([0.98, 0.98], 100) == pytest.approx(0.99)
+    assert math.isnan(null_threshold([1.0, 1.0], 100))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_fewer_than_five_triggers_prove_nothing(count):
+    assert math.isnan(binomial_threshold(count))
+    assert binomial_threshold(5) == 1
+    assert set(Verdict(1.0, binomial_threshold(count), math.nan).metrics()) == {"trigger_acc"}
 
 
 def test_rescaled_accuracy_puts_the_threshold_at_one_half():
@@ -75,7 +83,7 @@ def test_verdict_in_words_names_what_each_rule_needs():
     alone = explain(verify(network, triggers), triggers, 0)
     assert alone.startswith(f"100 of 100 triggers (sha256 {triggers.digest()[:16]}) get their label")
     assert "binomial rule: verified, at least 59 are needed" in alone
-    assert "no verdict without clean models" in alone
+    assert "no verdict without at least two clean models" in alone
     words = explain(Verdict(0.5, 0.59, 0.61), triggers, 5)
     assert "binomial rule: not verified" in words
     assert "null-model rule: not verified, at least 61 are needed by a normal distribution fitted to 5" in words

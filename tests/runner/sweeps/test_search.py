@@ -10,11 +10,13 @@ import shlex
 import pytest
 import yaml
 
+from runner.config.address import Run
 from runner.errors import UserError
 from runner.execution.record import read_result
 from runner.files import write_json
+from runner.sweeps.search import study_folder
 from runner.sweeps.search_settings import Settings, direction_of, long_names
-from runner.sweeps.space import Dimension, split_space
+from runner.sweeps.space import Dimension, first_point, split_space
 from runner.sweeps.trials import Trials
 
 pytest.importorskip("optuna")
@@ -70,6 +72,19 @@ def test_the_space_is_hydras_grammar(override, expected) -> None:
     fixed, space = split_space(["seed=1", override])
     assert fixed == ["seed=1"]
     assert space == [expected]
+
+
+def test_other_settings_of_the_sampler_are_another_study(tiny) -> None:
+    fixed, space = split_space([o for o in tiny if not o.startswith("model.hidden")] + SPACE)
+    first = Run.compose(first_point(fixed, space))
+
+    def folder(**changes):
+        return study_folder(first, settings(**changes), fixed, space)
+
+    assert folder(trials=50, parallel=2) == folder()
+    others = [{"sampler": "random"}, {"pruner": "none"}, {"startup": 1}, {"warmup": 3}, {"seed": 1}]
+    assert len({folder(), *(folder(**changes) for changes in others)}) == 1 + len(others)
+    assert folder(study="mine").name == "mine"
 
 
 @pytest.mark.parametrize("override", ["a.b=interval(1,0)", "a.b=tag(log,interval(0,1))", "seed=1,2", "seed=range(3)"])
