@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.checks import check_positive
 from datasets.download import CorruptData, alone_at, cache_folder, missing
+from datasets.files import atomic_write
 from datasets.images.base import ImageDataModule
 from datasets.images.generative import read_centre
 from datasets.images.loader import ImageSet
@@ -40,6 +41,7 @@ class CelebA(ImageDataModule):
     """
 
     task = "image-generation"
+    fid_part = "val"  # reference of the published FID
 
     def __init__(self, size: int = 64, crop: int = 148, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,6 +61,10 @@ class CelebA(ImageDataModule):
         channels = next(iter(images.values())).shape[1]
         self.mean, self.std = self.mean or [0.5] * channels, self.std or [0.5] * channels  # the networks use [-1, 1]
         self.parts = {name: _faces(self._limited(name, part)) for name, part in images.items()}
+
+    def read_picture(self, path: Path) -> Tensor:
+        """Read an image file as the training images are, its centre: (C, H, W) uint8."""
+        return read_centre(path, self.size, self.crop)
 
     def packed_path(self, part: str) -> Path:
         """Return the path of the packed images of a part."""
@@ -122,17 +128,26 @@ def pack_images(files: Sequence[Path], target: Path, size: int, crop: int) -> No
         if target.exists():
             return
         part, count = Path(f"{target}.part"), Path(f"{target}.count")
-        done = int(count.read_text()) if part.exists() and count.exists() else 0
         shape = (len(files), 3, size, size)
+        done = _packed(part, count, shape)
         array = np.lib.format.open_memmap(part, mode="r+" if done else "w+", dtype=np.uint8, shape=shape)
         for start in track(range(done, len(files), CHUNK), f"packed thousands of {target.stem}"):
             for i in range(start, min(start + CHUNK, len(files))):
                 array[i] = read_centre(files[i], size, crop).numpy()
             array.flush()
-            count.write_text(str(min(start + CHUNK, len(files))))
+            with atomic_write(count) as temporary:
+                temporary.write_text(str(min(start + CHUNK, len(files))))
         del array
         os.replace(part, target)
         count.unlink()
+
+
+def _packed(part: Path, count: Path, shape: tuple[int, ...]) -> int:
+    """Return how many images an interrupted call has packed; 0 if it packed other files than these."""
+    if not part.exists() or not count.exists():
+        return 0
+    same = np.load(part, mmap_mode="r").shape == shape
+    return int(count.read_text()) if same else 0
 
 
 def _faces(images: Tensor) -> ImageSet:

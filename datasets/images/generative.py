@@ -14,7 +14,7 @@ from datasets.download import CorruptData, missing
 from datasets.images.base import ImageDataModule
 from datasets.images.datamodule import MNIST, FashionMNIST
 from datasets.images.decode import MODES, read_image
-from datasets.images.folder import SUFFIXES
+from datasets.images.folder import image_files
 from datasets.images.loader import ImageSet
 
 
@@ -41,12 +41,11 @@ class ResizedMNIST(MNIST):
         size: side of the resized images.
     """
 
-    feature_set = "mnist_64"  # name of the published feature autoencoder
-
     def __init__(self, size: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive("dataset", size=size)
         self.size = size
+        self.feature_set = "mnist_64" if size == 32 else None  # published feature autoencoder for such images
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
         """Return the training and test images, resized, and the names of the classes."""
@@ -60,12 +59,11 @@ class ResizedFashionMNIST(FashionMNIST):
         size: side of the resized images.
     """
 
-    feature_set = "fashion_64"
-
     def __init__(self, size: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive("dataset", size=size)
         self.size = size
+        self.feature_set = "fashion_64" if size == 32 else None
 
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
         """Return the training and test images, resized, and the names of the classes."""
@@ -127,14 +125,18 @@ class UnlabelledFolder(ImageDataModule):
     def read(self) -> tuple[ImageSet, ImageSet, list[str]]:
         """Return the training and test images and the only class."""
         folder = self.root / self.folder
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = image_files(folder)
         if not files:
             raise missing(f"the image folder {self.folder}", [folder / "IMAGE.png"], None, self.root)
         if len(files) < self.test_every:
             raise CorruptData(f"{folder} has {len(files)} images, fewer than dataset.test_every={self.test_every}")
-        images = torch.stack([read_centre(path, self.size, channels=self.channels) for path in files])
+        images = torch.stack([self.read_picture(path) for path in files])
         is_test = torch.arange(len(files)) % self.test_every == self.test_every - 1
         return _unlabelled(images[~is_test]), _unlabelled(images[is_test]), ["image"]
+
+    def read_picture(self, path: Path) -> Tensor:
+        """Read an image file as the training images are, its centre: (C, H, W) uint8."""
+        return read_centre(path, self.size, channels=self.channels)
 
 
 def _unlabelled(images: Tensor) -> ImageSet:

@@ -106,6 +106,10 @@ class Robustness(TrainedAutoencoder):
         check_choice("method.noise", noise, tuple(NOISES))
         if not probabilities or not all(0 <= p <= 1 for p in probabilities):
             raise ValueError(f"method.probabilities must lie in [0, 1], got {list(probabilities)}")
+        if len({round(100 * p) for p in probabilities}) < len(probabilities):
+            raise ValueError(
+                f"method.probabilities must differ by a percent at least, since metrics name it: {list(probabilities)}"
+            )
         self.noise, self.probabilities = noise, list(probabilities)
         self.shown: dict[str, Tensor] = {}
 
@@ -204,6 +208,8 @@ class Information(TrainedAutoencoder):
 class OperationCount(TrainedAutoencoder):
     """Additions, multiplications and estimated energy of encoding and decoding one test image.
 
+    A prior network is not counted: only the divergence of training and the drawing of new images need it.
+
     Metrics, per image: `test/additions`, `test/multiplications`, `test/energy_uj` (microjoules).
     """
 
@@ -217,6 +223,8 @@ class OperationCount(TrainedAutoencoder):
         x = batch.x * 2 - 1
         counts = count_operations(self.network, lambda: self.network.decode(self.network.encode(x).latents))
         for name, new in counts.items():
+            if name.partition(".")[0] == "prior":
+                continue
             old = self.totals.get(name, Operations(0.0, 0.0))
             self.totals[name] = Operations(old.additions + new.additions, old.multiplications + new.multiplications)
         self.images += len(x)

@@ -93,16 +93,16 @@ class FeatureClassifier(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log loss and accuracy of the validation images."""
-        self._evaluate("val", batch)
+        self._evaluate(self.trainer.datamodule.val_prefix(dataloader_idx), batch)  # type: ignore[attr-defined]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log loss and accuracy of the test images."""
-        self._evaluate("test", batch)
+        self._evaluate("test/", batch)
 
-    def _evaluate(self, split: str, batch: Any) -> None:
+    def _evaluate(self, prefix: str, batch: Any) -> None:
         logits = self.network(batch.x)
         values = {
-            f"{split}/loss": cross_entropy(logits, batch.y),
-            f"{split}/acc": (logits.argmax(1) == batch.y).float().mean(),
+            f"{prefix}loss": cross_entropy(logits, batch.y),
+            f"{prefix}acc": (logits.argmax(1) == batch.y).float().mean(),
         }
         self.log_dict(values, batch_size=len(batch.y), sync_dist=True, add_dataloader_idx=False)

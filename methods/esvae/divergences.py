@@ -9,17 +9,24 @@ KERNELS = 5
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """Return the squared Euclidean distances (B, B) between the rows of x (B, D), through the Gram matrix."""
+    """Return the squared Euclidean distances (B, B) between the rows of x (B, D), through the Gram matrix.
+
+    Distances within the rounding of the Gram matrix are 0, without a gradient.
+    """
     squares = x.square().sum(1)
-    distances = (squares[:, None] + squares - 2 * (x @ x.T)).clamp_min(0)
-    return distances * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))  # rounding leaves a rest there
+    sums = squares[:, None] + squares
+    distances = sums - 2 * (x @ x.T)
+    rounding = 8 * torch.finfo(x.dtype).eps * sums.detach()
+    unknown = (distances <= rounding) | torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return distances.masked_fill(unknown, 0)
 
 
 def gaussian_mmd(posterior: Tensor, prior: Tensor) -> Tensor:
     """Return the squared maximum mean discrepancy, as a biased V-statistic, under a sum of five Gaussian kernels.
 
     The bandwidths are b/4, b/2, b, 2b, 4b, where b is the mean squared distance between two of the 2N vectors; no
-    gradient passes through b. The official code gives NaN for vectors that all coincide; here the result is 0.
+    gradient passes through b. The official code gives NaN for vectors that all coincide; here the result is 0. Computed
+    in float32 at least, also under autocast.
 
     Args:
         posterior: firing rates of the encoded batch.
@@ -32,7 +39,9 @@ def gaussian_mmd(posterior: Tensor, prior: Tensor) -> Tensor:
         ValueError: the vectors are not finite.
     """
     n = len(posterior)
-    distances = squared_distances(torch.cat([posterior, prior]))
+    both = torch.cat([posterior, prior])
+    with torch.autocast(both.device.type, enabled=False):
+        distances = squared_distances(both.float() if both.dtype in (torch.bfloat16, torch.float16) else both)
     bandwidth = distances.detach().sum() / ((2 * n) ** 2 - 2 * n)
     if not torch.isfinite(bandwidth):
         raise ValueError(

@@ -42,6 +42,11 @@ def spikingjelly_neuron(dynamics: Dynamics) -> nn.Module:
             "which would replace torch: pip install --no-deps spikingjelly loguru"
         ) from error
 
+    if not 0 < dynamics.decay < 1:
+        raise ValueError(
+            f"model.neuron.backend=spikingjelly needs a decay between 0 and 1, got {dynamics.decay}: its tau is "
+            "1 / (1 - decay), above 1"
+        )
     offset = dynamics.threshold - dynamics.center
     return neuron.LIFNode(
         tau=1 / (1 - dynamics.decay),

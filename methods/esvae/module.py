@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +138,23 @@ class AutoencoderTraining(LightningModule):
         return {"recon_loss": error, "divergence": divergence, "loss": loss}
 
     def on_train_epoch_start(self) -> None:
-        """Tell the network how far training is."""
-        self.network.set_progress(self.current_epoch / max(self.trainer.max_epochs or 1, 1))
+        """Tell the network how far training is, by epochs, or by steps where `max_steps` ends it."""
+        epochs = self.trainer.max_epochs or -1
+        steps = 0 if epochs > 0 else max(self.trainer.max_steps, 0)
+        done = self.current_epoch / epochs if epochs > 0 else self.global_step / steps if steps else 0.0
+        self.network.set_progress(min(done, 1.0))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of the batch."""
         losses = self.losses(batch.x * 2 - 1)
-        self._log("train", losses, len(batch.x))
+        self._log("train/", losses, len(batch.x))
         return losses["loss"]
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the losses of the validation images."""
-        with self.rates.watching():
-            self._log("val", self.losses(batch.x * 2 - 1), len(batch.x))
+        prefix = self.trainer.datamodule.val_prefix(dataloader_idx)  # type: ignore[attr-defined]
+        with self.rates.watching() if prefix == "val/" else nullcontext():
+            self._log(prefix, self.losses(batch.x * 2 - 1), len(batch.x))
 
     def on_validation_epoch_end(self) -> None:
         """Log the quality of generated images where it is due, and keep the best epoch of each metric."""
@@ -171,7 +176,7 @@ class AutoencoderTraining(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the losses of the test images."""
         with self.rates.watching():
-            self._log("test", self.losses(batch.x * 2 - 1), len(batch.x))
+            self._log("test/", self.losses(batch.x * 2 - 1), len(batch.x))
 
     def on_test_epoch_end(self) -> None:
         """Log the quality of generated images, firing rates and the best epochs."""
@@ -227,7 +232,8 @@ class AutoencoderTraining(LightningModule):
         drawn = {"reconstructions": figures.image_rows({"input": x, "reconstruction": self(x)})}
         if self.network.generative:
             drawn["samples"] = figures.image_grid(self.generate(SHOWN * 4), SHOWN)
-            drawn["interpolation"] = figures.interpolation_rows(self._interpolations(x))
+            if len(x) > 1:
+                drawn["interpolation"] = figures.interpolation_rows(self._interpolations(x))
         if rates := self.rates.rates():
             drawn["layer_rates"] = figures.layer_rates(rates)
         if isinstance(self.network, SpikingAutoencoder) and self.network.generative:
@@ -236,17 +242,17 @@ class AutoencoderTraining(LightningModule):
 
     def _interpolations(self, x: Tensor) -> list[Tensor]:
         """Return rows of images decoded between pairs of encoded ones."""
-        start, end = (self.network.representation(part) for part in (x[: SHOWN // 2], x[SHOWN // 2 :]))
+        start, end = (self.network.representation(part) for part in x[: len(x) // 2 * 2].chunk(2))
         shares = torch.linspace(0, 1, SHOWN, device=x.device)
-        paths = [one + (other - one) * shares[:, None] for one, other in zip(start, end, strict=False)]
+        paths = [one + (other - one) * shares[:, None] for one, other in zip(start, end, strict=True)]
         return [self.network.decode(self.network.latents_of(path)) for path in paths]
 
     def _latent_rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return firing rates of encoded test images and of samples from the prior."""
         return self.network.encode(x).latents.mean(0), self.network.sample(COUNTED).mean(0)
 
-    def _log(self, split: str, values: dict[str, Tensor], count: int) -> None:
-        metrics = {f"{split}/{name}": value.detach() for name, value in values.items()}
+    def _log(self, prefix: str, values: dict[str, Tensor], count: int) -> None:
+        metrics = {prefix + name: value.detach() for name, value in values.items()}
         self.log_dict(metrics, batch_size=count, on_step=False, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
 
     def _keep_best(self, epoch: int) -> None:

@@ -287,8 +287,8 @@ class SpikingAutoencoder(Autoencoder):
         return self.encoder(x).mean(0)
 
     def latents_of(self, representation: Tensor) -> Tensor:
-        """Return spikes (T, N, D) drawn independently with the given rates."""
-        return BernoulliSampler()(representation, self.steps)
+        """Return spikes (T, N, D) drawn with the given rates, by the network's own sampler if it has one."""
+        return getattr(self, "sampler", BernoulliSampler())(representation, self.steps)
 
 
 class ESVAE(SpikingAutoencoder):

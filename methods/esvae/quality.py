@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -27,7 +29,9 @@ log = logging.getLogger(__name__)
 
 REFERENCE_BATCH = 256  # of the official statistics; the last batch of the test images has 16
 TRAINED_FEATURES = (
-    '"+needs.feature_checkpoint.run=[\'method=esvae/feature_autoencoder\']" "+needs.feature_checkpoint.same=[dataset]"'
+    # one batch size, so that all methods share the run
+    "\"+needs.feature_checkpoint.run=['method=esvae/feature_autoencoder','dataset.batch_size=250']\" "
+    '"+needs.feature_checkpoint.same=[dataset]"'
 )
 KID_IMAGES = 2000  # at most, of each side: the kernel matrix grows with their square
 
@@ -123,16 +127,24 @@ class FrechetAutoencoderDistance:
     """
 
     def __init__(self, network: FeatureAutoencoder, images: Tensor, official: Moments | None = None) -> None:
-        self.network = network
+        self.network, self.images, self.official = network, images, official
         self.features: dict[str, list[Tensor]] = {"fad": [], "fad_batch": []}
-        for batch in images.split(REFERENCE_BATCH):
-            self.update(scaled(batch))
+        self.device = torch.device("cpu")
+
+    @cached_property
+    def reference(self) -> dict[str, Moments]:
+        """Moments of the reference images' features, computed when the first generated ones are compared."""
+        generated, self.features = self.features, {name: [] for name in self.features}
+        for batch in self.images.split(REFERENCE_BATCH):
+            self.update(scaled(batch.to(self.device)))
         collected = self._collected()
-        self.reference = {"fad": moments(collected["fad"]), "fad_batch": official or moments(collected["fad_batch"])}
+        self.features = generated
+        return {"fad": moments(collected["fad"]), "fad_batch": self.official or moments(collected["fad_batch"])}
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
         """Take a batch of generated images (N, C, H, W) in [-1, 1]."""
+        self.device = images.device
         self.network.to(images.device)
         self.features["fad"].append(self.network.representation(images).cpu())
         with batch_statistics(self.network):
@@ -164,14 +176,17 @@ class ClassifierQuality:
     """
 
     def __init__(self, network: FeatureNet | InceptionV3, images: Tensor, prefix: str = "c") -> None:
-        self.network, self.prefix = network, prefix
+        self.network, self.images, self.prefix = network, images, prefix
         self.features: list[Tensor] = []
         self.probabilities: list[Tensor] = []
-        for batch in images.split(REFERENCE_BATCH):
-            self.update(scaled(batch))
-        self.real = torch.cat(self.features)
-        self.reference = moments(self.real)
-        self.features, self.probabilities = [], []
+
+    @cached_property
+    @torch.no_grad()
+    def real(self) -> Tensor:
+        """Features (N, D) of the reference images, computed when the first generated ones are compared."""
+        device = next(self.network.parameters()).device
+        batches = (scaled(batch.to(device)) for batch in self.images.split(REFERENCE_BATCH))
+        return torch.cat([self.network.features(self.preprocess(batch)).cpu() for batch in batches])
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
@@ -189,10 +204,11 @@ class ClassifierQuality:
         """Return the Frechet distance, the score (each batch is a split) and the kernel distance."""
         features, probabilities = torch.cat(self.features), self.probabilities
         self.features, self.probabilities = [], []
+        chosen = torch.randperm(len(self.real), generator=torch.Generator().manual_seed(0))[:KID_IMAGES]
         return {
-            f"{self.prefix}fid": frechet_distance(moments(features), self.reference),
+            f"{self.prefix}fid": frechet_distance(moments(features), moments(self.real)),
             f"{self.prefix}is": inception_score(probabilities)[0],
-            f"{self.prefix}kid": kernel_distance(features[:KID_IMAGES], self.real[:KID_IMAGES]),
+            f"{self.prefix}kid": kernel_distance(features[:KID_IMAGES], self.real[chosen]),
         }
 
 
@@ -220,9 +236,12 @@ def read_official_moments(path: Path) -> Moments:
     """
     try:
         with np.load(path) as arrays:
-            return Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
-    except (OSError, KeyError, ValueError) as error:
+            published = Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} holds no reference statistics mu and sigma: {error}") from error
+    if published.mean.ndim != 1 or published.covariance.shape != 2 * published.mean.shape:
+        raise ValueError(f"{path} holds no mean (D,) and covariance (D, D)")
+    return published
 
 
 def build_qualities(
@@ -252,15 +271,18 @@ def build_qualities(
         state = load_state(classifier_checkpoint)
         qualities.append(ClassifierQuality(feature_net(state, channels, size), images))
     if inception_weights is not None:
-        qualities.append(InceptionQuality(load_inception(Path(data.root) / inception_weights), images))
+        part = data.parts[getattr(data, "fid_part", "test")]
+        qualities.append(InceptionQuality(load_inception(Path(data.root) / inception_weights), part.images))
+    else:
+        log.info("FID, IS and KID are not computed: method.inception_weights names no file")
     return qualities
 
 
 def _official_fad(data: Any, folder: Path, images: Tensor) -> FrechetAutoencoderDistance | None:
     """Return the FAD by the published autoencoder of the data set, or None, logged, where there is none."""
     name = getattr(data, "feature_set", None)
-    weights = folder / f"{name}.pth"
-    if name is None or not weights.is_file():
+    weights = None if name is None else folder / f"{name}.pth"
+    if name is None or weights is None or not weights.is_file():
         where = f"put the official file at {weights}" if name else "no published one for this data set is at hand"
         log.warning(
             "FAD is not computed: the feature autoencoder is missing (%s). To train and use one of our own, add %s",

@@ -74,6 +74,18 @@ def test_every_tenth_file_of_a_folder_is_a_test_image(tmp_path):
     assert every == list(range(25))
 
 
+def test_pictures_to_predict_are_read_as_the_training_images_are(tmp_path, faces):
+    Image.fromarray(noise(20, 16, 3, seed=1).numpy()).save(tmp_path / "a.png")
+    Image.fromarray(noise(16, 24, 3, seed=2).numpy()).save(tmp_path / "b.png")
+    (tmp_path / "._a.png").write_bytes(b"resource fork")
+    folder = UnlabelledFolder(folder=str(tmp_path), size=8, test_every=2, root=tmp_path)
+    photographs = CelebA(root=faces, expect={}, size=16, batch_size=3)
+    for data, files in ((folder, [tmp_path / "b.png"]), (photographs, [faces / "celeba/img_align_celeba/000011.jpg"])):
+        data.setup()
+        for image, file in zip(data.parts["test"].images, files, strict=False):
+            assert torch.equal(data.read_picture(file), image)
+
+
 def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(MissingData, match="image folder none"):
         UnlabelledFolder(folder="none", root=tmp_path).setup()
@@ -142,6 +154,16 @@ def test_packing_goes_on_where_it_was_interrupted(faces, monkeypatch):
     expected = torch.stack([read_centre(path, 8, 148) for path in files])
     assert np.array_equal(np.load(faces / "packed.npy"), expected)
     assert sorted(path.name for path in faces.iterdir()) == ["celeba", "packed.npy"]
+
+
+def test_packing_starts_anew_for_other_files(faces, monkeypatch):
+    files = sorted((faces / "celeba/img_align_celeba").glob("*.jpg"))
+    np.save(faces / "packed.npy.part.npy", np.ones((20, 3, 8, 8), np.uint8))
+    (faces / "packed.npy.part.npy").rename(faces / "packed.npy.part")
+    (faces / "packed.npy.count").write_text("4")
+    pack_images(files, faces / "packed.npy", 8, 148)
+    expected = torch.stack([read_centre(path, 8, 148) for path in files])
+    assert np.array_equal(np.load(faces / "packed.npy"), expected)
 
 
 def test_bad_copies_of_celeba_are_refused(faces, tmp_path):

@@ -2,7 +2,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -210,7 +209,3 @@ def test_another_number_of_steps_is_refused():
         lif(currents(7), 5, Dynamics())
     with pytest.raises(ValueError, match="at least 1"):
         lif(currents(7), 0, Dynamics())
-
-
-def test_float32_constants_are_those_of_pytorch():
-    assert np.float32(0.2) == torch.tensor(0.2).numpy()

@@ -123,6 +123,9 @@ def test_a_missing_feature_autoencoder_is_named_once_with_the_way_to_train_one(d
     assert TRAINED_FEATURES in caplog.text
     run = Run.compose(["method=esvae", "dataset=digits32", *shlex.split(TRAINED_FEATURES)])
     assert run.needs["feature_checkpoint"].name == "feature_autoencoder-digits32-feature_autoencoder"
+    other = Run.compose(["method=esvae/ann_vae", "dataset=digits32", *shlex.split(TRAINED_FEATURES)])
+    assert other.cfg.dataset.batch_size != run.cfg.dataset.batch_size
+    assert other.needs["feature_checkpoint"].id == run.needs["feature_checkpoint"].id
 
 
 def test_quality_of_generated_images_is_measured_where_networks_are_given(digits, tmp_path):
@@ -169,6 +172,21 @@ def test_figures_of_a_run(digits):
     plain = make(SAE, None)
     fit(plain, digits)
     assert set(plain.figures()) == {"reconstructions", "layer_rates"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_figures_of_a_few_images(digits, count):
+    module = make()
+    module.prepare(digits)
+    module.shown = module.shown[:count]
+    drawn = module.figures()
+    assert {"reconstructions", "samples", "latent_rates"} <= drawn.keys()
+    assert ("interpolation" in drawn) == (count > 1)
+
+
+def test_the_training_images_can_be_evaluated_too(digits, monkeypatch):
+    monkeypatch.setattr(digits, "evaluate_train", True)
+    assert {"val/recon_loss", "train/eval_recon_loss"} <= fit(make(), digits).keys()
 
 
 def test_layers_without_spikes_are_named(digits, caplog):
@@ -264,6 +282,7 @@ def test_operations_are_those_of_one_image(digits, checkpoint):
     total = metrics["test/additions"] * 0.9 + metrics["test/multiplications"] * 4.6
     assert metrics["test/energy_uj"] == pytest.approx(total * 1e-6, rel=1e-4)
     assert set(module.figures()) == {"operations"}
+    assert not any(name.startswith("prior") for name in module.per_image())
 
 
 def test_a_checkpoint_of_another_network_is_refused(checkpoint):

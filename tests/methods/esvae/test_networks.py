@@ -103,13 +103,6 @@ def test_esvae_is_the_official_arithmetic(training):
         torch.testing.assert_close(gradient, results["theirs"][3][name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_rates_are_the_same_for_shuffled_time():
-    network = ESVAE(1, 16, **SMALL)
-    encoded = network.encode(torch.rand(3, 1, 16, 16))
-    shuffled = encoded.latents[torch.randperm(7)]
-    assert torch.equal(encoded.latents.mean(0), shuffled.mean(0))
-
-
 def test_the_prior_has_its_own_parameters():
     assert parameters(nn.ParameterList(ESVAE(1, 16, **SMALL).prior_parameters())) == 5 * 5 + 5
     assert not FSVAE(1, 16, **SMALL).prior_parameters()

@@ -106,6 +106,26 @@ def test_classifier_metrics_have_their_own_names():
     assert 1 <= found["cis"] <= 10
 
 
+def test_kernel_distance_does_not_depend_on_the_order_of_the_reference(monkeypatch):
+    monkeypatch.setattr("methods.esvae.quality.KID_IMAGES", 100)
+    torch.manual_seed(0)
+    network = feature_net(FeatureNet(1, 10, 16, widths=(4, 8), feature_dim=6).state_dict(), 1, 16)
+    dark, bright = images(200) // 4, images(200, seed=1) // 4 + 180
+    quality = ClassifierQuality(network, torch.cat([dark, bright]))
+    same = torch.stack([dark, bright], 1).flatten(0, 1)
+    quality.update(scaled(same))
+    spread = ClassifierQuality(network, dark)
+    spread.update(scaled(same))
+    assert abs(quality.compute()["ckid"]) < 0.2 * spread.compute()["ckid"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn"])
+def test_torn_statistics_are_one_message(tmp_path, content):
+    (tmp_path / "torn.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="no reference statistics mu and sigma"):
+        read_official_moments(tmp_path / "torn.npz")
+
+
 SETS = {  # published statistics; floors of real and noise images with batch and running statistics (dossier)
     "mnist_64": (ResizedMNIST, 4.61, 241, 5.00, 723),
     "fashion_64": (ResizedFashionMNIST, 0.87, 221, 0.92, 605),
