@@ -28,11 +28,8 @@ from methods.esvae.metrics import Moments, frechet_distance, inception_score, ke
 log = logging.getLogger(__name__)
 
 REFERENCE_BATCH = 256  # of the official statistics; the last batch of the test images has 16
-TRAINED_FEATURES = (
-    # one batch size, so that all methods share the run
-    "\"+needs.feature_checkpoint.run=['method=esvae/feature_autoencoder','dataset.batch_size=250']\" "
-    '"+needs.feature_checkpoint.same=[dataset]"'
-)
+# without `same`, so that methods with other batch sizes share the run
+TRAINED_FEATURES = "\"+needs.feature_checkpoint.run=['method=esvae/feature_autoencoder','dataset=NAME']\""
 KID_IMAGES = 2000  # at most, of each side: the kernel matrix grows with their square
 
 
@@ -285,7 +282,8 @@ def _official_fad(data: Any, folder: Path, images: Tensor) -> FrechetAutoencoder
     if name is None or weights is None or not weights.is_file():
         where = f"put the official file at {weights}" if name else "no published one for this data set is at hand"
         log.warning(
-            "FAD is not computed: the feature autoencoder is missing (%s). To train and use one of our own, add %s",
+            "FAD is not computed: the feature autoencoder is missing (%s). To train and use one of our own, add %s "
+            "with the data set's name",
             where,
             TRAINED_FEATURES,
         )

@@ -121,9 +121,10 @@ def test_a_missing_feature_autoencoder_is_named_once_with_the_way_to_train_one(d
         make().prepare(digits)
     assert "FAD is not computed" in caplog.text
     assert TRAINED_FEATURES in caplog.text
-    run = Run.compose(["method=esvae", "dataset=digits32", *shlex.split(TRAINED_FEATURES)])
+    features = shlex.split(TRAINED_FEATURES.replace("NAME", "digits32"))
+    run = Run.compose(["method=esvae", "dataset=digits32", *features])
     assert run.needs["feature_checkpoint"].name == "feature_autoencoder-digits32-feature_autoencoder"
-    other = Run.compose(["method=esvae/ann_vae", "dataset=digits32", *shlex.split(TRAINED_FEATURES)])
+    other = Run.compose(["method=esvae/ann_vae", "dataset=digits32", *features])
     assert other.cfg.dataset.batch_size != run.cfg.dataset.batch_size
     assert other.needs["feature_checkpoint"].id == run.needs["feature_checkpoint"].id
 
