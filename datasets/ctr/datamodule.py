@@ -22,7 +22,7 @@ from datasets.ctr.layouts import (
     table_schema,
 )
 from datasets.ctr.loader import CTRLoader, Shard, join_shards, open_shards
-from datasets.ctr.manifest import Manifest, address, source_info
+from datasets.ctr.manifest import VERSION, Manifest, address, source_info
 from datasets.ctr.prepare import Plan, Split, prepare
 from datasets.ctr.schema import Schema
 from datasets.ctr.splits import PARTS
@@ -168,7 +168,7 @@ class PreparedLogs(CTRDataModule):
         """
         schema, sources = self.schema().with_min_counts(self.min_counts), self.sources()
         name = type(self).__name__.lower()
-        identity = [schema.describe(), vars(self.split), self.min_count, self.vocab_from, self.block_bytes]
+        identity = [VERSION, schema.describe(), vars(self.split), self.min_count, self.vocab_from, self.block_bytes]
         identity += [source_info(path) for paths in sources.values() for path in paths]
         folder = cache_folder(self.root, "ctr_prepared") / f"{name}-{address(identity)}"
         settings: dict[str, Any] = {

@@ -14,7 +14,7 @@ from datasets.ctr.vocabulary import digest, read_vocabularies
 from datasets.download import CorruptData
 from datasets.files import atomic_write
 
-VERSION = 1
+VERSION = 2  # of the preparation; part of the address of prepared data
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,14 @@ def test_bad_rows_are_named(tmp_path, row, line, message):
     assert not (plan.folder / "manifest.json").exists()
 
 
+def test_the_other_blocks_are_not_read_after_a_bad_row(tmp_path):
+    rows = [["7", "1", "red", "a"], *random_rows(3000)]
+    plan = make_plan(write_rows(tmp_path / "log.txt", rows), tmp_path / "out", workers=2, block_bytes=100)
+    with pytest.raises(CorruptData, match="line 1: label"):
+        prepare(plan)
+    assert len(list((plan.work / "counts").glob("[0-9]*"))) < 100  # of 300 and more
+
+
 def test_files_with_a_header_count_its_line_and_miss_no_field(tmp_path):
     path = tmp_path / "log.csv"
     with open(path, "w", newline="") as file:
