@@ -37,7 +37,6 @@ from methods.optfeature.deepfm import DeepFM
 from methods.optfeature.factorization_machines import FM
 from methods.optfeature.metrics import auc
 from methods.optfeature.network import CTRNetwork
-from methods.optfeature.optimizers import network_optimizers
 from methods.optfeature.pairs import pair_indices
 from methods.optfeature.pnn import IPNN
 from methods.optfeature.selection.optfeature import HybridSelection, SymmetricFactors
@@ -83,9 +82,14 @@ def median_seconds(function: Callable[[], object], repeats: int) -> tuple[float,
     return statistics.median(clock), statistics.median(processor)
 
 
-def peak_gib() -> float:
-    """Return the peak resident memory of this process in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def peak_gib(workers: int = 0) -> float:
+    """Return the peak resident memory in GiB, at most: of this process and of as many of its ended ones.
+
+    Args:
+        workers: number of processes that ran at a time; the largest of them is counted for each.
+    """
+    own, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return (own + workers * largest) / 2**20
 
 
 # ---- a step of OptFeature ----
@@ -267,8 +271,7 @@ def bench_models(given: argparse.Namespace) -> None:
         if product is not None:
             contestants["FuxiCTR's layers"] = FuxiModel(product, name == "DeepFM")
         seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in contestants}
-        optimizers = {side: [torch.optim.Adam(model.parameters())] for side, model in contestants.items()}
-        optimizers["ours"] = network_optimizers(network, 1e-3, 0.0, 0.0)  # as the runs have them
+        optimizers = {side: [torch.optim.Adam(model.parameters(), fused=True)] for side, model in contestants.items()}
         for _ in range(given.repeats):
             for side, model in contestants.items():
                 step = lambda m=model, o=optimizers[side]: train_step(lambda: m(ids), labels, o)  # noqa: E731
@@ -298,7 +301,8 @@ def bench_data(given: argparse.Namespace) -> None:
         manifest = prepare(plan)
         seconds = time.perf_counter() - started
         rows = sum(part.rows for part in manifest.parts.values())
-        print(f"prepare: {rows} rows in {seconds:.1f} s, {rows / seconds:.0f} rows/s, peak {peak_gib():.2f} GiB")
+        peak = peak_gib(given.workers if given.workers > 1 else 0)
+        print(f"prepare: {rows} rows in {seconds:.1f} s, {rows / seconds:.0f} rows/s, peak {peak:.2f} GiB")
         loader = CTRLoader(open_shards(plan.folder, manifest.parts["train"]), 4096, shuffle=True)
         started = time.perf_counter()
         clicks = sum(float(batch.labels.sum()) for batch in loader)

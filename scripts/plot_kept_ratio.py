@@ -28,6 +28,10 @@ NAMES = {
     "value": "OptFeature-v",
     "hybrid": "OptFeature",
     "autofis": "AutoFIS",
+    "normalised": "IPNN with AutoFIS's normalisation",
+    "profit": "PROFIT",
+    "optfs": "OptFS",
+    "optinter": "OptInter",
 }
 
 

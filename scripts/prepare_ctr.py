@@ -13,19 +13,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from datasets.ctr.criteo_shape import write_criteo_shape
 from datasets.ctr.datamodule import PreparedLogs
 from datasets.ctr.manifest import Manifest, verify
 from datasets.ctr.prepare import prepare
-from datasets.download import CorruptData, MissingData
+from runner.config.instantiate import instantiate
+from runner.config.messages import as_user_error, cli_errors
 
 DATASETS = Path(__file__).resolve().parents[1] / "conf" / "dataset"
 NAMES = ("criteo", "avazu", "kdd12", "frappe", "movielens100k", "click_table")
@@ -38,10 +38,10 @@ def load_config(name: str, overrides: Sequence[str]) -> DictConfig:
         name: file of conf/dataset.
         overrides: `key=value` each.
     """
-    base = OmegaConf.load(DATASETS / "_clicks.yaml")
-    own = OmegaConf.load(DATASETS / f"{name}.yaml")
-    own.pop("defaults", None)
-    return OmegaConf.merge(base, own, OmegaConf.from_dotlist(list(overrides)))
+    files = [OmegaConf.load(DATASETS / f"{file}.yaml") for file in ("_clicks", name)]
+    config = cast(DictConfig, OmegaConf.merge(*files, OmegaConf.from_dotlist(list(overrides))))
+    config.pop("defaults")
+    return config
 
 
 def open_data(name: str, root: str, workers: int, overrides: Sequence[str]) -> PreparedLogs:
@@ -53,7 +53,8 @@ def open_data(name: str, root: str, workers: int, overrides: Sequence[str]) -> P
         workers: number of processes.
         overrides: `key=value` each.
     """
-    return instantiate(load_config(name, overrides), root=root, workers=workers)
+    config = OmegaConf.create({"dataset": load_config(name, overrides)})
+    return instantiate(config, "dataset", root=root, workers=workers)
 
 
 def describe(manifest: Manifest, folder: Path) -> str:
@@ -87,17 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if given.command == "generate":
-        write_criteo_shape(given.file, given.rows, given.seed)
+        with cli_errors(), as_user_error():
+            write_criteo_shape(given.file, given.rows, given.seed)
         return
     started = time.monotonic()
-    try:
+    with cli_errors(), as_user_error():
         plan = open_data(given.name, given.root, given.workers, given.overrides).plan()
         manifest = prepare(plan)
         if given.command == "verify":
             verify(plan.folder, manifest)
-    except (CorruptData, MissingData, ValueError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
     print(f"{describe(manifest, plan.folder)}\n{given.command}: {time.monotonic() - started:.1f} s")
 
 

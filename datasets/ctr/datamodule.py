@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +10,19 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from datasets.batching import ranks
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_keys, check_positive
 from datasets.ctr.layouts import (
     avazu_schema,
     criteo_schema,
     frappe_schema,
     join_movielens,
     kdd12_schema,
+    movielens_files,
     movielens_schema,
     table_schema,
 )
 from datasets.ctr.loader import CTRLoader, Shard, join_shards, open_shards
-from datasets.ctr.manifest import Manifest, address, source_info
+from datasets.ctr.manifest import VERSION, Manifest, address, source_info
 from datasets.ctr.prepare import Plan, Split, prepare
 from datasets.ctr.schema import Schema
 from datasets.ctr.splits import PARTS
@@ -133,6 +133,7 @@ class PreparedLogs(CTRDataModule):
         split: arguments of `datasets.ctr.prepare.Split`: kind (random, autoint, temporal, files), seed, column,
             period, val, test.
         block_bytes: bytes of text that are held at a time while preparing.
+        min_counts: `min_count` of single fields, by name.
     """
 
     def __init__(
@@ -141,13 +142,15 @@ class PreparedLogs(CTRDataModule):
         vocab_from: Literal["train", "all"] = "train",
         split: Mapping[str, Any] | None = None,
         block_bytes: int = 1 << 28,
+        min_counts: Mapping[str, int] | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
         check_positive("dataset", min_count=min_count, block_bytes=block_bytes)
         check_choice("dataset.vocab_from", vocab_from, ("train", "all"))
         self.min_count, self.vocab_from, self.block_bytes = min_count, vocab_from, block_bytes
-        self.split = _split(split or {})
+        self.min_counts, self.split = dict(min_counts or {}), _split(split or {})
+        check_positive("dataset.min_counts", **self.min_counts)
 
     def schema(self) -> Schema:
         """Return the columns of the files; a subclass does it."""
@@ -163,8 +166,9 @@ class PreparedLogs(CTRDataModule):
         Raises:
             MissingData: a file is not under the data folder; the message says which file goes where.
         """
-        schema, sources, name = self.schema(), self.sources(), type(self).__name__.lower()
-        identity = [schema.describe(), vars(self.split), self.min_count, self.vocab_from, self.block_bytes]
+        schema, sources = self.schema().with_min_counts(self.min_counts), self.sources()
+        name = type(self).__name__.lower()
+        identity = [VERSION, schema.describe(), vars(self.split), self.min_count, self.vocab_from, self.block_bytes]
         identity += [source_info(path) for paths in sources.values() for path in paths]
         folder = cache_folder(self.root, "ctr_prepared") / f"{name}-{address(identity)}"
         settings: dict[str, Any] = {
@@ -312,10 +316,11 @@ class MovieLens100K(PreparedLogs):
         return movielens_schema()
 
     def sources(self) -> dict[str, tuple[Path, ...]]:
-        """Return the joined table, written where it is missing."""
+        """Return the joined table, written where it is missing or older files were joined."""
         names = ("u.item", "ml-100k.inter")
         folder = self.find("MovieLens-100k", *_places("ml-100k", *names), *_places("ml100k", *names)).parent
-        target = cache_folder(self.root, "ctr_prepared") / f"movielens100k{'-no3' if self.drop_neutral else ''}.tsv"
+        version = address([self.drop_neutral, *map(source_info, movielens_files(folder))])
+        target = cache_folder(self.root, "ctr_prepared") / f"movielens100k-{version}.tsv"
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             join_movielens(folder, target, self.drop_neutral)
@@ -333,6 +338,7 @@ class ClickTable(PreparedLogs):
         columns: names of all columns of a text file without a header.
         separator: character between two columns; None: a tab for files that end in .tsv or .txt, else a comma.
         positive_above: a row is positive if its label is above this number; None: labels must be 0 or 1.
+        quoted: whether values may stand between double quotes; None: unless columns are separated by tabs.
     """
 
     def __init__(
@@ -344,13 +350,14 @@ class ClickTable(PreparedLogs):
         columns: Sequence[str] | None = None,
         separator: str | None = None,
         positive_above: float | None = None,
+        quoted: bool | None = None,
         **prepared: Any,
     ) -> None:
         super().__init__(**prepared)
         self.path = path
         tabs = path.removesuffix(".gz").endswith((".tsv", ".txt"))
         separator = separator or ("\t" if tabs else ",")
-        self._schema = table_schema(label, fields, dict(transforms or {}), columns, separator, positive_above)
+        self._schema = table_schema(label, fields, dict(transforms or {}), columns, separator, positive_above, quoted)
 
     def schema(self) -> Schema:
         """Return the schema that the arguments describe."""
@@ -366,10 +373,5 @@ def _places(folder: str, *names: str) -> list[str]:
 
 
 def _split(arguments: Mapping[str, Any]) -> Split:
-    try:
-        return Split(**arguments)
-    except TypeError as error:
-        allowed = "kind, seed, column, period, val, test"
-        raise ValueError(
-            f"dataset.split={json.dumps(dict(arguments))} has an unknown key; it takes {allowed}"
-        ) from error
+    check_keys("dataset.split", arguments, ("kind", "seed", "column", "period", "val", "test"))
+    return Split(**arguments)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.ctr.schema import Field, Schema
 from datasets.ctr.transforms import import_polars
+from datasets.download import CorruptData, MissingData
 from datasets.files import atomic_write
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def table_schema(
     columns: Sequence[str] | None = None,
     separator: str = ",",
     positive_above: float | None = None,
+    quoted: bool | None = None,
 ) -> Schema:
     """Return the schema of a table of one's own.
 
@@ -85,6 +87,7 @@ def table_schema(
         columns: names of all columns if the file has no header.
         separator: character between two columns.
         positive_above: a row is positive if the label is above this number; None: the label is 0 or 1.
+        quoted: whether values may stand between double quotes; None: unless columns are separated by tabs.
 
     Raises:
         ValueError: a transform is given for a column that is no field.
@@ -93,19 +96,38 @@ def table_schema(
         raise ValueError(f"dataset.transforms names {', '.join(sorted(unknown))}, not among dataset.fields")
     chosen = tuple(Field(name, transform=transforms.get(name)) for name in fields)
     names = None if columns is None else tuple(columns)
-    return Schema(label, chosen, names, separator, positive_above, quoted=separator == ",")
+    return Schema(label, chosen, names, separator, positive_above, separator != "\t" if quoted is None else quoted)
+
+
+def movielens_files(folder: Path) -> tuple[Path, Path, Path]:
+    """Return the files of ratings, users and films.
+
+    Args:
+        folder: official `u.data`, `u.user` and `u.item`, or RecBole's `ml-100k.inter`, `.user` and `.item`.
+
+    Raises:
+        MissingData: one of the three is missing.
+    """
+    official = [f"u.{kind}" for kind in ("data", "user", "item")]
+    recbole = [f"ml-100k.{kind}" for kind in ("inter", "user", "item")]
+    names = official if (folder / "u.item").exists() else recbole
+    ratings, users, items = (folder / name for name in names)
+    if absent := [path.name for path in (ratings, users, items) if not path.exists()]:
+        raise MissingData(f"MovieLens-100k is not complete: put {', '.join(absent)} into {folder}")
+    return ratings, users, items
 
 
 def join_movielens(folder: Path, target: Path, drop_neutral: bool = False) -> Path:
     """Write MovieLens-100k as one table: a row for each rating, with the user's and the film's attributes.
 
     Args:
-        folder: official `u.data`, `u.user` and `u.item`, or RecBole's `ml-100k.inter`, `.user` and `.item`.
+        folder: folder of `movielens_files`.
         target: table to write, tab-separated with a header.
         drop_neutral: leave out ratings of 3.
     """
     pl = import_polars()
-    ratings, users, items = _official_movielens(folder) if (folder / "u.item").exists() else _recbole(folder)
+    files = movielens_files(folder)
+    ratings, users, items = (_official_movielens if files[2].name == "u.item" else _recbole)(*files)
     table = ratings.join(users, on="user_id", how="left", maintain_order="left")
     table = table.join(items, on="item_id", how="left", maintain_order="left")
     if drop_neutral:
@@ -115,19 +137,19 @@ def join_movielens(folder: Path, target: Path, drop_neutral: bool = False) -> Pa
     return target
 
 
-def _recbole(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    ratings, users, items = (_read(folder / f"ml-100k.{kind}") for kind in ("inter", "user", "item"))
+def _recbole(*files: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    ratings, users, items = map(_read, files)
     for frame in (ratings, users, items):
         frame.columns = [name.partition(":")[0] for name in frame.columns]
     return ratings, users, _with_genre(items, "class")
 
 
-def _official_movielens(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def _official_movielens(*files: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     pl = import_polars()
-    ratings = _read(folder / "u.data", ["user_id", "item_id", "rating", "timestamp"])
-    users = _read(folder / "u.user", ["user_id", "age", "gender", "occupation", "zip_code"], separator="|")
+    ratings = _read(files[0], ["user_id", "item_id", "rating", "timestamp"])
+    users = _read(files[1], ["user_id", "age", "gender", "occupation", "zip_code"], separator="|")
     names = ["item_id", "title", "date", "video", "url", *(f"g{i}" for i in range(19))]
-    items = _read(folder / "u.item", names, separator="|")
+    items = _read(files[2], names, separator="|")
     year = pl.col("date").str.extract(r"(\d{4})$").alias("release_year")
     first = pl.coalesce(pl.when(pl.col(f"g{i}") == "1").then(pl.lit(str(i))) for i in range(19)).alias("genre")
     return ratings, users, items.select("item_id", year, first)
@@ -141,6 +163,9 @@ def _with_genre(items: pl.DataFrame, column: str) -> pl.DataFrame:
 def _read(path: Path, columns: list[str] | None = None, separator: str = "\t") -> pl.DataFrame:
     pl = import_polars()
     options: dict[str, Any] = {"separator": separator, "quote_char": None, "infer_schema": False}
-    if columns is None:
+    if columns is not None:
+        options |= {"has_header": False, "new_columns": columns, "encoding": "utf8-lossy"}
+    try:
         return pl.read_csv(path, **options)
-    return pl.read_csv(path, has_header=False, new_columns=columns, encoding="utf8-lossy", **options)
+    except pl.exceptions.PolarsError as error:
+        raise CorruptData(f"{path} cannot be read: {str(error).splitlines()[0]}") from error

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.ctr.transforms import import_polars
+from datasets.ctr.vocabulary import digest, read_vocabularies
 from datasets.download import CorruptData
 from datasets.files import atomic_write
 
-VERSION = 1
+VERSION = 2  # of the preparation; part of the address of prepared data
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare all shards with their checksums.
+    """Compare all shards with their checksums, and the vocabularies with the hash of the manifest.
 
     Args:
         folder: folder of the prepared data.
@@ -136,13 +138,21 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
     Raises:
         CorruptData: a file is missing or changed; the message names it.
+        ImportError: polars, which reads the vocabularies, is missing.
     """
+    polars, redo = import_polars(), f"remove {folder} to prepare the data again"
     for part in manifest.parts.values():
         for shard in part.shards:
             for kind, expected in (("ids", shard.ids_sha256), ("labels", shard.labels_sha256)):
                 path = folder / f"{shard.path}.{kind}.npy"
                 if not path.exists() or file_sha256(path) != expected:
-                    raise CorruptData(f"{path} is missing or changed; remove {folder} to prepare the data again")
+                    raise CorruptData(f"{path} is missing or changed; {redo}")
+    try:
+        found = digest(read_vocabularies(folder, [field.name for field in manifest.fields]))
+    except (OSError, CorruptData, polars.exceptions.PolarsError) as error:
+        raise CorruptData(f"{folder / 'vocabulary'}: {error}; {redo}") from error
+    if found != manifest.vocabulary:
+        raise CorruptData(f"{folder / 'vocabulary'} has changed: its hash is not {manifest.vocabulary}; {redo}")
 
 
 def file_sha256(path: Path) -> str:

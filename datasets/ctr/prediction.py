@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from datasets.ctr.prepare import categories, load_vocabularies
+from datasets.ctr.prepare import load_vocabularies
+from datasets.ctr.rows import categories
 from datasets.ctr.schema import Schema
 from datasets.ctr.tables import Table, open_table
 from datasets.ctr.vocabulary import distinct_values, encode
@@ -50,31 +51,25 @@ def predict_clicks(paths: list[Path], out: Path, module: Any, data: Any) -> list
         if target in written:
             raise ValueError(f"two of the input files are called {target.stem}: predict them into two folders")
         with tempfile.TemporaryDirectory() as work, atomic_write(target) as temporary, open(temporary, "wb") as file:
-            schema, labelled = schema_of(path, plan.schema, Path(work))
-            table = open_table(path, schema, Path(work))
-            for number, frame in enumerate(_blocks(table, schema, vocabularies, module, data, labelled)):
+            table = open_table(path, schema_of(path, plan.schema, Path(work)), Path(work))
+            for number, frame in enumerate(_blocks(table, vocabularies, module, data)):
                 frame.write_csv(file, include_header=number == 0, float_precision=6)
         written.append(target)
     return written
 
 
-def schema_of(path: Path, schema: Schema, work: Path) -> tuple[Schema, bool]:
-    """Return the schema of a file, and whether it has the label.
-
-    In a file without labels the column of the first field is read in the label's place.
+def schema_of(path: Path, schema: Schema, work: Path) -> Schema:
+    """Return the schema of a file, without a label if the file has none.
 
     Args:
         path: table.
         schema: schema of the training data.
         work: folder where a compressed file is unpacked to.
     """
-    bare = replace(
-        schema,
-        label=schema.fields[0].source,
-        columns=None if schema.columns is None else tuple(c for c in schema.columns if c != schema.label),
-    )
+    columns = None if schema.columns is None else tuple(c for c in schema.columns if c != schema.label)
+    bare = replace(schema, label=None, columns=columns)
     labelled = schema.label in names_of(open_table(path, replace(bare, columns=schema.columns), work))
-    return (schema, True) if labelled else (bare, False)
+    return schema if labelled else bare
 
 
 def names_of(table: Table) -> list[str]:
@@ -87,25 +82,22 @@ def names_of(table: Table) -> list[str]:
     return columns if width == len(columns) else []
 
 
-def _blocks(
-    table: Table, schema: Schema, vocabularies: Mapping[str, pl.DataFrame], module: Any, data: Any, labelled: bool
-) -> Iterator[pl.DataFrame]:
+def _blocks(table: Table, vocabularies: Mapping[str, pl.DataFrame], module: Any, data: Any) -> Iterator[pl.DataFrame]:
     import polars as pl
 
     unseen, rows = np.zeros(len(vocabularies), np.int64), 0
     rare = np.cumsum([vocabulary.height + 1 for vocabulary in vocabularies.values()]) - 1  # last id of each field
-    for block in track(table.blocks(data.block_bytes), f"predicted blocks of {table.path.name}"):
+    for block in track(table.blocks(data.block_bytes), f"predicted blocks of {table.name.name}"):
         frame = table.read(block)
-        where = f"{table.path}, rows {block.first_row + 1} to {block.first_row + block.rows}"
-        ids = encode(map(distinct_values, categories(schema, frame, where)), vocabularies.values())
+        ids = encode(map(distinct_values, categories(table, block, frame)), vocabularies.values())
         unseen += (ids == rare).sum(0)
         logits = torch.cat([module(part).cpu() for part in torch.from_numpy(ids).split(data.eval_batch_size)])
         columns: dict[str, Any] = {"row": np.arange(block.first_row + 1, block.first_row + block.rows + 1)}
-        if labelled:
-            columns["label"] = frame[schema.label]
+        if table.schema.label is not None:
+            columns["label"] = frame[table.schema.label]
         rows += block.rows
         yield pl.DataFrame(columns | {"probability": logits.double().sigmoid().numpy()})
     shares = {name: n / rows for name, n in zip(vocabularies, unseen, strict=True) if n}
     if shares:
         told = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
-        log.info("%s: values that are rare or were not seen in training: %s", table.path.name, told)
+        log.info("%s: values that are rare or were not seen in training: %s", table.name.name, told)

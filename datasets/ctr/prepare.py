@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from datasets.ctr.manifest import FieldInfo, Manifest, PartInfo, ShardInfo, file_sha256, source_info
+from datasets.ctr.rows import categories, labels_of, times_of
 from datasets.ctr.schema import Schema, check_id_range
 from datasets.ctr.splits import (
     PARTS,
@@ -31,10 +32,17 @@ from datasets.ctr.splits import (
     random_split,
     temporal_split,
 )
-from datasets.ctr.tables import Block, open_table
-from datasets.ctr.transforms import TRANSFORMS, import_polars
-from datasets.ctr.vocabulary import MISSING, digest, distinct_values, encode, merge_counts
-from datasets.download import CorruptData, alone_at
+from datasets.ctr.tables import Block, Table, open_table
+from datasets.ctr.transforms import import_polars
+from datasets.ctr.vocabulary import (
+    digest,
+    distinct_values,
+    encode,
+    merge_counts,
+    read_vocabularies,
+    vocabulary_file,
+)
+from datasets.download import alone_at
 from datasets.files import atomic_write
 from datasets.progress import track
 
@@ -69,6 +77,13 @@ class Plan:
     vocab_from: Literal["train", "all"] = "train"
     block_bytes: int = 1 << 28
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.split.kind == "files" and set(self.sources) != set(PARTS):
+            raise ValueError(
+                "dataset.split.kind=files needs a data set with a file for each part, and this one has one file: "
+                "choose random, autoint or temporal"
+            )
 
     @property
     def work(self) -> Path:
@@ -148,8 +163,12 @@ def _each(function: Callable[[Job], None], jobs: Sequence[Job], description: str
     try:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             futures = [pool.submit(function, job) for job in jobs]
-            for future, _ in zip(as_completed(futures), track(jobs, description), strict=True):
-                future.result()
+            try:
+                for future, _ in zip(as_completed(futures), track(jobs, description), strict=True):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     finally:
         os.environ.pop("POLARS_MAX_THREADS")
         if threads is not None:
@@ -178,24 +197,18 @@ def _split(plan: Plan, jobs: Sequence[Job], counts: dict[str, int]) -> np.ndarra
     if split.kind == "random":
         return random_split(rows, 2021 if split.seed is None else split.seed)
     if split.kind == "autoint":
-        labels = np.concatenate([_labels(job, _read(job)) for job in track(jobs, "labels read")])
-        return autoint_split(labels, 2018 if split.seed is None else split.seed)
-    times = np.arange(rows) if split.column is None else _column(jobs, split.column)
+        tables = ((_table(job), job.block) for job in track(jobs, "labels read"))
+        labels = [labels_of(table, block, table.read(block)) for table, block in tables]
+        return autoint_split(np.concatenate(labels), 2018 if split.seed is None else split.seed)
+    times = np.arange(rows)
+    if split.column is not None:
+        found = [
+            times_of(job.path, plan.schema, plan.work, job.block, split.column) for job in track(jobs, "times read")
+        ]
+        times = np.concatenate(found)
     if split.period is not None:
         return last_periods_split(times, split.period)
     return temporal_split(times, split.val, split.test)
-
-
-def _column(jobs: Sequence[Job], name: str) -> np.ndarray:
-    import polars as pl
-
-    values = []
-    for job in track(jobs, "times read"):
-        frame = _read(job)
-        if name not in frame.columns:
-            raise ValueError(f"dataset.split.column={name} is no column of the fields: {', '.join(frame.columns)}")
-        values.append(frame[name].cast(pl.Int64).to_numpy())
-    return np.concatenate(values)
 
 
 # ---- first pass ----
@@ -210,16 +223,16 @@ def count_block(job: Job) -> None:
     Args:
         job: block.
     """
-    frame = _read(job)
+    table = _table(job)
+    frame = table.read(job.block)
     counted = _parts(job) == TRAIN if job.plan.vocab_from == "train" else np.ones(frame.height, dtype=bool)
     folder = _counts_folder(job)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    np.save(temporary / "labels.npy", _labels(job, frame))
+    np.save(temporary / "labels.npy", labels_of(table, job.block, frame))
     places = np.empty((len(job.plan.schema.fields), frame.height), np.int32)
-    where = f"{job.path}, rows {job.block.first_row + 1} to {job.block.first_row + job.block.rows}"
-    for number, values in enumerate(categories(job.plan.schema, frame, where)):
+    for number, values in enumerate(categories(table, job.block, frame)):
         distinct, places[number] = distinct_values(values)
         counts = np.bincount(places[number][counted], minlength=len(distinct)).astype(np.uint32)
         distinct.to_frame("value").with_columns(count=counts).write_parquet(temporary / f"{number}.parquet")
@@ -235,7 +248,7 @@ def _vocabularies(plan: Plan, jobs: Sequence[Job]) -> dict[str, pl.DataFrame]:
     """Merge the counts field by field, and return the vocabularies."""
     (plan.folder / "vocabulary").mkdir(exist_ok=True)
     for number, field in enumerate(track(plan.schema.fields, "merged vocabularies")):
-        path = _vocabulary_file(plan, field.name)
+        path = vocabulary_file(plan.folder, field.name)
         if path.exists():
             continue
         min_count = plan.min_count if field.min_count is None else field.min_count
@@ -247,20 +260,12 @@ def _vocabularies(plan: Plan, jobs: Sequence[Job]) -> dict[str, pl.DataFrame]:
     return vocabularies
 
 
-def _vocabulary_file(plan: Plan, field: str) -> Path:
-    return plan.folder / "vocabulary" / f"{field}.parquet"
-
-
 def load_vocabularies(plan: Plan) -> dict[str, pl.DataFrame]:
     """Return the vocabulary of each field, in the order of the fields: frames with the columns value and id."""
-    return _read_vocabularies(plan.folder / "vocabulary", tuple(field.name for field in plan.schema.fields))
+    return _read_vocabularies(plan.folder, tuple(field.name for field in plan.schema.fields))
 
 
-@lru_cache(maxsize=1)
-def _read_vocabularies(folder: Path, names: tuple[str, ...]) -> dict[str, pl.DataFrame]:
-    import polars as pl
-
-    return {name: pl.read_parquet(folder / f"{name}.parquet", columns=["value", "id"]) for name in names}
+_read_vocabularies = lru_cache(maxsize=1)(read_vocabularies)
 
 
 # ---- second pass ----
@@ -331,54 +336,10 @@ def _field_infos(plan: Plan, vocabularies: dict[str, pl.DataFrame]) -> Iterator[
 # ---- reading ----
 
 
-def _read(job: Job) -> pl.DataFrame:
-    return open_table(job.path, job.plan.schema, job.plan.work).read(job.block)
+def _table(job: Job) -> Table:
+    return open_table(job.path, job.plan.schema, job.plan.work)
 
 
 def _parts(job: Job) -> np.ndarray:
     parts = np.load(job.plan.work / "split.npy", mmap_mode="r")
     return np.asarray(parts[job.first_row : job.first_row + job.block.rows])
-
-
-def _labels(job: Job, frame: pl.DataFrame) -> np.ndarray:
-    """Labels of a block, (rows,) uint8. Raises CorruptData for one that is not 0 or 1."""
-    import polars as pl
-
-    schema = job.plan.schema
-    values = frame[schema.label].cast(pl.Float64, strict=False)
-    above = schema.positive_above
-    valid = values.is_in([0.0, 1.0]) if above is None else values.is_finite()
-    wrong = np.flatnonzero(~valid.fill_null(False).to_numpy())
-    if len(wrong):
-        row = int(wrong[0])
-        table = open_table(job.path, schema, job.plan.work)
-        raise CorruptData(
-            f"{job.path}, line {table.line(job.block.first_row + row)}: label {schema.label} is "
-            f"{frame[schema.label][row]!r}, expected {'0 or 1' if above is None else 'a number'}"
-        )
-    return (values > (0.5 if above is None else above)).cast(pl.UInt8).to_numpy()
-
-
-def categories(schema: Schema, frame: pl.DataFrame, where: str) -> Iterator[pl.Series]:
-    """Yield the categories of each field as strings, missing ones as `MISSING`.
-
-    Args:
-        schema: columns of the frame, and the transforms of the fields.
-        frame: rows as strings.
-        where: file and rows, for messages.
-
-    Raises:
-        CorruptData: a transform does not know a value.
-    """
-    import polars as pl
-
-    for field in schema.fields:
-        column = pl.col(field.source)
-        if field.transform is not None:
-            column = TRANSFORMS[field.transform](column)
-        try:
-            yield frame.select(column.fill_null(MISSING).alias("value"))["value"]
-        except pl.exceptions.PolarsError as error:
-            raise CorruptData(
-                f"{where}: transform {field.transform} of column {field.source} failed: {str(error).splitlines()[0]}"
-            ) from error

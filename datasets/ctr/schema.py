@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from datasets.ctr.transforms import TRANSFORMS
@@ -37,15 +38,15 @@ class Schema:
     """Columns of a click log.
 
     Args:
-        label: column of the label.
+        label: column of the label; None: the file has none.
         fields: inputs, in the order in which the models see them.
         columns: names of all columns of a file without a header; None: the first line names them.
-        separator: character between two columns of a text file.
+        separator: character between two columns of a text file, one byte.
         positive_above: a row is positive if the label is above this number; None: the label must be 0 or 1.
         quoted: whether text files may put values between double quotes.
     """
 
-    label: str
+    label: str | None
     fields: tuple[Field, ...]
     columns: tuple[str, ...] | None = None
     separator: str = "\t"
@@ -58,6 +59,10 @@ class Schema:
             raise ValueError("dataset.fields is empty: name at least one field")
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"dataset.fields names {', '.join(sorted(repeated))} more than once")
+        if self.label in [field.source for field in self.fields]:
+            raise ValueError(f"dataset.label={self.label} is one of dataset.fields: leave it out of the inputs")
+        if len(self.separator.encode()) != 1 or self.separator in '\n\r"':
+            raise ValueError(f"dataset.separator must be one ASCII character, got {self.separator!r}")
         for field in self.fields:
             if field.transform is not None and field.transform not in TRANSFORMS:
                 choices = ", ".join(TRANSFORMS)
@@ -68,10 +73,11 @@ class Schema:
     @property
     def sources(self) -> list[str]:
         """Columns that are read, each once: the label, then those of the fields."""
-        return list(dict.fromkeys([self.label, *(field.source for field in self.fields)]))
+        label = [] if self.label is None else [self.label]
+        return list(dict.fromkeys([*label, *(field.source for field in self.fields)]))
 
     def check_columns(self, columns: list[str], where: str) -> None:
-        """Raise ValueError if a column that the schema needs is missing.
+        """Raise ValueError if a column that the schema needs is missing or there twice.
 
         Args:
             columns: columns that are there.
@@ -79,6 +85,22 @@ class Schema:
         """
         if absent := [name for name in self.sources if name not in columns]:
             raise ValueError(f"{where} has no column {', '.join(absent)}; its columns are {', '.join(columns)}")
+        if repeated := [name for name in self.sources if columns.count(name) > 1]:
+            raise ValueError(f"{where} has more than one column {', '.join(repeated)}: which one is meant?")
+
+    def with_min_counts(self, min_counts: Mapping[str, int]) -> Schema:
+        """Return the schema with other thresholds of some fields.
+
+        Args:
+            min_counts: `min_count` by name of the field.
+
+        Raises:
+            ValueError: a name is that of no field.
+        """
+        if unknown := set(min_counts) - {field.name for field in self.fields}:
+            raise ValueError(f"dataset.min_counts names {', '.join(sorted(unknown))}, which is no field")
+        changed = (replace(field, min_count=min_counts.get(field.name, field.min_count)) for field in self.fields)
+        return replace(self, fields=tuple(changed))
 
     def describe(self) -> dict[str, Any]:
         """Return the schema as plain Python values, for the manifest and the address of the prepared data."""

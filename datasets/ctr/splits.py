@@ -86,7 +86,7 @@ def autoint_split(labels: np.ndarray, seed: int = 2018) -> np.ndarray:
 def temporal_split(times: np.ndarray, val: float = 0.1, test: float = 0.1) -> np.ndarray:
     """Split by time: the last rows are the test, those before them validation.
 
-    Rows of equal time stay in one part: each boundary moves to the end of the time that it falls into.
+    Rows of equal time stay in one part: each boundary moves to the start of the time that it falls into.
 
     Args:
         times: time of each row as a number, (N,); the row number where the file is in order of time.

@@ -23,7 +23,7 @@ class SyntheticLogs(CTRDataModule):
         rows: number of rows of all parts together.
         cardinalities: number of values of each field.
         field_pairs: pairs of fields that interact for all values.
-        value_pairs: pairs of fields that interact for half of the values of the first field only.
+        value_pairs: pairs of fields that interact for some values of the first field only, which half of the rows have.
         exponent: exponent of the Zipf law of the values.
         main_effect: standard deviation of the effect of a value, in logits.
         pair_effect: standard deviation of the effect of a pair, in logits.

@@ -6,12 +6,14 @@ import csv
 import gzip
 import io
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from datasets.ctr.manifest import address
 from datasets.ctr.schema import Schema
 from datasets.download import CorruptData
 from datasets.files import atomic_write
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 SCAN_BYTES = 1 << 24
+NOT_UTF8 = "{} is not UTF-8 text: convert the file, for instance with iconv -f latin1 -t utf8"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Block:
 class Table(Protocol):
     """File of rows that can be read block by block."""
 
+    name: Path
     path: Path
     schema: Schema
     columns: list[str]
@@ -52,8 +56,8 @@ class Table(Protocol):
     def read(self, block: Block) -> pl.DataFrame:
         """Return the columns of the schema in a block, as strings; null where missing."""
 
-    def line(self, row: int) -> str:
-        """Return the place of a row in the file, for messages."""
+    def place(self, row: int) -> str:
+        """Return file and line of a row, for messages."""
 
 
 class TextTable:
@@ -62,10 +66,11 @@ class TextTable:
     Args:
         path: file, not compressed.
         schema: its columns.
+        name: file that messages name; None: `path`.
     """
 
-    def __init__(self, path: Path, schema: Schema) -> None:
-        self.path, self.schema = path, schema
+    def __init__(self, path: Path, schema: Schema, name: Path | None = None) -> None:
+        self.path, self.schema, self.name = path, schema, name or path
         self.header_bytes = 0
         self.columns = list(schema.columns) if schema.columns is not None else self._read_header()
 
@@ -73,8 +78,12 @@ class TextTable:
         with open(self.path, "rb") as file:
             line = file.readline()
         self.header_bytes = len(line)
-        names = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], delimiter=self.schema.separator), [])
-        self.schema.check_columns(names, str(self.path))
+        try:
+            text = line.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise CorruptData(NOT_UTF8.format(f"{self.name}, line 1")) from error
+        names = next(csv.reader([text], delimiter=self.schema.separator), [])
+        self.schema.check_columns(names, str(self.name))
         return names
 
     def blocks(self, block_bytes: int) -> list[Block]:
@@ -91,7 +100,7 @@ class TextTable:
                 blocks.append(Block(start, stop, row, rows))
                 start, row = stop, row + rows
         if not blocks:
-            raise CorruptData(f"{self.path} has no rows")
+            raise CorruptData(f"{self.name} has no rows")
         return blocks
 
     def read(self, block: Block) -> pl.DataFrame:
@@ -101,50 +110,63 @@ class TextTable:
             block: block of this file.
 
         Raises:
-            CorruptData: a line has more or fewer columns than the schema; the message names the line.
+            CorruptData: a line has more or fewer columns than the schema, an open quote or bytes that are not UTF-8;
+                the message names the line.
         """
         import polars as pl
 
         with open(self.path, "rb") as file:
             file.seek(block.start)
             data = file.read(block.stop - block.start)
-        self._check_widths(data, block)
+        self._check_lines(data, block)
         names = {index: self.columns[index] for index in sorted(map(self.columns.index, self.schema.sources))}
-        frame = pl.read_csv(
-            io.BytesIO(data),
-            has_header=False,
-            separator=self.schema.separator,
-            quote_char='"' if self.schema.quoted else None,
-            columns=list(names),
-            infer_schema=False,
-            encoding="utf8-lossy",
-        )
+        try:
+            frame = pl.read_csv(
+                io.BytesIO(data),
+                has_header=False,
+                separator=self.schema.separator,
+                quote_char='"' if self.schema.quoted else None,
+                columns=list(names),
+                infer_schema=False,
+            )
+        except pl.exceptions.PolarsError as error:
+            raise CorruptData(self._refusal(data, block, error)) from error
         frame.columns = list(names.values())
         if frame.height != block.rows:
-            lines = f"lines {self.line(block.first_row)} to {self.line(block.first_row + block.rows - 1)}"
             raise CorruptData(
-                f"{self.path}: {lines} hold {frame.height} rows, expected {block.rows}: are there empty lines?"
+                f"{self.place(block.first_row)} and the {block.rows - 1} lines after it hold {frame.height} rows: are "
+                "there empty lines?"
             )
         return frame.select(self.schema.sources)
 
-    def line(self, row: int) -> str:
-        """Return the line number of a row, counted from 1.
+    def place(self, row: int) -> str:
+        """Return file and line of a row, for messages.
 
         Args:
             row: number of rows before it.
         """
-        return str(row + 1 + (self.header_bytes > 0))
+        return f"{self.name}, line {row + 1 + (self.header_bytes > 0)}"
 
-    def _check_widths(self, data: bytes, block: Block) -> None:
-        widths = _quoted_widths(data, self.schema.separator) if self.schema.quoted and b'"' in data else None
-        if widths is None:
-            widths = _widths(data, self.schema.separator)
-        wrong = np.flatnonzero(widths != len(self.columns))
+    def _check_lines(self, data: bytes, block: Block) -> None:
+        widths, quotes = _count_lines(data, self.schema.separator, self.schema.quoted)
+        open_quotes, wrong = np.flatnonzero(quotes % 2), np.flatnonzero(widths != len(self.columns))
+        if len(open_quotes) and (not len(wrong) or open_quotes[0] <= wrong[0]):
+            raise CorruptData(
+                f"{self.place(block.first_row + int(open_quotes[0]))}: a double quote is open at the end of the line. "
+                "If quotes are part of the values, set dataset.quoted=false; values with line ends are not supported"
+            )
         if len(wrong):
             raise CorruptData(
-                f"{self.path}, line {self.line(block.first_row + int(wrong[0]))}: {widths[wrong[0]]} columns, expected "
+                f"{self.place(block.first_row + int(wrong[0]))}: {widths[wrong[0]]} columns, expected "
                 f"{len(self.columns)} ({', '.join(self.columns[:4])}, ...)"
             )
+
+    def _refusal(self, data: bytes, block: Block, error: Exception) -> str:
+        try:
+            data.decode()
+        except UnicodeDecodeError as broken:
+            return NOT_UTF8.format(self.place(block.first_row + data.count(b"\n", 0, broken.start)))
+        return f"{self.place(block.first_row)} or one of the {block.rows - 1} after it: {str(error).splitlines()[0]}"
 
 
 class ParquetTable:
@@ -153,15 +175,26 @@ class ParquetTable:
     Args:
         path: file.
         schema: its columns.
+
+    Raises:
+        CorruptData: the file is damaged, or a column of the schema has no plain values.
     """
 
     def __init__(self, path: Path, schema: Schema) -> None:
+        import pyarrow as pa
         import pyarrow.parquet
 
-        self.path, self.schema = path, schema
-        file = pyarrow.parquet.ParquetFile(path)
+        self.path, self.schema, self.name = path, schema, path
+        try:
+            file = pyarrow.parquet.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptData(f"{path} is no readable parquet file: {error}") from error
         self.columns = list(file.schema_arrow.names)
         self.schema.check_columns(self.columns, str(path))
+        for name in schema.sources:
+            kind = file.schema_arrow.field(name).type
+            if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                raise CorruptData(f"{path}: column {name} is of type {kind}; expected text, numbers, times or booleans")
         self.rows = file.metadata.num_rows
 
     def blocks(self, block_bytes: int) -> list[Block]:
@@ -184,17 +217,22 @@ class ParquetTable:
         """
         import polars as pl
 
-        columns = self.schema.sources
-        frame = pl.scan_parquet(self.path).select(columns).slice(block.start, block.rows).collect()
+        columns, label = self.schema.sources, self.schema.label
+        try:
+            frame = pl.scan_parquet(self.path).select(columns).slice(block.start, block.rows).collect()
+        except pl.exceptions.PolarsError as error:
+            raise CorruptData(f"{self.name} is damaged: {str(error).splitlines()[0]}") from error
+        if label is not None and frame[label].dtype == pl.Boolean:
+            frame = frame.with_columns(pl.col(label).cast(pl.UInt8))
         return frame.with_columns(pl.col(name).cast(pl.String) for name in columns)
 
-    def line(self, row: int) -> str:
-        """Return the number of a row, counted from 1.
+    def place(self, row: int) -> str:
+        """Return file and number of a row, counted from 1, for messages.
 
         Args:
             row: number of rows before it.
         """
-        return f"row {row + 1}"
+        return f"{self.name}, row {row + 1}"
 
 
 def open_table(path: Path, schema: Schema, work: Path) -> Table:
@@ -208,18 +246,18 @@ def open_table(path: Path, schema: Schema, work: Path) -> Table:
     if path.suffix == ".parquet":
         return ParquetTable(path, schema)
     if path.suffix == ".gz":
-        return TextTable(_unpacked(path, work), schema)
+        return TextTable(_unpacked(path, work), schema, path)
     return TextTable(path, schema)
 
 
 def _unpacked(path: Path, work: Path) -> Path:
-    target = work / path.stem
+    target = work / f"{address([str(path.absolute())])}-{path.stem}"
     if not target.exists():
         work.mkdir(parents=True, exist_ok=True)
         try:
             with atomic_write(target) as temporary, gzip.open(path) as source, open(temporary, "wb") as out:
                 shutil.copyfileobj(source, out, SCAN_BYTES)
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise CorruptData(f"{path} is no whole gzip file ({error})") from error
     return target
 
@@ -239,17 +277,15 @@ def _next_line_end(file: io.BufferedReader, start: int, wanted: int, size: int) 
     return size, rows + (file.read(1) != b"\n")
 
 
-def _widths(data: bytes, separator: str) -> np.ndarray:
-    """Count the columns of each line by their separators."""
+def _count_lines(data: bytes, separator: str, quoted: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Count the columns of each line by their separators, of those outside of quotes, and its quotes if they count."""
     array = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(array == 10)
     if not data.endswith(b"\n"):
         ends = np.append(ends, len(array))
     separators = np.flatnonzero(array == ord(separator))
-    return np.diff(np.searchsorted(separators, ends), prepend=0) + 1
-
-
-def _quoted_widths(data: bytes, separator: str) -> np.ndarray:
-    """Count the columns of each line, where separators may stand between quotes."""
-    lines = data.decode("utf-8", errors="replace").splitlines()
-    return np.array([len(next(csv.reader([line], delimiter=separator), [])) for line in lines])
+    quotes = np.flatnonzero(array == ord('"')) if quoted else np.empty(0, np.int64)
+    if len(quotes):
+        separators = separators[np.searchsorted(quotes, separators) % 2 == 0]
+    widths = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
+    return widths, np.diff(np.searchsorted(quotes, ends), prepend=0)

@@ -1,4 +1,7 @@
-"""Transforms of raw columns into categories, as polars expressions from strings to strings."""
+"""Transforms of raw columns into categories, as polars expressions from strings to strings.
+
+A transform returns null for a missing value and for a value that it does not know.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
+
+
+EXACT = 2**53  # floats below it, as absolute values, stand for one whole number each
 
 
 def import_polars() -> Any:
@@ -32,21 +38,24 @@ def log_squared(column: pl.Expr) -> pl.Expr:
     """
     import polars as pl
 
-    value = column.cast(pl.Float64)
-    small = value.cast(pl.Int64)  # truncates towards zero, as int() does
-    large = value.clip(lower_bound=1.0).log().pow(2).floor().cast(pl.Int64)
+    value = column.cast(pl.Float64, strict=False)
+    small = value.cast(pl.Int64, strict=False)  # truncates towards zero, as int() does
+    large = value.clip(lower_bound=1.0).log().pow(2).floor().cast(pl.Int64, strict=False)
     return pl.when(value <= 2).then(small).otherwise(large).cast(pl.String)
 
 
 def integer(column: pl.Expr) -> pl.Expr:
-    """Write a number as an integer, so that 1, 1.0 and 01 are one category.
+    """Write a whole number of up to 64 bits as an integer, so that 1, 1.0 and 01 are one category.
 
     Args:
         column: numbers as strings; null where missing.
     """
     import polars as pl
 
-    return column.cast(pl.Float64).cast(pl.Int64).cast(pl.String)
+    number = column.cast(pl.Float64, strict=False)
+    exponential = pl.when((number == number.floor()) & (number.abs() < EXACT)).then(number)
+    digits = column.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)  # a float would merge large numbers
+    return digits.fill_null(exponential.cast(pl.Int64, strict=False)).cast(pl.String)
 
 
 def hour_of_day(column: pl.Expr) -> pl.Expr:
@@ -57,7 +66,7 @@ def hour_of_day(column: pl.Expr) -> pl.Expr:
     """
     import polars as pl
 
-    return column.str.slice(6, 2).cast(pl.Int64).cast(pl.String)
+    return _time(column).str.slice(6, 2).cast(pl.Int64).cast(pl.String)
 
 
 def weekday(column: pl.Expr) -> pl.Expr:
@@ -91,11 +100,19 @@ def first_word(column: pl.Expr) -> pl.Expr:
     return column.str.split(" ").list.first()
 
 
+def _time(column: pl.Expr) -> pl.Expr:
+    """Text of a time that is written as YYMMDDHH; null for another."""
+    import polars as pl
+
+    return pl.when(column.str.contains(r"^[0-9]{6}([01][0-9]|2[0-3])$")).then(column)
+
+
 def _weekday(column: pl.Expr) -> pl.Expr:
     """Day of the week as an integer, Sunday 0 as in strftime's %w."""
     import polars as pl
 
-    return column.str.slice(0, 6).str.strptime(pl.Date, "%y%m%d").dt.weekday().cast(pl.Int64) % 7
+    day = _time(column).str.slice(0, 6).str.strptime(pl.Date, "%y%m%d", strict=False)
+    return day.dt.weekday().cast(pl.Int64) % 7
 
 
 TRANSFORMS: dict[str, Callable[[pl.Expr], pl.Expr]] = {

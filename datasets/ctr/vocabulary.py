@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasets.download import CorruptData
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -83,14 +85,41 @@ def encode(columns: Iterable[tuple[pl.Series, np.ndarray]], vocabularies: Iterab
     return np.stack(ids, axis=1)
 
 
+def vocabulary_file(folder: Path, field: str) -> Path:
+    """Return the file of a field's vocabulary.
+
+    Args:
+        folder: folder of the prepared data.
+        field: name of the field.
+    """
+    return folder / "vocabulary" / f"{field.replace('%', '%25').replace('/', '%2F')}.parquet"
+
+
+def read_vocabularies(folder: Path, fields: Iterable[str]) -> dict[str, pl.DataFrame]:
+    """Return the vocabulary of each field: frames with the columns value and id.
+
+    Args:
+        folder: folder of the prepared data.
+        fields: names of the fields, in their order.
+    """
+    import polars as pl
+
+    return {field: pl.read_parquet(vocabulary_file(folder, field), columns=["value", "id"]) for field in fields}
+
+
 def digest(vocabularies: dict[str, pl.DataFrame]) -> str:
     """Return a hash of all vocabularies, by which models recognise data of another numbering.
 
     Args:
         vocabularies: vocabulary of each field, in the order of the fields.
+
+    Raises:
+        CorruptData: the ids of a field are not 0, 1, ... in the order of its rows, on which the hash relies.
     """
     total = hashlib.sha256()
     for name, vocabulary in vocabularies.items():
+        if not np.array_equal(vocabulary["id"], np.arange(vocabulary.height)):
+            raise CorruptData(f"the vocabulary of {name} has other ids than its rows have numbers")
         total.update(f"{name}\0{vocabulary.height}\0".encode())
         for start in range(0, vocabulary.height, DIGEST_ROWS):
             total.update("\n".join(vocabulary["value"][start : start + DIGEST_ROWS].to_list()).encode())

@@ -12,12 +12,28 @@ from torch import Tensor, nn
 
 from methods.optfeature.network import CTRNetwork
 from methods.optfeature.pairs import pair_indices
-from methods.optfeature.pnn import IPNN, OPNN
+from methods.optfeature.pnn import IPNN
 from methods.optfeature.selection.base import Selection
 from methods.optfeature.selection.optfeature import HybridSelection, ValueSelection
 
 BATCH = 4096
 REPEATS = 10
+
+
+def check_export(network: CTRNetwork, selection: Selection | None) -> None:
+    """Raise ValueError if a predictor cannot be pruned by a selection.
+
+    Args:
+        network: predictor.
+        selection: its selection, frozen or not.
+    """
+    if selection is None:
+        raise ValueError("method.export needs a selection: there is nothing to prune")
+    if type(network) is not IPNN or network.pair_norm is not None or network.linear is not None:
+        raise ValueError(
+            f"method.export supports model=ipnn without pair_norm and linear term, got {type(network).__name__}"
+        )
+    _levels(selection)
 
 
 class PrunedIPNN(nn.Module):
@@ -37,9 +53,7 @@ class PrunedIPNN(nn.Module):
 
     def __init__(self, network: CTRNetwork, selection: Selection) -> None:
         super().__init__()
-        if type(network) is not IPNN or network.pair_norm is not None:
-            kind = "OPNN" if isinstance(network, OPNN) else type(network).__name__
-            raise ValueError(f"method.export supports model=ipnn without pair_norm, got {kind}")
+        check_export(network, selection)
         constant, by_value = _levels(selection)
         kept = torch.nonzero((constant != 0) | by_value).squeeze(1)
         first, second = pair_indices(network.fields).to(kept.device)[:, kept]
@@ -112,7 +126,7 @@ class _Gated(nn.Module):
         return self.network(ids, gates.pair, gates.value)
 
 
-def export_pruned(network: CTRNetwork, selection: Selection | None, path: Path) -> dict[str, float]:
+def export_pruned(network: CTRNetwork, selection: Selection, path: Path) -> dict[str, float]:
     """Write the pruned predictor as TorchScript, and compare it with the full one.
 
     Args:
@@ -127,8 +141,6 @@ def export_pruned(network: CTRNetwork, selection: Selection | None, path: Path) 
     Raises:
         ValueError: the predictor or the selection cannot be pruned.
     """
-    if selection is None:
-        raise ValueError("method.export needs a selection: there is nothing to prune")
     pruned = PrunedIPNN(network, selection).eval()
     full = _Gated(network, selection).eval()
     ids = random_ids(network, BATCH)

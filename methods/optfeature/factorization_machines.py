@@ -85,24 +85,35 @@ class FM(CTRNetwork):
         return products.sum(1) if pair_gate is None else (products * pair_gate).sum(1)
 
 
-class FwFM(CTRNetwork):
+class FwFM(FM):
     """Field-weighted factorization machine: a learnt weight for each pair of fields, and a linear term.
 
     Args:
         field_sizes: number of ids of each field.
         embedding_dim: length of an embedding.
+        linear: have the linear term, as Pan et al. do.
+        pair_norm: normalise each pair term over the batch, for AutoFIS.
         sparse: whether tables have sparse gradients.
     """
 
-    pair_gates = True
-
-    def __init__(self, field_sizes: Sequence[int], embedding_dim: int = 16, sparse: bool = False) -> None:
-        super().__init__(field_sizes, embedding_dim, sparse)
-        self.linear = LinearTerm(self.values, sparse)
+    def __init__(
+        self,
+        field_sizes: Sequence[int],
+        embedding_dim: int = 16,
+        linear: bool = True,
+        pair_norm: bool = False,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__(field_sizes, embedding_dim, linear, pair_norm, sparse)
         self.pair_weight = nn.Parameter(torch.empty(self.pairs))
         nn.init.normal_(self.pair_weight, std=self.pairs**-0.5)
 
-    def logits(self, ids: Tensor, embeddings: Tensor, pair_gate: Tensor | None) -> Tensor:
-        """Return linear term plus weighted, gated inner products, (B,)."""
+    def pair_term(self, embeddings: Tensor, pair_gate: Tensor | None) -> Tensor:
+        """Return the sum of the weighted, gated inner products, (B,).
+
+        Args:
+            embeddings: embeddings, (B, n, d).
+            pair_gate: factor of each pair, (B, P) or (1, P); None: 1.
+        """
         weight = self.pair_weight if pair_gate is None else self.pair_weight * pair_gate
-        return self.linear(ids) + (pair_products(embeddings, self.flat_pairs) * weight).sum(1)
+        return super().pair_term(embeddings, weight)

@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from datasets.checks import check_choice, check_positive
 from methods.optfeature import metrics
 from methods.optfeature.evaluation import Evaluation, summarise
+from methods.optfeature.export import check_export, export_pruned
 from methods.optfeature.network import CTRNetwork
-from methods.optfeature.optimizers import network_optimizers
+from methods.optfeature.optimizers import check_sparse, network_optimizers
 from methods.optfeature.recovery import recovery
 from methods.optfeature.selection.base import Gates, Selection
 from methods.optfeature.stopping import BestWeights
@@ -83,6 +84,8 @@ class CTRModule(LightningModule):
         check_positive("method", plateau_factor=plateau_factor)
         check_choice("method.stop_on", stop_on, ("auc", "logloss"))
         check_choice("method.init_mode", init_mode, ("init", "best", "rewind"))
+        if network.sparse:
+            check_sparse(gradient_clip, embedding_weight_decay)
         self.automatic_optimization = False
         self.network, self.lr, self.weight_decay = network, lr, weight_decay
         self.embedding_weight_decay = weight_decay if embedding_weight_decay is None else embedding_weight_decay
@@ -94,6 +97,8 @@ class CTRModule(LightningModule):
             self.selection.check_network(network)
             if init_mode == "rewind" and self.selection.rewind_epoch is None:
                 raise ValueError(f"method.init_mode=rewind: {type(self.selection).__name__} names no epoch")
+        if export:
+            check_export(network, self.selection)
         self.phase: Literal["search", "retrain"] = "retrain"
         self.phase_epoch = self.phase_step = 0
         self.finished = False
@@ -164,7 +169,17 @@ class CTRModule(LightningModule):
         return self.network(ids, gates.pair, gates.value)
 
     def on_train_start(self) -> None:
-        """Do not train further if a resumed run had finished."""
+        """Do not train further if a resumed run had finished.
+
+        Raises:
+            ValueError: the search may take all epochs, so that none is left for the retraining.
+        """
+        epochs = self.trainer.max_epochs or 0
+        if self.phase == "search" and 0 < epochs <= self.search_epochs:
+            raise ValueError(
+                f"schedule.max_epochs={epochs} counts the epochs of search and retraining, and the search may take "
+                f"method.search_epochs={self.search_epochs} of them: raise the first or lower the second"
+            )
         if self.finished:
             self.trainer.should_stop = True
 
@@ -201,7 +216,8 @@ class CTRModule(LightningModule):
         loss = binary_cross_entropy_with_logits(self(batch.ids), batch.labels)
         total = loss + self.searched.penalty() if self.phase == "search" else loss
         self.zero_grad(set_to_none=True)
-        self.manual_backward(total)
+        with torch.autocast(self.device.type, enabled=False):  # Lightning runs the whole step with it
+            self.manual_backward(total)
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
         for optimizer in optimizers:
@@ -238,7 +254,8 @@ class CTRModule(LightningModule):
         if self.searched.early_stop:
             self.load_state_dict(self.best.state)
         self.searched.freeze()
-        self._check_not_closed()
+        batches = cast(Any, self.trainer).datamodule.val_dataloader()
+        self.searched.check_open(batch.ids.to(self.device) for batch in batches)
         if self.init_mode != "best":
             self.network.load_state_dict(self.rewound)
         self.rewound = {}
@@ -253,17 +270,6 @@ class CTRModule(LightningModule):
         if self.trainer.is_global_zero:
             self.searched.save(Path(self.trainer.default_root_dir) / "selection.pt", self.names, self.vocabulary)
         log.info("the search ended after epoch %d; the predictor is retrained", self.current_epoch + 1)
-
-    def _check_not_closed(self) -> None:
-        """Raise ValueError if the frozen selection closes every pair."""
-        level = self.searched.field_level()
-        epoch = -1 - (self.best.without_gain if self.searched.early_stop else 0)
-        ratio = self.curve[epoch].get("val/kept_ratio") if level is None else float((level != 0).double().mean())
-        if ratio == 0:
-            raise ValueError(
-                f"{type(self.searched).__name__} closed all pairs in the search, so that nothing is left to retrain: "
-                "lower the learning rate or the penalty under method.selection, or search for fewer epochs"
-            )
 
     def _decay_rate(self) -> None:
         for optimizer in self._raw_optimizers()[: self._network_optimizers]:
@@ -339,10 +345,7 @@ class CTRModule(LightningModule):
             values["test/selection_parameters"] = float(sum(p.numel() for p in self.selection.parameters()))
             values |= {f"test/{name}": value for name, value in recovery(self.selection, self.planted).items()}
         if self.export:
-            from methods.optfeature.export import export_pruned
-
-            path = Path(self.trainer.default_root_dir) / "pruned.pt"
-            values |= export_pruned(self.network, self.selection, path)
+            values |= export_pruned(self.network, self.searched, Path(self.trainer.default_root_dir) / "pruned.pt")
         kept = self.evaluation.kept(self)
         self.tested = {"logits": logits, "labels": labels} | ({} if kept is None else {"kept": kept})
         self.log_dict(values)

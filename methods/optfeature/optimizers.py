@@ -11,6 +11,19 @@ from torch.optim import Adam, Optimizer, SparseAdam
 from methods.optfeature.network import CTRNetwork
 
 
+def check_sparse(gradient_clip: float | None, embedding_weight_decay: float | None) -> None:
+    """Raise ValueError for an option that tables with sparse gradients do not allow.
+
+    Args:
+        gradient_clip: largest norm of the gradient; None: any.
+        embedding_weight_decay: coupled L2 of the tables; None: not asked for.
+    """
+    if gradient_clip is not None:
+        raise ValueError("model.sparse=true has no norm over all gradients: set method.gradient_clip=null")
+    if embedding_weight_decay:
+        raise ValueError("model.sparse=true trains tables without decay: set method.embedding_weight_decay=null")
+
+
 def network_optimizers(
     network: CTRNetwork,
     lr: float,
@@ -34,7 +47,8 @@ def network_optimizers(
     if not network.sparse:
         groups.append({"params": tables, "weight_decay": embedding_weight_decay})
     groups.append({"params": list(more), "weight_decay": weight_decay})
-    optimizers: list[Optimizer] = [Adam([group for group in groups if group["params"]], lr=lr, fused=True)]
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[Optimizer] = [Adam(groups, lr=lr, fused=True)] if groups else []
     if network.sparse:
         optimizers.append(SparseAdam(tables, lr=lr))
     return optimizers

@@ -46,6 +46,7 @@ class _PairProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, core: Tensor, flat: Tensor) -> Tensor:
         ctx.save_for_backward(vectors, core, flat)
+        ctx.autocast = torch.is_autocast_enabled(vectors.device.type)
         return _products(vectors, core, flat)
 
     @staticmethod
@@ -56,7 +57,8 @@ class _PairProducts(torch.autograd.Function):
         full = gradient.new_zeros(batch, fields * fields)
         full[:, flat] = gradient
         full = full.view(batch, fields, fields)
-        along = torch.bmm(full + full.transpose(1, 2), vectors)
+        with torch.autocast(vectors.device.type, enabled=ctx.autocast):  # as in the forward pass, wherever this runs
+            along = torch.bmm(full + full.transpose(1, 2), vectors)
         return along * core, (along * vectors).sum((0, 1)) / 2, None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.optfeature.deepfm import HIDDEN
-from methods.optfeature.network import CTRNetwork, PairNorm, perceptron
+from methods.optfeature.network import CTRNetwork, LinearTerm, PairNorm, perceptron
 from methods.optfeature.pairs import pair_indices, pair_products
 
 
@@ -21,6 +21,7 @@ class IPNN(CTRNetwork):
         hidden: width of each hidden layer.
         dropout: share of hidden units that are dropped.
         batch_norm: normalise before each ReLU of the perceptron.
+        linear: add a linear term; neither Qu et al. nor the published code do.
         pair_norm: normalise each pair term over the batch, for AutoFIS.
         sparse: whether tables have sparse gradients.
     """
@@ -34,21 +35,24 @@ class IPNN(CTRNetwork):
         hidden: Sequence[int] = HIDDEN,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        linear: bool = False,
         pair_norm: bool = False,
         sparse: bool = False,
     ) -> None:
         super().__init__(field_sizes, embedding_dim, sparse)
+        self.linear = LinearTerm(self.values, sparse) if linear else None
         self.pair_norm = PairNorm(self.pairs) if pair_norm else None
         self.mlp = perceptron(self.fields * embedding_dim + self.pairs, hidden, dropout, batch_norm)
 
     def logits(self, ids: Tensor, embeddings: Tensor, pair_gate: Tensor | None) -> Tensor:
-        """Return the output of the perceptron, (B,)."""
+        """Return the output of the perceptron, plus that of the linear term if there is one, (B,)."""
         products = self.products(embeddings)
         if self.pair_norm is not None:
             products = self.pair_norm(products)
         if pair_gate is not None:
             products = products * pair_gate
-        return self.mlp(torch.cat([embeddings.flatten(1), products], dim=1)).squeeze(1)
+        result = self.mlp(torch.cat([embeddings.flatten(1), products], dim=1)).squeeze(1)
+        return result if self.linear is None else result + self.linear(ids)
 
     def products(self, embeddings: Tensor) -> Tensor:
         """Return the inner product of each pair, (B, P).
@@ -68,6 +72,8 @@ class OPNN(IPNN):
         hidden: width of each hidden layer.
         dropout: share of hidden units that are dropped.
         batch_norm: normalise before each ReLU of the perceptron.
+        linear: add a linear term.
+        pair_norm: normalise each pair term over the batch, for AutoFIS.
         sparse: whether tables have sparse gradients.
     """
 
@@ -80,9 +86,11 @@ class OPNN(IPNN):
         hidden: Sequence[int] = HIDDEN,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        linear: bool = False,
+        pair_norm: bool = False,
         sparse: bool = False,
     ) -> None:
-        super().__init__(field_sizes, embedding_dim, hidden, dropout, batch_norm, sparse=sparse)
+        super().__init__(field_sizes, embedding_dim, hidden, dropout, batch_norm, linear, pair_norm, sparse)
         self.kernel = nn.Parameter(torch.empty(self.pairs, embedding_dim, embedding_dim))
         nn.init.xavier_uniform_(self.kernel)
         self.register_buffer("pair_fields", pair_indices(self.fields), persistent=False)

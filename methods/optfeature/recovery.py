@@ -11,6 +11,8 @@ from torch import Tensor
 from methods.optfeature.pairs import pair_indices
 from methods.optfeature.selection.base import Selection
 
+GRID_ROWS = 1 << 14  # combinations of values whose gates are computed at a time
+
 
 def recovery(selection: Selection, planted: Sequence[Any]) -> dict[str, float]:
     """Compute precision and recall of the kept pairs, and those of the open values in value-level pairs.
@@ -78,17 +80,19 @@ def gate_grid(selection: Selection, first: int, second: int) -> Tensor | None:
         Gates without the ids that stand for unseen values, or None if the selection does not gate pairs.
     """
     sizes = [selection.field_sizes[field] - 1 for field in (first, second)]
-    offsets = [sum(selection.field_sizes[:field]) for field in range(selection.fields)]
-    ids = torch.tensor(offsets, device=selection.frozen.device).repeat(sizes[0] * sizes[1], 1)
-    grid = torch.cartesian_prod(torch.arange(sizes[0]), torch.arange(sizes[1])).to(ids.device)
-    ids[:, first] += grid[:, 0]
-    ids[:, second] += grid[:, 1]
-    with torch.no_grad():
-        gate = selection.gates(ids).pair
-    if gate is None or gate.dim() == 3:
-        return None
+    offsets = torch.tensor([sum(selection.field_sizes[:field]) for field in range(selection.fields)])
     column = int((selection.flat_pairs == first * selection.fields + second).nonzero())
-    return (gate[:, column] != 0).expand(len(ids)).reshape(sizes)
+    parts = []
+    for numbers in torch.arange(sizes[0] * sizes[1]).split(GRID_ROWS):
+        ids = offsets.repeat(len(numbers), 1)
+        ids[:, first] += numbers // sizes[1]
+        ids[:, second] += numbers % sizes[1]
+        with torch.no_grad():
+            gate = selection.gates(ids.to(selection.frozen.device)).pair
+        if gate is None or gate.dim() == 3:
+            return None
+        parts.append((gate[:, column] != 0).expand(len(ids)))
+    return torch.cat(parts).reshape(sizes)
 
 
 def _value_recovery(selection: Selection, planted: Sequence[Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Selection(nn.Module):
         searched: whether there is a search; False for choices that follow from data or chance alone.
         alternating: whether the search steps on batches of the validation part, as DARTS does.
         early_stop: whether the search ends when validation stops improving.
-        initialization: weights with which the retraining of the predictor begins.
+        rewind_epoch: epoch of the search whose first weights `init_mode=rewind` goes back to; None: none.
     """
 
     searched = True
@@ -126,6 +126,20 @@ class Selection(nn.Module):
         """Return the constant gate of each pair, (P,), or None if gates depend on values."""
         return None
 
+    def check_open(self, rows: Iterable[Tensor]) -> None:
+        """Raise ValueError if the frozen selection closes everything.
+
+        Args:
+            rows: global ids, (B, n) each, for which gates that depend on values are looked at until one is open.
+        """
+        level = self.field_level()
+        gates: Iterable[Gates] = map(self.gates, rows) if level is None else [Gates(pair=level)]
+        if not any(bool((factor != 0).any()) for gate in gates for factor in gate if factor is not None):
+            raise ValueError(
+                f"{type(self).__name__} closed all pairs in the search, so that nothing is left to retrain: lower the "
+                "learning rate or the penalty under method.selection, or search for fewer epochs"
+            )
+
     def value_level_pairs(self) -> Tensor | None:
         """Return which pairs are gated value by value, (P,) bool, or None if the method has no such choice."""
         return None
@@ -158,11 +172,12 @@ class Selection(nn.Module):
             vocabulary: hash of the vocabulary of the data.
 
         Raises:
-            ValueError: the file is missing, of another method, of other fields or of another vocabulary.
+            ValueError: the file is missing or no selection, or one of another method, of other fields, of another
+                vocabulary or of other sizes.
         """
         if not path.exists():
             raise ValueError(f"method.selection.path={path} does not exist")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
         expected = {
             "method": type(self).__name__,
             "fields": list(names),
@@ -175,8 +190,30 @@ class Selection(nn.Module):
                     f"method.selection.path={path} was made with another {key}: {_short(content.get(key))}, this run "
                     f"has {_short(value)}"
                 )
+        found, mine = _shapes(content["state"]), _shapes(self.state_dict())
+        if wrong := [name for name in mine | found if mine.get(name) != found.get(name)]:
+            raise ValueError(
+                f"method.selection.path={path} has {wrong[0]} of shape {found.get(wrong[0])}, this run has "
+                f"{mine.get(wrong[0])}: give method.selection the settings of the run that wrote it"
+            )
         self.load_state_dict(content["state"])
         self.freeze()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises errors of many libraries for files that are not its own
+        raise ValueError(
+            f"method.selection.path={path} is no selection.pt of a run ({type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
+        raise ValueError(f"method.selection.path={path} is no selection.pt of a run")
+    return content
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else None for name, value in state.items()}
 
 
 def _short(value: Any) -> str:

@@ -32,6 +32,7 @@ class OptInterNetwork(CTRNetwork):
         hidden: width of each hidden layer.
         dropout: share of hidden units that are dropped.
         batch_norm: normalise before each ReLU.
+        sparse: whether tables have sparse gradients.
     """
 
     pair_fields: Tensor
@@ -44,12 +45,13 @@ class OptInterNetwork(CTRNetwork):
         hidden: Sequence[int] = HIDDEN,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        sparse: bool = False,
     ) -> None:
-        super().__init__(field_sizes, embedding_dim)
+        super().__init__(field_sizes, embedding_dim, sparse)
         check_positive("model", cross_values=cross_values)
         self.cross_values = cross_values
-        self.cross_embedding = nn.Embedding(cross_values, embedding_dim)
-        self.factor_embedding = nn.Embedding(self.values, embedding_dim)
+        self.cross_embedding = nn.Embedding(cross_values, embedding_dim, sparse=sparse)
+        self.factor_embedding = nn.Embedding(self.values, embedding_dim, sparse=sparse)
         for table in (self.cross_embedding, self.factor_embedding):
             nn.init.xavier_uniform_(table.weight)
         self.register_buffer("pair_fields", pair_indices(self.fields), persistent=False)

@@ -163,6 +163,53 @@ def test_a_changed_shard_is_noticed(tmp_path):
         verify(plan.folder, manifest)
 
 
+def test_a_changed_vocabulary_is_noticed(tmp_path):
+    import polars as pl
+
+    plan = make_plan(write_rows(tmp_path / "log.txt", random_rows(300)), tmp_path / "out")
+    manifest = prepare(plan)
+    path = plan.folder / "vocabulary" / "colour.parquet"
+    vocabulary = pl.read_parquet(path)
+    for changed in (
+        vocabulary.with_columns(pl.col("id").reverse()),
+        vocabulary.with_columns(pl.col("value").reverse()),
+        vocabulary.head(-1),
+    ):
+        changed.write_parquet(path)
+        with pytest.raises(CorruptData, match=r"vocabulary.* remove"):
+            verify(plan.folder, manifest)
+    path.unlink()
+    with pytest.raises(CorruptData, match="vocabulary"):
+        verify(plan.folder, manifest)
+
+
+def test_compressed_files_of_one_name_do_not_mix(tmp_path):
+    files = []
+    for number, part in enumerate(("train", "val", "test")):
+        path = tmp_path / part / "log.txt.gz"
+        path.parent.mkdir()
+        rows = [row for row in random_rows(100) if row[0] == str(number % 2)]
+        path.write_bytes(gzip.compress("".join("\t".join(row) + "\n" for row in rows).encode()))
+        files.append((path,))
+    plan = make_plan(files[0][0], tmp_path / "out", split=Split("files"), sources=dict(zip(PARTS, files, strict=True)))
+    manifest = prepare(plan)
+    assert [set(load(plan, manifest, part)[1].tolist()) for part in PARTS] == [{0}, {1}, {0}]
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "middle"])
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
+    data = bytearray(gzip.compress(write_rows(tmp_path / "log.txt", random_rows(2000)).read_bytes()))
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    elif damage == "header":
+        data[0] = 0
+    else:
+        data[200:260] = bytes(60)
+    (tmp_path / "log.txt.gz").write_bytes(data)
+    with pytest.raises(CorruptData, match=r"log\.txt\.gz is no whole gzip file"):
+        prepare(make_plan(tmp_path / "log.txt.gz", tmp_path / "out"))
+
+
 def test_a_torn_manifest_is_refused(tmp_path):
     plan = make_plan(write_rows(tmp_path / "log.txt", random_rows(300)), tmp_path / "out")
     prepare(plan)
@@ -180,7 +227,7 @@ def test_a_torn_manifest_is_refused(tmp_path):
         (["2", "1", "red", "a"], 251, "expected 0 or 1"),
         (["", "1", "red", "a"], 251, "expected 0 or 1"),
         (["yes", "1", "red", "a"], 251, "expected 0 or 1"),
-        (["0", "many", "red", "a"], None, "transform log_squared of column number"),
+        (["0", "many", "red", "a"], 251, "transform log_squared of column number does not take 'many'"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, line, message):
@@ -188,9 +235,16 @@ def test_bad_rows_are_named(tmp_path, row, line, message):
     plan = make_plan(write_rows(tmp_path / "log.txt", rows), tmp_path / "out")
     with pytest.raises(CorruptData, match=message) as error:
         prepare(plan)
-    if line:
-        assert f"line {line}:" in str(error.value)
+    assert f"log.txt, line {line}:" in str(error.value)
     assert not (plan.folder / "manifest.json").exists()
+
+
+def test_the_other_blocks_are_not_read_after_a_bad_row(tmp_path):
+    rows = [["7", "1", "red", "a"], *random_rows(3000)]
+    plan = make_plan(write_rows(tmp_path / "log.txt", rows), tmp_path / "out", workers=2, block_bytes=100)
+    with pytest.raises(CorruptData, match="line 1: label"):
+        prepare(plan)
+    assert len(list((plan.work / "counts").glob("[0-9]*"))) < 100  # of 300 and more
 
 
 def test_files_with_a_header_count_its_line_and_miss_no_field(tmp_path):

@@ -99,6 +99,20 @@ def test_moments_and_weights_of_the_search_can_be_kept(tmp_path, monkeypatch):
     assert not torch.equal(module.restarted_network["embedding.weight"], before["embedding.weight"])
 
 
+def test_backward_runs_without_autocast(tmp_path):
+    data = SyntheticLogs(rows=300, cardinalities=(8, 6, 5, 4), field_pairs=2, value_pairs=1, batch_size=128)
+    data.setup()
+    module = CTRModule(IPNN(**data.dims, embedding_dim=4, hidden=(8,)), selection=HybridSelection, search_epochs=1)
+    module.prepare(data)
+    seen = []
+    for parameter in (module.network.mlp[0].weight, module.selection.factors.core):
+        parameter.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    Trainer(max_epochs=2, precision="bf16-mixed", default_root_dir=tmp_path, **options).fit(module, data)
+    assert seen
+    assert not any(seen)
+
+
 def test_early_stop_keeps_the_best_epoch(tmp_path):
     module, _, data, trainer = fit(tmp_path, None, epochs=30, lr=0.05, patience=0)
     assert trainer.current_epoch < 30
@@ -170,6 +184,32 @@ def test_all_gates_closed_is_one_message(tmp_path):
         fit(tmp_path, partial(ClosedValues, **(OPTFEATURE | {"lr": 1e-6})), epochs=2, search_epochs=1, rows=500)
 
 
+def test_hard_gates_that_are_all_closed_are_one_message_though_soft_ones_were_open(tmp_path):
+    """Scores of values are positive, those of fields negative and smaller; no pair has moved to value level."""
+
+    class Mixed(HybridSelection):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            self.alpha.data.fill_(-0.1)
+
+        def scores(self, ids):
+            by_value, by_field = torch.full((len(ids), self.pairs), 2.0), torch.full((len(ids), self.pairs), -1.0)
+            share = (self.alpha > 0).float() if self.is_frozen else self.alpha.sigmoid()
+            return share * by_value + (1 - share) * by_field + 0 * super().scores(ids)
+
+    options = OPTFEATURE | {"lr": 1e-6, "alpha_lr": 1e-6}
+    with pytest.raises(ValueError, match="closed all pairs"):
+        fit(tmp_path, partial(Mixed, **options), epochs=2, search_epochs=1, rows=500)
+
+
+@pytest.mark.parametrize("selection", [FieldSelection, partial(PROFIT, k=2), OptFS])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_search_that_leaves_no_epoch_for_the_retraining_is_refused(tmp_path, selection, epochs):
+    with pytest.raises(ValueError, match=f"schedule.max_epochs={epochs} counts .* method.search_epochs=2"):
+        fit(tmp_path, selection, epochs=epochs, search_epochs=2, rows=500)
+    assert not (tmp_path / "selection.pt").exists()
+
+
 def test_a_validation_part_of_one_label_is_one_message(tmp_path):
     data = SyntheticLogs(rows=300, cardinalities=(8, 6, 5, 4), field_pairs=2, value_pairs=1, batch_size=128)
     data.setup()
@@ -228,6 +268,41 @@ def test_export_refuses_what_it_cannot_prune():
         PrunedIPNN(DeepFM((3, 3), 4, (8,)), selection)
     with pytest.raises(ValueError, match="selections of pairs"):
         PrunedIPNN(IPNN((3, 3), 4, (8,)), OptFS((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("network", "selection", "message"),
+    [
+        (DeepFM((3, 3), 4, (8,)), FieldSelection, "model=ipnn"),
+        (IPNN((3, 3), 4, (8,), pair_norm=True), AutoFIS, "without pair_norm"),
+        (IPNN((3, 3), 4, (8,), linear=True), FieldSelection, "linear term"),
+        (IPNN((3, 3), 4, (8,)), OptFS, "selections of pairs"),
+        (IPNN((3, 3), 4, (8,)), None, "needs a selection"),
+    ],
+)
+def test_export_is_refused_before_the_training(network, selection, message):
+    with pytest.raises(ValueError, match=message):
+        CTRModule(network, selection=selection, export=True)
+
+
+@pytest.mark.parametrize("network", [FM, partial(OptInterNetwork, cross_values=500)])
+def test_predictors_of_tables_alone_train_with_sparse_gradients(tmp_path, network):
+    options = {"hidden": (8,)} if isinstance(network, partial) else {}
+    data = SyntheticLogs(rows=500, cardinalities=(8, 6, 5, 4), field_pairs=2, value_pairs=1, batch_size=128)
+    data.setup()
+    net = network(**data.dims, embedding_dim=4, sparse=True, **options)
+    before = net.embedding.weight.clone()
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    module = CTRModule(net, selection=OptInter if options else None, lr=0.01, search_epochs=1)
+    module.prepare(data)
+    Trainer(max_epochs=2, default_root_dir=tmp_path, **settings).fit(module, data)
+    assert not torch.equal(net.embedding.weight, before)
+
+
+@pytest.mark.parametrize("option", [{"gradient_clip": 5.0}, {"embedding_weight_decay": 0.1}])
+def test_sparse_tables_refuse_what_they_cannot_do(option):
+    with pytest.raises(ValueError, match=f"method.{next(iter(option))}=null"):
+        CTRModule(IPNN((3, 3), 4, (4,), sparse=True), **option)
 
 
 def test_sparse_tables_train(tmp_path):

@@ -47,3 +47,19 @@ def test_inner_products_without_a_core_and_without_gradients():
     with torch.no_grad():
         torch.testing.assert_close(pair_products(vectors, flat_pair_indices(4)), products.detach())
     torch.testing.assert_close(products, gathered(vectors, torch.ones(2)))
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_gradients_have_the_precision_of_the_forward_pass(forward):
+    """Whether autocast is on where the backward pass runs does not matter."""
+    torch.manual_seed(0)
+    values, core, weights = torch.randn(5, 6, 4), torch.randn(4), torch.randn(5, 15)
+    results = []
+    for backward in (False, True):
+        vectors = values.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=forward):
+            loss = (pair_products(vectors, flat_pair_indices(6), core) * weights).sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=backward):
+            loss.backward()
+        results.append(vectors.grad)
+    assert torch.equal(*results)

@@ -15,7 +15,7 @@ from methods.optfeature.dcn import DCN, DCNV2
 from methods.optfeature.deepfm import FNN, DeepFM, WideDeep
 from methods.optfeature.factorization_machines import FM, LR, FwFM
 from methods.optfeature.fibinet import BilinearProducts, FiBiNET, SqueezeExcitation
-from methods.optfeature.finalmlp import BilinearFusion, FinalMLP
+from methods.optfeature.finalmlp import BilinearFusion, FeatureGate, FinalMLP
 from methods.optfeature.pnn import IPNN, OPNN
 from methods.optfeature.selection.optinter import OptInterNetwork
 from methods.optfeature.xdeepfm import CIN, XDeepFM
@@ -60,20 +60,20 @@ def test_every_row_has_a_logit_of_its_own(name):
         nn.init.normal_(parameter)
     logits = network(ids)
     assert logits.shape == (6,)
-    torch.testing.assert_close(torch.cat([network(row[None]) for row in ids]), logits)
+    torch.testing.assert_close(torch.cat([network(row[None]) for row in ids]), logits, rtol=1e-4, atol=1e-4)
     loss = logits.square().sum()
     loss.backward()
     unused = [n for n, p in network.named_parameters() if p.grad is None]
     assert unused == (["cross_embedding.weight"] if name == "optinter" else [])
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "optinter"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_sparse_gradients_are_those_of_dense_tables(name):
     dense, sparse = NETWORKS[name](), NETWORKS[name](sparse=True)
     sparse.load_state_dict(dense.state_dict())
-    ids = rows()
+    ids, shares = rows(), torch.rand(1, 6, 3) if name == "optinter" else None
     for network in (dense, sparse):
-        network(ids).sin().sum().backward()
+        network(ids, shares).sin().sum().backward()
     for mine, other in zip(dense.parameters(), sparse.parameters(), strict=True):
         torch.testing.assert_close(other.grad.to_dense() if other.grad.is_sparse else other.grad, mine.grad)
 
@@ -116,6 +116,22 @@ def test_gates_of_one_change_nothing(name):
     assert not torch.allclose(network(ids, torch.zeros(1, 6)), network(ids))
 
 
+@pytest.mark.parametrize("name", ["fm", "fwfm", "deepfm", "ipnn", "opnn"])
+def test_options_of_autofis_and_profit_fit_every_network_with_pair_terms(name):
+    """A linear term is added, and pair terms are normalised before their gates."""
+    network, ids = NETWORKS[name](linear=True, pair_norm=True), rows(50)
+    plain = NETWORKS[name](linear=False, pair_norm=False)
+    plain.load_state_dict(network.state_dict(), strict=False)
+    nn.init.normal_(network.linear.weight.weight)
+    network.pair_norm.running_mean.fill_(0.0)
+    network.pair_norm.running_var.fill_(1 - 1e-3)
+    torch.testing.assert_close(network.eval()(ids), plain.eval()(ids) + network.linear(ids))
+    gate = torch.ones(1, 6, requires_grad=True)
+    network.train()(ids, gate).square().sum().backward()
+    assert gate.grad.abs().min() > 0
+    assert not torch.allclose(network(ids), network.eval()(ids))
+
+
 def test_ipnn_with_gates_of_one_is_ipnn_to_the_last_bit():
     network, ids = IPNN(SIZES, **SMALL), rows()
     assert torch.equal(network(ids, torch.ones(6, 6)), network(ids))
@@ -144,6 +160,57 @@ def test_dcn_by_the_formula():
     for layer, bias in zip(network.cross_layers, network.cross_biases, strict=True):
         x = torch.stack([a * (layer.weight[0] @ b) + bias + b for a, b in zip(x0, x, strict=True)])
     torch.testing.assert_close(network.cross(x0), x)
+
+
+def test_dcnv2_by_the_formula():
+    network, ids = DCNV2(SIZES, **SMALL), rows()
+    for bias in network.cross_biases:
+        nn.init.normal_(bias)
+    x0 = x = network.embed(ids).flatten(1)
+    for layer, bias in zip(network.cross_layers, network.cross_biases, strict=True):
+        x = torch.stack([a * (layer.weight @ b + bias) + b for a, b in zip(x0, x, strict=True)])
+    torch.testing.assert_close(network.cross(x0), x)
+
+
+def test_compressed_interactions_by_loops():
+    """x^k_h = sum over i, j of W^k_hij x^(k-1)_i * x^0_j, plus the bias that FuxiCTR has, then summed over d."""
+    cin, e = CIN(4, (3, 2)), torch.randn(2, 4, 5)
+    for row, logit in zip(e, cin(e), strict=True):
+        state, pooled = list(row), []
+        for layer in cin.layers:
+            weight = layer.weight.view(layer.out_channels, 4, len(state))
+            state = [
+                layer.bias[h] + sum(weight[h, j, i] * state[i] * row[j] for i in range(len(state)) for j in range(4))
+                for h in range(layer.out_channels)
+            ]
+            pooled += [component.sum() for component in state]
+        torch.testing.assert_close(logit, torch.stack(pooled) @ cin.output.weight[0] + cin.output.bias[0])
+
+
+def test_squeeze_excitation_by_loops():
+    layer, e = SqueezeExcitation(6), torch.randn(3, 6, 4)
+    first, second = layer.excitation[0].weight, layer.excitation[2].weight
+    assert first.shape == (2, 6)
+    for row, result in zip(e, layer(e), strict=True):
+        squeezed = torch.stack([row[i].mean() for i in range(6)])
+        weights = torch.relu(second @ torch.relu(first @ squeezed))
+        torch.testing.assert_close(result, torch.stack([weights[i] * row[i] for i in range(6)]))
+
+
+def test_bilinear_products_by_loops():
+    layer, e = BilinearProducts(4, 3), torch.randn(2, 4, 3)
+    expected = [[(row[i] @ layer.weight[i]) * row[j] for i, j in combinations(range(4), 2)] for row in e]
+    torch.testing.assert_close(layer(e), torch.stack([torch.stack(products) for products in expected]))
+
+
+def test_gate_of_finalmlp_by_the_formula():
+    """x * 2 sigmoid(W_2 relu(W_1 c + b_1) + b_2), for a context c that is the same for all rows."""
+    gate, x = FeatureGate(3, width=5, hidden=4), torch.randn(2, 5)
+    nn.init.normal_(gate.context)
+    first, second = gate.mlp[0], gate.mlp[2]
+    hidden = torch.relu(first.weight @ gate.context[0] + first.bias)
+    factors = 2 / (1 + torch.exp(-(second.weight @ hidden + second.bias)))
+    torch.testing.assert_close(gate(x), torch.stack([row * factors for row in x]))
 
 
 def test_autoint_attention_by_loops():

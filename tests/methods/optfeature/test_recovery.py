@@ -46,6 +46,21 @@ def test_recovery_counts_pairs_and_values():
     assert recovery(selection, []) == {}
 
 
+def test_grids_of_many_values_are_computed_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    selection = ValueSelection((7, 6, 3), dim=2, rank=2, bias_init="zeros")
+    selection.freeze()
+    whole = gate_grid(selection, 0, 1)
+    seen = []
+    gates = selection.gates
+    monkeypatch.setattr("methods.optfeature.recovery.GRID_ROWS", 4)
+    monkeypatch.setattr(selection, "gates", lambda ids: seen.append(len(ids)) or gates(ids))
+    assert torch.equal(gate_grid(selection, 0, 1), whole)
+    assert seen == [4] * 7 + [2]
+    assert whole.any()
+    assert not whole.all()
+
+
 def test_values_follow_zipf():
     import numpy as np
 

@@ -44,6 +44,23 @@ def test_generated_file_is_prepared_checked_and_read(tmp_path, capsys):
     assert "test AUC" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["criteo", "min_count=0"], "dataset.min_count must be positive, got 0"),
+        (["criteo", "mincount=3"], "dataset.mincount is not an argument"),
+        (["criteo", "split.kind=foo"], "dataset.split.kind=foo is unknown"),
+        (["click_table"], "Missing mandatory value: dataset.path"),
+        (["criteo"], "Put it at one of"),
+    ],
+)
+def test_mistakes_are_one_message(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        prepare_ctr.main(["prepare", *arguments, "--root", str(tmp_path)])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_figure_of_kept_ratios(tmp_path, capsys):
     for number, (alias, kept, area) in enumerate(
         [("none", None, 0.9), ("random-0.1", 0.1, 0.8), ("field-0", 0.5, 0.9)]

@@ -320,3 +320,13 @@ def test_a_file_of_other_data_is_refused(tmp_path):
             cls(SIZES, dim=3, rank=8).load(path, names, vocabulary)
     with pytest.raises(ValueError, match="does not exist"):
         fresh.load(tmp_path / "none.pt", [], "")
+    with pytest.raises(ValueError, match=r"has factors.linear.weight of shape \(8, 3\), this run has \(8, 5\)"):
+        HybridSelection(SIZES, dim=5, rank=8).load(path, list("abcd"), "words")
+    for content in ([1, 2], {"state": 3}, {"weights": {}}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"selection\.pt is no selection\.pt of a run"):
+            fresh.load(path, list("abcd"), "words")
+    for content in (b"junk", b"", b"PK\x03\x04" + bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"selection\.pt is no selection\.pt of a run"):
+            fresh.load(path, list("abcd"), "words")
