@@ -27,7 +27,7 @@ from methods.esparse.perplexity import perplexity
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
-from methods.esparse.source_checks import check_columns, check_streamable, load_checked
+from methods.esparse.source_checks import check_batches, check_columns, check_precision, check_streamable, load_checked
 from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
 from methods.esparse.streaming import UNFINISHED, StreamedDecoder
 
@@ -93,6 +93,7 @@ class OneShotPruning(LightningModule):
         tokens_per_batch: int = 2048,
     ) -> None:
         super().__init__()
+        check_batches(tokens_per_batch, input_cache_gib)
         self.pattern = make_pattern(pattern, ratio, group, allow_remainder)
         self.recipe = Recipe(
             self.pattern, score, permutation, weight_update or MaskOnly(), allocation, int(input_cache_gib * 2**30)
@@ -156,6 +157,10 @@ class OneShotPruning(LightningModule):
         check_input_cache(self.recipe, self.source.config, data.calibration.numel() * self.source.dtype.itemsize)
         if not self.stream:
             self.decoder = [load_checked(self.source)]
+
+    def setup(self, stage: str) -> None:
+        """Check that the Trainer leaves the precision to the model. Raise ValueError if it does not."""
+        check_precision(self.trainer)
 
     def on_test_start(self) -> None:
         """Evaluate the dense model, prune, and store the pruned model."""

@@ -30,7 +30,7 @@ def empty_model(config: Any, dtype: torch.dtype) -> Model:
         dtype: dtype of the weights.
 
     Raises:
-        ValueError: if transformers has no decoder-only model of this type.
+        ValueError: if transformers has no decoder-only model of this type, or cannot make it of this config.
     """
     from transformers import AutoModelForCausalLM
 
@@ -39,13 +39,14 @@ def empty_model(config: Any, dtype: torch.dtype) -> Model:
     try:
         with torch.device("meta"):
             model: Model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
-    except ValueError as error:
-        raise ValueError(
-            f"models of type {config.model_type} cannot be pruned: transformers has no decoder-only language model of "
-            "this type"
-        ) from error
-    model.tie_weights()
-    fill_tables(model, model)
+        model.tie_weights()
+        fill_tables(model, model)
+    except Exception as error:  # transformers checks few of a config's values
+        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
+            reason = "transformers has no decoder-only language model of this type"
+        else:
+            reason = f"one with this config.json could not be made ({type(error).__name__}: {_first_line(error)})"
+        raise ValueError(f"models of type {config.model_type} cannot be pruned: {reason}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -96,12 +97,15 @@ def _describe(model_type: str, settings: str, config: _Uncompared) -> Descriptio
     model = empty_model(config.value, torch.float32)
     try:
         return _probe(model, model_type)
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError, KeyError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError) as error:
         raise ValueError(
-            f"models of type {model_type} cannot be pruned: their blocks could not be run one by one ({reason}). "
-            + ADVICE
+            f"models of type {model_type} cannot be pruned: their blocks could not be run one by one "
+            f"({_first_line(error)}). {ADVICE}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @torch.no_grad()

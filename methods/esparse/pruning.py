@@ -62,11 +62,13 @@ class Recipe:
             raise ValueError("masks from a file are for the model's own order of channels: set method.permutation=null")
         if self.allocation is not None and isinstance(self.pattern, NM):
             raise ValueError("method.allocation gives each block its ratio: set method.ratio instead of a pattern")
+        if self.allocation is not None:
+            self.allocation.check(self.pattern.ratio)
         self.weight_update.check(self.pattern)
 
     def with_ratio(self, ratio: float) -> Recipe:
-        """Return the same method with another ratio of unstructured pruning."""
-        return replace(self, pattern=type(self.pattern)(ratio))  # type: ignore[arg-type, call-arg]
+        """Return the same method for a block, with the ratio that the allocation gives it."""
+        return replace(self, pattern=type(self.pattern)(ratio), allocation=None)  # type: ignore[arg-type, call-arg]
 
     @property
     def required(self) -> RequiredStatistics:

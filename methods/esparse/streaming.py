@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from methods.esparse.description import Block, Model
 from methods.esparse.probing import describe, empty_model, fill_tables
 from methods.esparse.shards import INDEX, Shards
 
+log = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # part of a name
 UNFINISHED = "unfinished"  # subfolder that exists until the model is complete
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 
@@ -48,7 +53,27 @@ def check_checkpoint(folder: Path, config: Any, dtype: torch.dtype) -> None:
     shards, model = Shards(folder), empty_model(config, dtype)
     shapes = {stored_name(shards, model, name): shape for name, shape in tensor_shapes(model).items()}
     shards.check(shapes)
+    if unknown := tensors_of_unknown_blocks(shards.files, shapes):
+        log.warning(
+            "%s has %d tensors of blocks or experts that its config.json does not count (%s, ...): they are neither "
+            "pruned nor written",
+            folder,
+            len(unknown),
+            unknown[0],
+        )
     check_finite((name, tensor.to(dtype)) for name, tensor in shards.tensors(shapes))
+
+
+def tensors_of_unknown_blocks(names: Iterable[str], expected: Iterable[str]) -> list[str]:
+    """Return the names that are expected but for their numbers, such as those of a block after the last one.
+
+    Args:
+        names: names of the tensors in the files.
+        expected: names of the tensors of the model.
+    """
+    known = set(expected)
+    forms = {NUMBER.sub("#", name) for name in known}
+    return sorted(name for name in names if name not in known and NUMBER.sub("#", name) in forms)
 
 
 def block_file(block: int) -> str:

@@ -287,8 +287,12 @@ def test_a_model_whose_blocks_do_not_make_its_logits_is_refused(monkeypatch):
             RecurrentGemmaConfig(hidden_size=16, num_hidden_layers=3, vocab_size=9, num_attention_heads=2),
             r"recurrent_gemma cannot be pruned.*probing\.py",
         ),
+        (
+            AutoConfig.for_model("gemma3n_text", **(COMMON | GEMMA | {"layer_types": ["full_attention"] * 3})),
+            "gemma3n_text cannot be pruned: one with this config.json could not be made",
+        ),
     ],
-    ids=["t5", "mamba", "recurrent_gemma"],
+    ids=["t5", "mamba", "recurrent_gemma", "gemma3n"],
 )
 def test_what_is_no_decoder_of_linear_layers_is_refused_with_what_to_add(config, message):
     with pytest.raises(ValueError, match=message):
