@@ -19,13 +19,13 @@ from datasets.files import atomic_write
 from methods.esparse.checkpoint_names import from_checkpoint, stored_name, to_checkpoint
 from methods.esparse.decoder import Decoder, check_finite
 from methods.esparse.description import Block, Model
+from methods.esparse.export import UNFINISHED
 from methods.esparse.probing import describe, empty_model, fill_tables
 from methods.esparse.shards import INDEX, Shards
 
 log = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # part of a name
-UNFINISHED = "unfinished"  # subfolder that exists until the model is complete
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 
 
@@ -201,10 +201,12 @@ class StreamedDecoder(Decoder):
         self.written |= dict.fromkeys(tensors, file)
 
     def finish(self) -> None:
-        """Write the tensors outside the blocks and the index, and copy config and tokenizer: the folder is complete."""
+        """Write the tensors outside the blocks and the index, and copy config and tokenizer: the folder is complete.
+
+        The reports of the blocks stay, for the case that the run is interrupted before the model is evaluated.
+        """
         out, state = self.out_folder, to_checkpoint(self.model, self.model.state_dict())
         self._write("model-outer.safetensors", {name: state[name].to(d) for name, d in self.outer_dtypes.items()})
-        shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         for path in out.glob(".*.safetensors"):  # left over from an interrupted run
             path.unlink()
         for path in self.shards.folder.iterdir():

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from methods.esparse.export import COMPRESSED
+from methods.esparse.shards import Shards
 from scripts.random_llama import byte_tokenizer
 
 SIZES = ["dataset.window=16", "dataset.limit=2", "dataset.calibration.samples=2", "dataset.calibration.length=16"]
@@ -66,6 +67,11 @@ def assert_refused(result: tuple[int, str], tmp_path: Path, *expected: str) -> N
     assert all(words in printed for words in expected), printed
     assert not list(tmp_path.rglob("result.json"))
     assert not list(tmp_path.rglob("model-block-*"))  # nothing was pruned
+
+
+def load_shards(folder: Path) -> dict[str, torch.Tensor]:
+    shards = Shards(folder)
+    return shards.read({name: name for name in shards.files})
 
 
 def change_config(folder: Path, **settings) -> None:
@@ -261,6 +267,29 @@ def test_sparse_kernels_with_a_remainder_are_refused_before_pruning(run, tmp_pat
     save(tmp_path / "model", intermediate=26)
     result = run("method.allow_remainder=true", "method.sparse_backend=cutlass", method="esparse")
     assert_refused(result, tmp_path, "26 columns", "method.sparse_backend")
+
+
+@pytest.mark.parametrize(("method", "said"), [("esparse", True), ("esparse/wanda", False)])
+def test_a_streamed_model_says_that_its_permutations_are_lost(run, tmp_path, method, said):
+    save(tmp_path / "model")
+    code, printed = run("method.stream=true", "method.eval_dense=false", method=method)
+    assert code == 0, printed
+    (written,) = tmp_path.rglob("run.log")
+    assert (
+        "without its channel permutations, in whose order alone it has the pattern 2:4" in written.read_text()
+    ) == said
+
+
+def test_a_streamed_model_run_again_by_magnitude_keeps_its_zeros(run, tmp_path):
+    save(tmp_path / "model")
+    run("method.stream=true", f"method.export={tmp_path}/out")
+    result = run("method.stream=true", "method.sparse_backend=cutlass")
+    assert (result[0], "method=esparse/magnitude model.path=" in result[1]) == (2, True)
+    again = ["method.eval_dense=false", f"model.path={tmp_path}/out", f"method.export={tmp_path}/again"]
+    code, printed = run(*again, method="esparse/magnitude")
+    assert code == 0, printed
+    first, second = (load_shards(tmp_path / folder) for folder in ("out", "again"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @STREAM
