@@ -17,6 +17,7 @@ from methods.esparse.decoder import Decoder
 from methods.esparse.description import KNOWN
 from methods.esparse.matrix_scores import MatrixScore
 from methods.esparse.patterns import NM, make_pattern
+from methods.esparse.placement import place
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, check_input_cache
 from methods.esparse.source_checks import check_batches, check_columns, check_precision, check_streamable, load_checked
@@ -130,7 +131,7 @@ class MethodComparison(LightningModule):
         if self.stream:
             self.decoder = [StreamedDecoder(Path(self.source.place), self.source.config, self.source.dtype, device)]
         else:
-            self.decoder[0].model.to(device)
+            place(self.decoder[0], device)
         decoder = self.decoder[0]
         if not self.stream and self.source.config.model_type not in KNOWN:
             decoder.check_walk(data.calibration)

@@ -34,6 +34,7 @@ from methods.esparse.owl import OWL
 from methods.esparse.patterns import NM, Permutation, make_pattern
 from methods.esparse.permutation_folding import check_foldable, fold_permutations
 from methods.esparse.perplexity import perplexity
+from methods.esparse.placement import place
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
@@ -182,7 +183,7 @@ class OneShotPruning(LightningModule):
         if self.stream:
             self.decoder = [self._open_stream(device)]
         else:
-            self.decoder[0].model.to(device)
+            place(self.decoder[0], device)
         decoder = self.decoder[0]
         if not self.stream and self.source.config.model_type not in KNOWN:
             decoder.check_walk(data.calibration)

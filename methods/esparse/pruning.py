@@ -301,7 +301,7 @@ def gather_statistics(
         unreached |= {s.name for s in unfinished if not statistics[s.name].tokens}
         for s in unfinished:
             if s.name in unreached:
-                add_neutral_inputs(statistics[s.name], s.columns, decoder.device)
+                add_neutral_inputs(statistics[s.name], s.columns, matrix(block, s.linears[0]).device)
         clock("calibration")
         unfinished = [s for s in unfinished if statistics[s.name].end_pass()]
         clock("histograms")
