@@ -22,6 +22,19 @@ def check_positive(owner: str, **values: float | None) -> None:
             raise ValueError(f"{owner}.{name} must be positive, got {value}")
 
 
+def check_count(owner: str, **values: int | None) -> None:
+    """Raise ValueError if a value is not positive or no whole number.
+
+    Args:
+        owner: config group of the values, as in `check_positive`.
+        **values: numbers by argument name. None stands for "not set" and passes.
+    """
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{owner}.{name} must be a positive whole number, got {value!r}")
+    check_positive(owner, **values)
+
+
 def check_not_negative(owner: str, **values: float | None) -> None:
     """Raise ValueError if a value is negative.
 

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_count, check_seed
 from datasets.text import sources
 from datasets.text.windows import Encode, consecutive_windows, document_windows, text_windows
 
@@ -53,7 +53,11 @@ class TextData(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        check_positive("dataset", window=window, limit=limit, questions=questions)
+        check_count("dataset", window=window, limit=limit, questions=questions)
+        if isinstance(zeroshot, str):
+            raise ValueError(
+                f"dataset.zeroshot must be a list of tasks, got {zeroshot}: write dataset.zeroshot=[{zeroshot}]"
+            )
         if window == 1:
             raise ValueError("dataset.window must be at least 2: the first token of a window is not predicted")
         self.evaluate, self.window, self.limit = evaluate, window, limit
@@ -143,7 +147,8 @@ class CalibrationPlan:
         sampling: str = "documents",
     ) -> None:
         check_choice("dataset.calibration.sampling", sampling, tuple(SAMPLINGS))
-        check_positive("dataset.calibration", samples=samples, length=length)
+        check_count("dataset.calibration", samples=samples, length=length)
+        check_seed("dataset.calibration", seed=seed)
         self.source, self.samples, self.length = source, samples, length
         self.seed, self.draw = seed, SAMPLINGS[sampling]
 

@@ -9,6 +9,7 @@ import logging
 import struct
 import sys
 import tempfile
+import zipfile
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from datasets.checks import check_choice
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CODE_DTYPES = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4", "F8_E8M0")  # of safetensors, for quantised weights
+FLOATS = ("F16", "BF16", "F32", "F64")  # dtypes of safetensors whose values are the weights themselves
+TORCH_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST_HEADER = 100_000_000  # bytes of a safetensors header, as the format limits it
 NAMES_IN_MESSAGE = 3
 LENGTH_WITHOUT_LIMIT = 2048  # of models without a table of positions, whose config may name no length (BLOOM)
@@ -178,24 +180,48 @@ class LanguageModel:
             ) from error
         except ValueError as error:
             raise ValueError(f"the model {self.path} could not be read: {error}") from error
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # transformers checks little of what it reads
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"the model {self.path} could not be read, since a file in it is damaged or of another version "
+                f"({type(error).__name__}: {reason}): look at config.json and tokenizer.json, or get the files again"
+            ) from error
 
 
 def _stored_codes(folder: Path) -> str | None:
-    """Return the dtype of quantised weights in the safetensors files of a folder, or None if there are none.
+    """Return name and dtype of a matrix that a folder stores as codes, or None if all are floating-point numbers.
 
     Only headers are read. A damaged file is left to the loader's own message.
     """
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                size = struct.unpack("<Q", file.read(8))[0]
-                header = json.loads(file.read(min(size, LARGEST_HEADER)))
-        except (OSError, ValueError, struct.error):
-            continue
-        for name, tensor in header.items():
-            if name.endswith("weight") and tensor.get("dtype") in CODE_DTYPES:
-                return f"{name} is stored as {tensor['dtype']}"
+    files = sorted(folder.glob("*.safetensors"))
+    for path in files or sorted(folder.glob("pytorch_model*.bin")):
+        for name, dtype, plain in _header(path) if files else _pickled_header(path):
+            if name.endswith(("weight", "_proj")) and not plain:  # experts' matrices have no ".weight"
+                return f"{name} is stored as {dtype}"
     return None
+
+
+def _header(path: Path) -> list[tuple[str, str, bool]]:
+    """Return name, dtype and whether the values are the weights themselves, for each tensor of a safetensors file."""
+    try:
+        with path.open("rb") as file:
+            size = struct.unpack("<Q", file.read(8))[0]
+            header = json.loads(file.read(min(size, LARGEST_HEADER)))
+        return [(name, t["dtype"], t["dtype"] in FLOATS) for name, t in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError):
+        return []
+
+
+def _pickled_header(path: Path) -> list[tuple[str, str, bool]]:
+    """Return the same as `_header` for a file of torch.save, which is mapped and not read where its format allows."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+    except Exception:
+        return []
+    return [(n, str(t.dtype).removeprefix("torch."), t.dtype in TORCH_FLOATS) for n, t in tensors.items()]
 
 
 class GGUFModel(LanguageModel):

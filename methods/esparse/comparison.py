@@ -177,7 +177,7 @@ def _requirement(required: RequiredStatistics) -> Requirement:
 
 def _copies(embedded: list[HiddenStates]) -> tuple[HiddenStates, list[HiddenStates]]:
     """Return states of calibration and evaluations that can be replaced without changing the given ones."""
-    calibration, *evaluations = (HiddenStates(list(states.batches), states.arguments) for states in embedded)
+    calibration, *evaluations = (states.copy() for states in embedded)
     return calibration, evaluations
 
 

@@ -17,9 +17,10 @@ from methods.esparse.decoder import Decoder
 from methods.esparse.description import KNOWN
 from methods.esparse.matrix_scores import MatrixScore
 from methods.esparse.patterns import NM, make_pattern
+from methods.esparse.placement import place
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, check_input_cache
-from methods.esparse.source_checks import check_columns, check_streamable, load_checked
+from methods.esparse.source_checks import check_batches, check_columns, check_precision, check_streamable, load_checked
 from methods.esparse.streaming import StreamedDecoder
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class MethodComparison(LightningModule):
         tokens_per_batch: int = 2048,
     ) -> None:
         super().__init__()
+        check_batches(tokens_per_batch, input_cache_gib)
         check_choice("method.inputs", inputs, INPUTS)
         for name in leave_out or ():
             check_choice("method.leave_out", name, tuple(methods))
@@ -118,6 +120,10 @@ class MethodComparison(LightningModule):
         if not self.stream:
             self.decoder = [load_checked(self.source)]
 
+    def setup(self, stage: str) -> None:
+        """Check that the Trainer leaves the precision to the model. Raise ValueError if it does not."""
+        check_precision(self.trainer)
+
     def on_test_start(self) -> None:
         """Prune and evaluate by all methods."""
         trainer: Any = self.trainer
@@ -125,7 +131,7 @@ class MethodComparison(LightningModule):
         if self.stream:
             self.decoder = [StreamedDecoder(Path(self.source.place), self.source.config, self.source.dtype, device)]
         else:
-            self.decoder[0].model.to(device)
+            place(self.decoder[0], device)
         decoder = self.decoder[0]
         if not self.stream and self.source.config.model_type not in KNOWN:
             decoder.check_walk(data.calibration)

@@ -45,11 +45,19 @@ class HiddenStates:
 
     Args:
         batches: hidden states (b, L, d) of each batch of windows.
-        arguments: other arguments of each block (position embeddings, attention mask, ...), by batch size b.
+        arguments: other arguments of each block (position embeddings, attention mask, ...), for each batch. Batches
+            share the tensors that are equal.
     """
 
     batches: list[Tensor] = field(default_factory=list)
-    arguments: dict[int, list[BlockArguments]] = field(default_factory=dict)
+    arguments: list[list[BlockArguments]] = field(default_factory=list)
+
+    def copy(self) -> HiddenStates:
+        """Return states that can go through blocks without changing these."""
+        copies: dict[int, Any] = {}
+        return HiddenStates(
+            list(self.batches), [[block.apart(copies) for block in blocks] for blocks in self.arguments]
+        )
 
 
 class Decoder:
@@ -119,28 +127,31 @@ class Decoder:
             batch_size: number of windows of a batch.
         """
         states = HiddenStates()
+        earlier: dict[int, list[BlockArguments]] = {}  # by batch size
         for part in tokens.split(batch_size):
             hidden, arguments = block_inputs(*self._replaceable(), part.to(self.device))
             states.batches.append(hidden)
-            states.arguments[len(part)] = arguments
+            known: dict[tuple[int, int], Any] = {}
+            pairs = zip(arguments, earlier.setdefault(len(part), arguments), strict=True)
+            states.arguments.append([new.sharing(old, known) for new, old in pairs])
         return states
 
     @torch.inference_mode()
     def run_block(self, block: Block, states: HiddenStates) -> None:
         """Replace the states by the outputs of the open block. Raise FloatingPointError if a value is not finite."""
-        for i, hidden in enumerate(states.batches):
-            states.batches[i] = self._outputs(block, hidden, states)
+        for i in range(len(states.batches)):
+            states.batches[i] = self._outputs(block, states, i)
 
     @torch.inference_mode()
     def run_hooks(self, block: Block, states: HiddenStates) -> None:
         """Run the open block only for its forward hooks. Raise FloatingPointError if a value is not finite."""
-        for hidden in states.batches:
-            self._outputs(block, hidden, states)
+        for i in range(len(states.batches)):
+            self._outputs(block, states, i)
 
-    def _outputs(self, block: Block, hidden: Tensor, states: HiddenStates) -> Tensor:
-        arguments = states.arguments[hidden.shape[0]][self.number]
-        out = block(hidden, *arguments.positional, **arguments.keywords)
-        out = out[0] if isinstance(out, tuple) else out
+    def _outputs(self, block: Block, states: HiddenStates, batch: int) -> Tensor:
+        arguments = states.arguments[batch][self.number]
+        out = block(states.batches[batch], *arguments.positional, **arguments.keywords)
+        out = out[0] if isinstance(out, tuple | list) else out
         if not torch.isfinite(out.sum(dtype=torch.float32)):
             check_finite((f"a block's {name}", weight) for name, weight in block.named_parameters())
             advice = "choose model.dtype=bfloat16 or float32" if out.dtype == torch.float16 else "check the checkpoint"
@@ -165,11 +176,13 @@ class Decoder:
             ValueError: if it does not.
         """
         window = tokens[:1, :CHECKED_TOKENS].to(self.device)
-        states = self.embed(window, 1)
+        windows = torch.cat([window, window.flip(1)])
+        states = self.embed(windows, 1)  # two batches, whose arguments must not be mixed up
         for i in range(len(self)):
             with self.block(i) as block:
                 self.run_block(block, states)
-        ours, own = self.logits(states.batches[0]).float(), run_model(self.model, window).logits.float()
+        ours = torch.cat([self.logits(hidden) for hidden in states.batches]).float()
+        own = run_model(self.model, windows).logits.float()
         if not torch.allclose(ours, own, rtol=1e-2, atol=1e-2 * own.abs().max().item()):
             raise ValueError(
                 f"models of type {self.model.config.model_type} cannot be pruned: run block by block they give other "

@@ -193,7 +193,9 @@ def read_masks(path: str) -> dict[str, Any]:
                 loaded = {name: arrays[name] for name in arrays.files}
     except Exception as error:
         raise ValueError(f"method.score.path={path} could not be read as masks: {error}") from error
-    return {name.replace(".mask", ""): mask for name, mask in loaded.items()}
+    if not isinstance(loaded, dict) or not all(isinstance(mask, Tensor | np.ndarray) for mask in loaded.values()):
+        raise ValueError(f"method.score.path={path} holds no masks by the names of their parameters")
+    return {str(name).replace(".mask", ""): mask for name, mask in loaded.items()}
 
 
 def unpack_mask(mask: Any, size: int) -> Tensor:

@@ -18,18 +18,29 @@ from datasets.progress import track
 from methods.architectures.language import LanguageModel
 from methods.esparse.decoder import Decoder
 from methods.esparse.description import KNOWN, matrix
-from methods.esparse.export import check_free, partial_folder, save_compressed, save_model, whole_folder
+from methods.esparse.export import (
+    UNFINISHED,
+    check_free,
+    is_signed,
+    make_free,
+    partial_folder,
+    save_compressed,
+    save_model,
+    sign,
+    whole_folder,
+)
 from methods.esparse.matrix_scores import MatrixScore
 from methods.esparse.owl import OWL
 from methods.esparse.patterns import NM, Permutation, make_pattern
 from methods.esparse.permutation_folding import check_foldable, fold_permutations
 from methods.esparse.perplexity import perplexity
+from methods.esparse.placement import place
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, Report, check_input_cache, prune, time_shares
 from methods.esparse.scores import Score
-from methods.esparse.source_checks import check_columns, check_streamable, load_checked
+from methods.esparse.source_checks import check_batches, check_columns, check_precision, check_streamable, load_checked
 from methods.esparse.sparsegpt import MaskOnly, WeightUpdate
-from methods.esparse.streaming import UNFINISHED, StreamedDecoder
+from methods.esparse.streaming import StreamedDecoder
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +104,7 @@ class OneShotPruning(LightningModule):
         tokens_per_batch: int = 2048,
     ) -> None:
         super().__init__()
+        check_batches(tokens_per_batch, input_cache_gib)
         self.pattern = make_pattern(pattern, ratio, group, allow_remainder)
         self.recipe = Recipe(
             self.pattern, score, permutation, weight_update or MaskOnly(), allocation, int(input_cache_gib * 2**30)
@@ -113,8 +125,9 @@ class OneShotPruning(LightningModule):
             raise ValueError('method.sparse_backend needs method.pattern="2:4": GPUs compute no other pattern')
         if self.stream and (self.fold_permutation or self.sparse_backend):
             raise ValueError(
-                "method.stream excludes method.fold_permutation and method.sparse_backend: prune with method.stream, "
-                "then run again with model.path=<the folder that it wrote>"
+                "method.stream excludes method.fold_permutation and method.sparse_backend, and keeps no permutations: "
+                "set method.stream=false. A model that was streamed without a permutation can be run again by "
+                "method=esparse/magnitude model.path=<the folder that it wrote>, which keeps its zeros"
             )
         if self.stream and getattr(self.recipe.score, "whole_model", False):
             raise ValueError(
@@ -146,8 +159,8 @@ class OneShotPruning(LightningModule):
         check_columns(self.source, self.pattern, self.sparse_backend)
         if isinstance(self.recipe.score, MatrixScore):
             self.recipe.score.check(describe(self.source.config), self.pattern)
-        if self.export and self.training:  # in eval mode it is the module of a finished run
-            check_free(self.export)
+        if self.export and self.training and not (self.export / UNFINISHED).exists():  # which `on_test_start` looks at
+            check_free(self.export)  # in eval mode it is the module of a finished run
         if self.stream:
             check_streamable(self.source, data)
         data.tokenize(self.source.encode, self.source.longest)
@@ -157,14 +170,20 @@ class OneShotPruning(LightningModule):
         if not self.stream:
             self.decoder = [load_checked(self.source)]
 
+    def setup(self, stage: str) -> None:
+        """Check that the Trainer leaves the precision to the model. Raise ValueError if it does not."""
+        check_precision(self.trainer)
+
     def on_test_start(self) -> None:
         """Evaluate the dense model, prune, and store the pruned model."""
         trainer: Any = self.trainer
         data, device = trainer.datamodule, trainer.strategy.root_device
+        if self.stream or self.export:
+            self._take_folder()
         if self.stream:
             self.decoder = [self._open_stream(device)]
         else:
-            self.decoder[0].model.to(device)
+            place(self.decoder[0], device)
         decoder = self.decoder[0]
         if not self.stream and self.source.config.model_type not in KNOWN:
             decoder.check_walk(data.calibration)
@@ -186,17 +205,24 @@ class OneShotPruning(LightningModule):
 
     def _open_stream(self, device: torch.device) -> StreamedDecoder:
         """Open the model for streaming. Blocks that this run has written before an interruption are kept."""
-        run = Path(self.trainer.default_root_dir)
-        part = partial_folder(self._export_folder())
-        owner = part / UNFINISHED / "run.txt"
-        if not (owner.exists() and owner.read_text() == str(run)):
-            shutil.rmtree(part, ignore_errors=True)
-            owner.parent.mkdir(parents=True)
-            owner.write_text(str(run))
-        return StreamedDecoder(Path(self.source.place), self.source.config, self.source.dtype, device, part)
+        out = self._export_folder()
+        if not is_signed(out, self._run_folder()):
+            out = partial_folder(out)
+        if not is_signed(out, self._run_folder()):
+            shutil.rmtree(out, ignore_errors=True)
+            sign(out, self._run_folder())
+        return StreamedDecoder(Path(self.source.place), self.source.config, self.source.dtype, device, out)
+
+    def _take_folder(self) -> None:
+        """Make the folder of the model free, but for a streamed model that this run has still to evaluate."""
+        if not (self.stream and is_signed(self._export_folder(), self._run_folder())):
+            make_free(self._export_folder(), self._run_folder())
+
+    def _run_folder(self) -> Path:
+        return Path(self.trainer.default_root_dir)
 
     def _export_folder(self) -> Path:
-        return self.export or Path(self.trainer.default_root_dir) / "model"
+        return self.export or self._run_folder() / "model"
 
     def _store(self, decoder: Decoder, report: Report) -> None:
         """Fold permutations, write the model, and convert it to sparse kernels, as far as configured."""
@@ -213,16 +239,25 @@ class OneShotPruning(LightningModule):
         """Complete the streamed model's folder and open it for evaluation."""
         decoder.finish()
         folder = self._export_folder()
-        if folder.exists():
-            folder.rmdir()  # `check_free` has seen that it is empty
-        partial_folder(folder).rename(folder)
+        if decoder.out_folder != folder:
+            if folder.exists():
+                folder.rmdir()  # `check_free` has seen that it is empty
+            decoder.out_folder.rename(folder)
         log.info("wrote the pruned model to %s", folder)
+        if self.recipe.permutation is not None:
+            log.warning(
+                "the model in %s is without its channel permutations, in whose order alone it has the pattern %s: it "
+                "cannot be compressed or run by sparse kernels later. Pruned in memory (method.stream=false) it can",
+                folder,
+                self.pattern,
+            )
         self.decoder = [StreamedDecoder(folder, self.source.config, self.source.dtype, decoder.device)]
 
     def _export(self, decoder: Decoder, report: Report, folder: Path) -> None:
         """Write the pruned model, for 2:4 with the compressed form."""
         with whole_folder(folder) as part:
             save_model(decoder.model, self.source.tokenizer, part)
+            sign(part, self._run_folder())
             if self._is_2to4():
                 matrices = list(_matrices(decoder, report))
                 whole = [matrix for matrix in matrices if matrix[1].shape[1] % 4 == 0]
@@ -256,6 +291,8 @@ class OneShotPruning(LightningModule):
         for kind in ("", "dense_"):
             if accuracies := [value for (k, _), value in self.accuracies.items() if k == kind]:
                 self.measured[f"test/{kind}zeroshot_acc"] = sum(accuracies) / len(accuracies)
+        if self.stream or self.export:
+            shutil.rmtree(self._export_folder() / UNFINISHED, ignore_errors=True)
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in self.measured.items()})
 
     def _evaluate(self, decoder: Decoder, evaluation: dict[str, Any], kind: str) -> None:

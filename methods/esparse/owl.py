@@ -34,6 +34,16 @@ class OWL:
         check_positive("method.allocation", multiple=multiple, deviation=deviation)
         self.multiple, self.deviation = multiple, deviation
 
+    def check(self, ratio: float) -> None:
+        """Raise ValueError if a block could lose all of its weights; ratio: share to prune in the whole model."""
+        largest = ratio + 2 * self.deviation
+        if largest >= 1:
+            raise ValueError(
+                f"method.allocation can give a block the ratio method.ratio + 2 method.allocation.deviation = "
+                f"{largest:.4g}, which must stay below 1: choose a deviation below {(1 - ratio) / 2:.4g}, or a smaller "
+                "ratio"
+            )
+
     @torch.inference_mode()
     def ratios(
         self,

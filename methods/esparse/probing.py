@@ -14,7 +14,7 @@ from methods.esparse.description import Block, Description, InputSet, Model, add
 from methods.esparse.stand_ins import BlockArguments, block_inputs
 
 WINDOW = 4  # tokens
-GATES = ("gate", "router", "shared_expert_gate")  # names of small layers that choose experts, which stay dense
+GATES = ("gate", "router", "shared_expert_gate")  # modules that choose experts, whose layers stay dense
 NAMES_IN_MESSAGE = 3
 ADVICE = (
     "To add this type, let methods/esparse/probing.py find its blocks and which matrices share an input, and what is "
@@ -30,7 +30,7 @@ def empty_model(config: Any, dtype: torch.dtype) -> Model:
         dtype: dtype of the weights.
 
     Raises:
-        ValueError: if transformers has no decoder-only model of this type.
+        ValueError: if transformers has no decoder-only model of this type, or cannot make it of this config.
     """
     from transformers import AutoModelForCausalLM
 
@@ -39,13 +39,14 @@ def empty_model(config: Any, dtype: torch.dtype) -> Model:
     try:
         with torch.device("meta"):
             model: Model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
-    except ValueError as error:
-        raise ValueError(
-            f"models of type {config.model_type} cannot be pruned: transformers has no decoder-only language model of "
-            "this type"
-        ) from error
-    model.tie_weights()
-    fill_tables(model, model)
+        model.tie_weights()
+        fill_tables(model, model)
+    except Exception as error:  # transformers checks few of a config's values
+        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
+            reason = "transformers has no decoder-only language model of this type"
+        else:
+            reason = f"one with this config.json could not be made ({type(error).__name__}: {_first_line(error)})"
+        raise ValueError(f"models of type {config.model_type} cannot be pruned: {reason}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -96,12 +97,15 @@ def _describe(model_type: str, settings: str, config: _Uncompared) -> Descriptio
     model = empty_model(config.value, torch.float32)
     try:
         return _probe(model, model_type)
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError, KeyError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError) as error:
         raise ValueError(
-            f"models of type {model_type} cannot be pruned: their blocks could not be run one by one ({reason}). "
-            + ADVICE
+            f"models of type {model_type} cannot be pruned: their blocks could not be run one by one "
+            f"({_first_line(error)}). {ADVICE}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @torch.no_grad()
@@ -171,7 +175,7 @@ def _to_meta(value: Any) -> Any:
 def _probe_block(
     block: Block, hidden: Tensor, arguments: BlockArguments, model_type: str
 ) -> tuple[tuple[InputSet, ...], int]:
-    """Return the sets of a block without storage, and how many values it returns in a tuple (0: no tuple)."""
+    """Return the sets of a block without storage, and how many values it returns in a tuple or list (0: in neither)."""
     experts = {name: module for name, module in block.named_modules() if is_experts(module)}
     block = copy.deepcopy(block).to("meta")
     order: list[tuple[str, tuple[Any, ...]]] = []  # names of linear layers with the identity of their input
@@ -196,12 +200,16 @@ def _probe_block(
     named = zip(name_sets(groups), groups, strict=True)
     sets = tuple(InputSet(name, group, _columns(linears[group[0]])) for name, group in named)
     routed = tuple(s for name, module in experts.items() for s in _expert_sets(name, module))
-    return add_known_parts(sets + routed, model_type), len(out) if isinstance(out, tuple) else 0
+    return add_known_parts(sets + routed, model_type), len(out) if isinstance(out, tuple | list) else 0
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:
     """Return whether a module is a linear layer to prune; those that choose experts are not."""
-    return (isinstance(module, nn.Linear) or is_transposed(module)) and name.rpartition(".")[2] not in GATES
+    return (isinstance(module, nn.Linear) or is_transposed(module)) and not _in_gate(name)
+
+
+def _in_gate(name: str) -> bool:
+    return not set(GATES).isdisjoint(name.split("."))
 
 
 def _columns(layer: Any) -> int:
@@ -254,7 +262,7 @@ def _check_covered(block: Block, linears: Any, reached: set[str], experts: Any, 
 
 
 def _chooses_experts(path: str, module: nn.Module) -> bool:
-    return path.rpartition(".")[2] in GATES or "Router" in type(module).__name__
+    return _in_gate(path) or "Router" in type(module).__name__
 
 
 def _few(names: list[str]) -> str:

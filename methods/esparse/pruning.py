@@ -62,11 +62,13 @@ class Recipe:
             raise ValueError("masks from a file are for the model's own order of channels: set method.permutation=null")
         if self.allocation is not None and isinstance(self.pattern, NM):
             raise ValueError("method.allocation gives each block its ratio: set method.ratio instead of a pattern")
+        if self.allocation is not None:
+            self.allocation.check(self.pattern.ratio)
         self.weight_update.check(self.pattern)
 
     def with_ratio(self, ratio: float) -> Recipe:
-        """Return the same method with another ratio of unstructured pruning."""
-        return replace(self, pattern=type(self.pattern)(ratio))  # type: ignore[arg-type, call-arg]
+        """Return the same method for a block, with the ratio that the allocation gives it."""
+        return replace(self, pattern=type(self.pattern)(ratio), allocation=None)  # type: ignore[arg-type, call-arg]
 
     @property
     def required(self) -> RequiredStatistics:
@@ -299,7 +301,7 @@ def gather_statistics(
         unreached |= {s.name for s in unfinished if not statistics[s.name].tokens}
         for s in unfinished:
             if s.name in unreached:
-                add_neutral_inputs(statistics[s.name], s.columns, decoder.device)
+                add_neutral_inputs(statistics[s.name], s.columns, matrix(block, s.linears[0]).device)
         clock("calibration")
         unfinished = [s for s in unfinished if statistics[s.name].end_pass()]
         clock("histograms")

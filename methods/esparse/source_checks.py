@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets.checks import check_count, check_not_negative
 from methods.architectures.language import LanguageModel
 from methods.esparse.decoder import Decoder, check_finite
 from methods.esparse.patterns import Pattern
 from methods.esparse.probing import describe
 from methods.esparse.streaming import check_checkpoint
+
+
+def check_precision(trainer: Any) -> None:
+    """Raise ValueError if the Trainer would compute a part of the run in another precision than the model's dtype."""
+    if trainer.precision != "32-true":
+        raise ValueError(
+            f"trainer.precision={trainer.precision} does not fit this method, which computes in the dtype of the "
+            "model: leave trainer.precision=32-true and set model.dtype"
+        )
+
+
+def check_batches(tokens_per_batch: int, input_cache_gib: float) -> None:
+    """Raise ValueError if the sizes of batches or of the cache of inputs are none."""
+    check_count("method", tokens_per_batch=tokens_per_batch)
+    check_not_negative("method", input_cache_gib=input_cache_gib)
 
 
 def check_columns(source: LanguageModel, pattern: Pattern, sparse_backend: str | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,50 @@ class BlockArguments:
 
     positional: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
+
+    def sharing(self, earlier: BlockArguments, known: dict[tuple[int, int], Any]) -> BlockArguments:
+        """Return these arguments with the tensors of earlier ones in the place of equal ones, which are held once.
+
+        Args:
+            earlier: arguments of the same block for another batch.
+            known: results of comparisons by the identities of the two values; blocks often share their arguments.
+        """
+        if self.keywords.keys() != earlier.keywords.keys() or len(self.positional) != len(earlier.positional):
+            return self
+        positional = _shared(self.positional, earlier.positional, known)
+        keywords = {name: _shared(value, earlier.keywords[name], known) for name, value in self.keywords.items()}
+        return BlockArguments(positional, keywords)
+
+    def apart(self, copies: dict[int, Any]) -> BlockArguments:
+        """Return these arguments with dictionaries of their own, into which blocks write for later blocks to read.
+
+        Args:
+            copies: copies by the identity of the dictionary, which the blocks of a batch share.
+        """
+        keywords = {
+            name: copies.setdefault(id(value), copy.copy(value)) if isinstance(value, MutableMapping) else value
+            for name, value in self.keywords.items()
+        }
+        return BlockArguments(self.positional, keywords)
+
+
+def _shared(value: Any, earlier: Any, known: dict[tuple[int, int], Any]) -> Any:
+    """Return the earlier tensor if it equals `value`, also inside tuples.
+
+    Lists and dictionaries stay: blocks may write into them, for later blocks to read.
+    """
+    if type(value) is not type(earlier) or not isinstance(value, Tensor | tuple):
+        return value
+    key = id(value), id(earlier)
+    if key not in known:
+        if isinstance(value, Tensor):
+            equal = value.dtype == earlier.dtype and value.shape == earlier.shape and torch.equal(value, earlier)
+            known[key] = earlier if equal else value
+        elif type(value) is tuple and len(value) == len(earlier):
+            known[key] = tuple(_shared(v, e, known) for v, e in zip(value, earlier, strict=True))
+        else:
+            known[key] = value
+    return known[key]
 
 
 class LastBlockReached(Exception):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from datasets.files import atomic_write
 from methods.esparse.checkpoint_names import from_checkpoint, stored_name, to_checkpoint
 from methods.esparse.decoder import Decoder, check_finite
 from methods.esparse.description import Block, Model
+from methods.esparse.export import UNFINISHED
 from methods.esparse.probing import describe, empty_model, fill_tables
 from methods.esparse.shards import INDEX, Shards
 
-UNFINISHED = "unfinished"  # subfolder that exists until the model is complete
+log = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # part of a name
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", INDEX)
 
 
@@ -48,7 +53,27 @@ def check_checkpoint(folder: Path, config: Any, dtype: torch.dtype) -> None:
     shards, model = Shards(folder), empty_model(config, dtype)
     shapes = {stored_name(shards, model, name): shape for name, shape in tensor_shapes(model).items()}
     shards.check(shapes)
+    if unknown := tensors_of_unknown_blocks(shards.files, shapes):
+        log.warning(
+            "%s has %d tensors of blocks or experts that its config.json does not count (%s, ...): they are neither "
+            "pruned nor written",
+            folder,
+            len(unknown),
+            unknown[0],
+        )
     check_finite((name, tensor.to(dtype)) for name, tensor in shards.tensors(shapes))
+
+
+def tensors_of_unknown_blocks(names: Iterable[str], expected: Iterable[str]) -> list[str]:
+    """Return the names that are expected but for their numbers, such as those of a block after the last one.
+
+    Args:
+        names: names of the tensors in the files.
+        expected: names of the tensors of the model.
+    """
+    known = set(expected)
+    forms = {NUMBER.sub("#", name) for name in known}
+    return sorted(name for name in names if name not in known and NUMBER.sub("#", name) in forms)
 
 
 def block_file(block: int) -> str:
@@ -176,10 +201,12 @@ class StreamedDecoder(Decoder):
         self.written |= dict.fromkeys(tensors, file)
 
     def finish(self) -> None:
-        """Write the tensors outside the blocks and the index, and copy config and tokenizer: the folder is complete."""
+        """Write the tensors outside the blocks and the index, and copy config and tokenizer: the folder is complete.
+
+        The reports of the blocks stay, for the case that the run is interrupted before the model is evaluated.
+        """
         out, state = self.out_folder, to_checkpoint(self.model, self.model.state_dict())
         self._write("model-outer.safetensors", {name: state[name].to(d) for name, d in self.outer_dtypes.items()})
-        shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         for path in out.glob(".*.safetensors"):  # left over from an interrupted run
             path.unlink()
         for path in self.shards.folder.iterdir():

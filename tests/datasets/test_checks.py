@@ -8,6 +8,7 @@ import pytest
 
 from datasets.checks import (
     check_choice,
+    check_count,
     check_fraction,
     check_keys,
     check_not_negative,
@@ -24,6 +25,15 @@ def test_positive_numbers_and_none_pass():
 def test_other_numbers_are_named(value):
     with pytest.raises(ValueError, match=r"dataset\.batch_size must be positive"):
         check_positive("dataset", batch_size=value)
+
+
+@pytest.mark.parametrize("value", [1.0, 1.5, True, "2"])
+def test_counts_are_whole_numbers(value):
+    check_count("dataset", samples=1, limit=None)
+    with pytest.raises(ValueError, match=r"dataset\.samples must be a positive whole number"):
+        check_count("dataset", samples=value)
+    with pytest.raises(ValueError, match=r"dataset\.samples must be positive, got 0"):
+        check_count("dataset", samples=0)
 
 
 def test_an_unknown_choice_lists_the_known_ones():

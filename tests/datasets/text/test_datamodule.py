@@ -88,6 +88,13 @@ def test_windows_longer_than_the_model_takes_are_refused(texts, settings, messag
         ({"window": 1}, r"dataset\.window must be at least 2"),
         ({"limit": 0}, r"dataset\.limit must be positive"),
         ({"questions": -1}, r"dataset\.questions must be positive"),
+        ({"limit": 1.5}, r"dataset\.limit must be a positive whole number, got 1\.5"),
+        (
+            {"calibration": {"samples": True}},
+            r"dataset\.calibration\.samples must be a positive whole number, got True",
+        ),
+        ({"calibration": {"seed": 0.5}}, r"dataset\.calibration\.seed must be a whole number in .*, got 0\.5"),
+        ({"zeroshot": "boolq"}, r"must be a list of tasks, got boolq: write dataset\.zeroshot=\[boolq\]"),
         (
             {"calibration": {"sampling": "words"}},
             r"dataset\.calibration\.sampling=words is unknown; choose from documents, text",

@@ -36,9 +36,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", GEMMA),
     "gemma2": ("gemma2", GEMMA | SLIDING | {"layer_types": MIXED, "final_logit_softcapping": 3.0}),
     "gemma3": ("gemma3_text", GEMMA | SLIDING | {"layer_types": MIXED}),
+    "gemma4": (
+        "gemma4_text",
+        GEMMA
+        | SLIDING
+        | {"layer_types": [*MIXED, "full_attention"], "num_hidden_layers": 4, "num_kv_shared_layers": 1}
+        | {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8},
+    ),
     "phi": ("phi", GROUPED),
     "phi3": ("phi3", GROUPED),
     "gpt2": ("gpt2", GPT2),
+    "openai-gpt": ("openai-gpt", GPT2),
     "gpt_neox": ("gpt_neox", {}),
     "gpt_neox, sequential": ("gpt_neox", {"use_parallel_residual": False}),
     "bloom": ("bloom", {"n_layer": LAYERS, "n_head": 4}),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from methods.esparse.export import COMPRESSED
+from methods.esparse.shards import Shards
 from scripts.random_llama import byte_tokenizer
 
 SIZES = ["dataset.window=16", "dataset.limit=2", "dataset.calibration.samples=2", "dataset.calibration.length=16"]
@@ -68,6 +69,11 @@ def assert_refused(result: tuple[int, str], tmp_path: Path, *expected: str) -> N
     assert not list(tmp_path.rglob("model-block-*"))  # nothing was pruned
 
 
+def load_shards(folder: Path) -> dict[str, torch.Tensor]:
+    shards = Shards(folder)
+    return shards.read({name: name for name in shards.files})
+
+
 def change_config(folder: Path, **settings) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
@@ -90,7 +96,7 @@ def test_a_quantised_checkpoint_is_refused(run, tmp_path, stream, method):
 
 
 @STREAM
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int64, torch.float8_e4m3fn])
 def test_quantised_weights_without_a_quantisation_config_are_refused(run, tmp_path, stream, dtype):
     def quantise(tensors):
         tensors[DOWN] = (100 * tensors[DOWN]).to(dtype)
@@ -98,6 +104,66 @@ def test_quantised_weights_without_a_quantisation_config_are_refused(run, tmp_pa
     save(tmp_path / "model")
     change_tensors(tmp_path / "model", quantise)
     assert_refused(run(f"method.stream={stream}"), tmp_path, "is quantised", DOWN)
+
+
+@pytest.mark.parametrize(("dtype", "zipped"), [(torch.int8, True), (torch.float8_e5m2, True), (torch.int8, False)])
+def test_quantised_weights_in_files_of_torch_are_refused(run, tmp_path, dtype, zipped):
+    path = save(tmp_path / "model") / "model.safetensors"
+    tensors = load_file(path)
+    path.unlink()
+    tensors[DOWN] = (100 * tensors[DOWN]).to(dtype)
+    torch.save(tensors, path.with_name("pytorch_model.bin"), _use_new_zipfile_serialization=zipped)
+    assert_refused(run(), tmp_path, "is quantised", DOWN, str(dtype).removeprefix("torch."))
+
+
+def test_plain_files_of_torch_are_pruned(run, tmp_path):
+    path = save(tmp_path / "model") / "model.safetensors"
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
+    path.unlink()
+    code, printed = run("method.eval_dense=false")
+    assert code == 0, printed
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"num_attention_heads": "four"}, "expected int, got str"),
+        ({"hidden_size": 15}, "not a multiple of the number of attention heads"),
+        ({"hidden_act": "nope"}, "one with this config.json could not be made (KeyError: 'nope')"),
+    ],
+    ids=str,
+)
+def test_a_config_with_wrong_values_is_one_message(run, tmp_path, settings, expected):
+    change_config(save(tmp_path / "model"), **settings)
+    assert_refused(run(), tmp_path, expected, "config.json")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"version": "1.0", "model": {"type": "XYZ"}}'])
+def test_a_tokenizer_that_is_none_is_one_message(run, tmp_path, text):
+    (save(tmp_path / "model") / "tokenizer.json").write_text(text)
+    assert_refused(run(), tmp_path, "could not be read", "tokenizer.json")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-true", "64-true"])
+@pytest.mark.parametrize("method", ["esparse/dense", "esparse/compare"])
+def test_a_precision_beside_the_models_dtype_is_refused(run, tmp_path, method, precision):
+    save(tmp_path / "model")
+    result = run(f"trainer.precision={precision}", method=method)
+    assert_refused(result, tmp_path, f"trainer.precision={precision}", "set model.dtype")
+
+
+def test_blocks_that_the_config_does_not_count_are_said(run, tmp_path):
+    def add_block(tensors):
+        tensors.update({n.replace(".1.", ".2."): t.clone() for n, t in tensors.items() if "layers.1." in n})
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # as older files have it
+
+    save(tmp_path / "model")
+    change_tensors(tmp_path / "model", add_block)
+    code, printed = run("method.stream=true", "method.eval_dense=false")
+    assert code == 0, printed
+    (written,) = tmp_path.rglob("run.log")
+    assert "9 tensors of blocks or experts that its config.json does not count (model.layers.2." in written.read_text()
 
 
 @STREAM
@@ -201,6 +267,29 @@ def test_sparse_kernels_with_a_remainder_are_refused_before_pruning(run, tmp_pat
     save(tmp_path / "model", intermediate=26)
     result = run("method.allow_remainder=true", "method.sparse_backend=cutlass", method="esparse")
     assert_refused(result, tmp_path, "26 columns", "method.sparse_backend")
+
+
+@pytest.mark.parametrize(("method", "said"), [("esparse", True), ("esparse/wanda", False)])
+def test_a_streamed_model_says_that_its_permutations_are_lost(run, tmp_path, method, said):
+    save(tmp_path / "model")
+    code, printed = run("method.stream=true", "method.eval_dense=false", method=method)
+    assert code == 0, printed
+    (written,) = tmp_path.rglob("run.log")
+    assert (
+        "without its channel permutations, in whose order alone it has the pattern 2:4" in written.read_text()
+    ) == said
+
+
+def test_a_streamed_model_run_again_by_magnitude_keeps_its_zeros(run, tmp_path):
+    save(tmp_path / "model")
+    run("method.stream=true", f"method.export={tmp_path}/out")
+    result = run("method.stream=true", "method.sparse_backend=cutlass")
+    assert (result[0], "method=esparse/magnitude model.path=" in result[1]) == (2, True)
+    again = ["method.eval_dense=false", f"model.path={tmp_path}/out", f"method.export={tmp_path}/again"]
+    code, printed = run(*again, method="esparse/magnitude")
+    assert code == 0, printed
+    first, second = (load_shards(tmp_path / folder) for folder in ("out", "again"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @STREAM

@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.gpt2 import GPT2Config
 from transformers.models.mamba import MambaConfig
 from transformers.models.recurrent_gemma import RecurrentGemmaConfig
@@ -16,17 +16,19 @@ from transformers.models.t5 import T5Config
 
 from datasets.progress import track
 from methods.esparse.channel_shuffle import ChannelShuffle
+from methods.esparse.comparison import Comparison
 from methods.esparse.decoder import Decoder
 from methods.esparse.description import matrix
 from methods.esparse.input_statistics import RequiredStatistics
 from methods.esparse.patterns import NM
 from methods.esparse.permutation_folding import check_foldable, fold_permutations
+from methods.esparse.perplexity import perplexity
 from methods.esparse.probing import describe
 from methods.esparse.pruning import Recipe, WorkClock, gather_statistics, prune
-from methods.esparse.scores import ESparse, Wanda
+from methods.esparse.scores import ESparse, Magnitude, Wanda
 from methods.esparse.streaming import StreamedDecoder, check_checkpoint
 from methods.esparse.zeroshot import log_likelihoods
-from tests.methods.esparse.families import FAMILIES, VOCABULARY, family_model
+from tests.methods.esparse.families import COMMON, FAMILIES, GEMMA, VOCABULARY, family_model
 
 MIXTURES = ("mixtral", "qwen3_moe")
 DENSE = [family for family in FAMILIES if family not in MIXTURES]
@@ -47,7 +49,7 @@ def walked(decoder: Decoder, tokens: torch.Tensor, batch: int = 2) -> torch.Tens
 def layers_inside(block: nn.Module) -> list[str]:
     """Names of all linear layers of a block, but for those that choose experts."""
     kinds = {"Linear", "Conv1D", "FalconLinear"}
-    return [n for n, m in block.named_modules() if type(m).__name__ in kinds and not n.endswith("gate")]
+    return [n for n, m in block.named_modules() if type(m).__name__ in kinds and "gate" not in n.split(".")]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -220,6 +222,48 @@ def test_input_channels_of_blocks_that_differ():
     assert (channels["mlp_out"], channels["expert_3"], channels["expert_3_out"]) == (24, 16, 12)
 
 
+def test_layers_inside_a_router_stay_dense():
+    experts = {"num_experts": 4, "num_local_experts": 4, "moe_topk": 2, "moe_intermediate_size": 12}
+    found = describe(AutoConfig.for_model("hunyuan_v1_moe", **(COMMON | GEMMA | experts)))
+    names = {name for s in found.sets for name in s.linears}
+    assert "mlp.shared_mlp.gate_proj" in names
+    assert "mlp.gate.wg" not in names
+
+
+def test_arguments_that_depend_on_the_tokens_are_those_of_their_batch_and_equal_ones_are_held_once():
+    states = Decoder(family_model("gemma4")).embed(windows(3), 1)
+    first, second, third = states.arguments
+    for i, block in enumerate(first):
+        (inputs,), (others,) = block.positional, second[i].positional  # per-layer inputs
+        assert not torch.equal(inputs, others)
+        assert block.keywords["shared_kv_states"] is not second[i].keywords["shared_kv_states"]
+        for tables in zip(block.keywords["position_embeddings"], third[i].keywords["position_embeddings"], strict=True):
+            assert tables[0] is tables[1]
+
+
+def test_a_comparison_keeps_what_blocks_hand_to_later_ones_apart():
+    texts, tokens = [windows(seed=7)], windows(4)
+    recipes = {"wanda": Recipe(NM(2, 4), Wanda()), "magnitude": Recipe(NM(2, 4), Magnitude())}
+    found = Comparison(recipes, "own", track).run(Decoder(family_model("gemma4")), tokens, texts)
+    for name, recipe in recipes.items():
+        prune(alone := Decoder(family_model("gemma4")), tokens, recipe, track)
+        assert found[name].perplexities == [perplexity(alone, texts[0], track)], name
+
+
+def test_a_walk_that_mixes_up_batches_is_refused(monkeypatch):
+    decoder = Decoder(family_model("gemma4"))
+    embed = decoder.embed
+
+    def mixed(tokens, batch_size):
+        states = embed(tokens, batch_size)
+        states.arguments = [states.arguments[-1]] * len(states.arguments)
+        return states
+
+    monkeypatch.setattr(decoder, "embed", mixed)
+    with pytest.raises(ValueError, match="block by block they give other logits"):
+        decoder.check_walk(windows())
+
+
 def test_a_model_whose_blocks_do_not_make_its_logits_is_refused(monkeypatch):
     model = family_model("llama")
     forward = type(model.model.norm).forward
@@ -243,8 +287,12 @@ def test_a_model_whose_blocks_do_not_make_its_logits_is_refused(monkeypatch):
             RecurrentGemmaConfig(hidden_size=16, num_hidden_layers=3, vocab_size=9, num_attention_heads=2),
             r"recurrent_gemma cannot be pruned.*probing\.py",
         ),
+        (
+            AutoConfig.for_model("gemma3n_text", **(COMMON | GEMMA | {"layer_types": ["full_attention"] * 3})),
+            "gemma3n_text cannot be pruned: one with this config.json could not be made",
+        ),
     ],
-    ids=["t5", "mamba", "recurrent_gemma"],
+    ids=["t5", "mamba", "recurrent_gemma", "gemma3n"],
 )
 def test_what_is_no_decoder_of_linear_layers_is_refused_with_what_to_add(config, message):
     with pytest.raises(ValueError, match=message):

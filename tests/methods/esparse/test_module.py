@@ -159,6 +159,11 @@ def says_one_thing(code: int, printed: str, expected: list[str]) -> None:
             ["method=esparse/sparsegpt", "method.weight_update.block_size=6"],
             ["method.weight_update.block_size=6 is not a multiple of 4", "method.pattern=2:4"],
         ),
+        (
+            ["method=esparse/owl", "method.ratio=0.95"],
+            ["method.ratio + 2 method.allocation.deviation = 1.11", "choose a deviation below 0.025"],
+        ),
+        (["method.tokens_per_batch=-5"], ["method.tokens_per_batch must be positive, got -5"]),
         (["dataset.window=32"], ["dataset.window=32, but this model takes 24 tokens at most"]),
         (["dataset.calibration.source={tmp}/short.txt"], ["the calibration text has", "dataset.calibration.length"]),
         (["dataset.evaluate={tmp}/short.txt"], ["fewer than a window of 16"]),

@@ -237,6 +237,10 @@ def test_masks_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "bad.npz").write_text("no archive")
     with pytest.raises(ValueError, match="could not be read as masks"):
         GivenMasks(str(tmp_path / "bad.npz")).check(decoder.architecture, NM(2, 4))
+    for content in ([1, 2], {"model.layers.0.mlp.down_proj.mask": "none"}):
+        torch.save(content, tmp_path / "list.pt")
+        with pytest.raises(ValueError, match=r"list\.pt holds no masks by the names of their parameters"):
+            GivenMasks(str(tmp_path / "list.pt")).check(decoder.architecture, NM(2, 4))
     with pytest.raises(ValueError, match=r"method\.permutation=null"):
         Recipe(NM(2, 4), score, permutation=lambda scores, n, m: scores)
     with pytest.raises(ValueError, match=r"method\.ratio=null"):
