@@ -100,6 +100,18 @@ def interpolate(values: np.ndarray, t: np.ndarray, clock: np.ndarray) -> np.ndar
     return values[right - 1] * (1 - weight) + values[right] * weight
 
 
+def common_clock(start: float, end: float) -> np.ndarray:
+    """Return times at 30 Hz from `start` to `end`, both included, (N,).
+
+    A time stamp that was rounded to milliseconds costs no column.
+
+    Args:
+        start: first time in seconds.
+        end: last time in seconds.
+    """
+    return start + np.arange(int((end - start) * WORK_FS + 0.05) + 1) / WORK_FS
+
+
 def change_rate(values: np.ndarray, fs: float) -> np.ndarray:
     """Bring values from 30 Hz to another rate along the first axis, with a zero-phase low-pass filter.
 
@@ -164,7 +176,7 @@ def align(session: Session, signal: Signal, source: Input, fs: float) -> Aligned
         ValueError: its recordings do not overlap in time.
     """
     start, end = overlap(session, signal)
-    clock = np.arange(start, end, 1 / WORK_FS)
+    clock = common_clock(start, end)
     maps, moments = {}, {}
     for name, camera_map in session.cameras.items():
         values, t = (camera_map.rgb, camera_map.t) if source == "rgb" else velocity(camera_map)

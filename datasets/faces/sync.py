@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.faces.clips import WORK_FS, interpolate, velocity
+from datasets.faces.clips import WORK_FS, common_clock, interpolate, velocity
 from datasets.faces.session import CameraMap
 
 TRUSTED = 0.3  # correlation from which an estimated offset is used
@@ -60,7 +60,7 @@ def estimate_offset(reference: CameraMap, other: CameraMap, largest: float = 2.0
     end = min(reference.t[-1], other.t[-1])
     if end - start < 2 * largest + 2:
         return Offset(0.0, 0.0)
-    clock = np.arange(start, end, 1 / WORK_FS)
+    clock = common_clock(start, end)
     a, b = motion_features(reference, clock), motion_features(other, clock)
     lags = np.arange(-round(largest * WORK_FS), round(largest * WORK_FS) + 1)
     edge = len(lags) // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,20 @@ class LearnedWave(RateModule):
         self.length = 0
 
     def prepare(self, data: Any) -> None:
-        """Take the length of clips, and check that the data gives enough columns.
+        """Take the length of clips.
+
+        Args:
+            data: DataModule after its set-up.
+        """
+        super().prepare(data)
+        self.length = data.clip_length
+
+    def on_fit_start(self) -> None:
+        """Read the sessions of training and validation, and check them: only training needs them."""
+        self.check_training(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check_training(self, data: Any) -> None:
+        """Read the sessions of training and validation, and check that the method can learn from them.
 
         Args:
             data: DataModule after its set-up.
@@ -148,7 +162,6 @@ class LearnedWave(RateModule):
         Raises:
             ValueError: the largest speed needs longer clips than the data yields, or a split has too few sessions.
         """
-        super().prepare(data)
         data.load("train", "val")
         for split in ("train", "val"):
             if (count := len(data.sessions[split])) < self.least_sessions:
@@ -156,8 +169,7 @@ class LearnedWave(RateModule):
                     f"this method contrasts {self.least_sessions} sessions of a split or more, {split} has {count}: "
                     "record more, or change dataset.split"
                 )
-        self.length = data.clip_length
-        if round(self.speed[1] * self.length) > data.train_length:
+        if round(self.speed[1] * data.clip_length) > data.train_length:
             raise ValueError(
                 f"method.speed={list(self.speed)} needs clips {self.speed[1]:g} times as long as dataset.clip_length: "
                 f"raise dataset.margin, which is {data.margin:g}"
@@ -169,8 +181,8 @@ class LearnedWave(RateModule):
         return torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
 
     @abstractmethod
-    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor:
-        """Return the loss of clips.
+    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor | None:
+        """Return the loss of clips; None: nothing can be learned from them.
 
         Args:
             clips: normalised clips of length T.
@@ -182,11 +194,12 @@ class LearnedWave(RateModule):
         normalise = NORMALISATIONS[self.source]
         return {name: self.network(name, normalise(maps)) for name, maps in clips.maps.items() if name in self.cameras}
 
-    def training_step(self, batch: FaceClips, batch_idx: int) -> Tensor:
-        """Return the loss of clips at random places with random speed."""
+    def training_step(self, batch: FaceClips, batch_idx: int) -> Tensor | None:
+        """Return the loss of clips at random places with random speed; None: Lightning leaves the step out."""
         clips, factor = self.augmented(batch)
         loss = self.loss(clips, factor)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
+        if loss is not None:
+            self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def augmented(self, batch: FaceClips) -> tuple[FaceClips, dict[str, Tensor]]:
@@ -202,7 +215,7 @@ class LearnedWave(RateModule):
         normalise = NORMALISATIONS[self.source]
         ready = {name: self.noisy(normalise(values)) for name, values in cut.items()}
         factor = {name: (place[1] - 1) / (self.length - 1) for name, place in places.items()}
-        clips = FaceClips(ready, batch.present, {}, wave, batch.rate, batch.level, batch.sessions, batch.fs)
+        clips = replace(batch, maps=ready, moments={}, wave=wave)
         return clips, factor
 
     @property
@@ -218,9 +231,10 @@ class LearnedWave(RateModule):
         """Log the loss of clips as they are, and the error where there is a contact wave."""
         normalise = NORMALISATIONS[self.source]
         maps = {name: normalise(batch.maps[name]) for name in self.cameras if name in batch.maps}
-        clips = FaceClips(maps, batch.present, {}, batch.wave, batch.rate, batch.level, batch.sessions, batch.fs)
+        clips = replace(batch, maps=maps, moments={})
         loss = self.loss(clips, {name: torch.ones(len(batch), device=self.device) for name in maps})
-        self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
+        if loss is not None:
+            self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
         known = torch.isfinite(batch.wave).all(dim=1)
         if known.any():
             self.log("val/mae", self._error(clips, known), batch_size=int(known.sum()), sync_dist=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from datasets.faces.clips import Input, Signal, align, interpolate
+from datasets.faces.clips import Input, Signal, align, common_clock, interpolate
 from datasets.faces.detect import make_detector
 from datasets.faces.frontend import FrontEnd, build_map
 from datasets.faces.session import CameraMap, Session
@@ -200,7 +200,7 @@ def flicker_rate(camera_map: CameraMap, rate: float, readout: Readout) -> float 
     """
     if camera_map.background is None or not camera_map.background.any():
         return None
-    clock = np.arange(camera_map.t[0], camera_map.t[-1], 1 / 30)
+    clock = common_clock(camera_map.t[0], camera_map.t[-1])
     light = interpolate(camera_map.background.mean(axis=1), camera_map.t, clock)[None].astype(float)
     found = peak_rates(light, 30.0, readout)
     clear = signal_to_noise(light, 30.0, found, readout)[0] > 3

@@ -37,8 +37,8 @@ class SingleCamera(LearnedWave):
         low, high = self.given_loss_band or self.band
         return low, min(high, 0.49 * self.fs)
 
-    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor:
-        """Return the mean of the cameras' losses.
+    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor | None:
+        """Return the mean of the losses of cameras that filmed at least two of the sessions; None: there is none.
 
         Args:
             clips: normalised clips.
@@ -49,9 +49,7 @@ class SingleCamera(LearnedWave):
             for name, maps in clips.maps.items()
             if clips.present[name].sum() >= 2
         ]
-        if not losses:
-            raise ValueError("no camera has two sessions in a batch: raise dataset.batch_size")
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean() if losses else None
 
     @abstractmethod
     def camera_loss(self, camera: str, maps: Tensor, factor: Tensor, fs: float) -> Tensor:

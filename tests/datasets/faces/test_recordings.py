@@ -266,6 +266,16 @@ def test_cameras_are_aligned_by_their_time_stamps():
     assert aligned.moments["a"].shape == (aligned.length, 4, 4)
 
 
+@pytest.mark.parametrize(("fs", "columns"), [(30.0, 300), (15.0, 150)])
+@pytest.mark.parametrize("shift", [0.0, 0.1, 7.77])
+@pytest.mark.parametrize("digits", [3, 15])  # some files count milliseconds
+def test_ten_seconds_have_a_column_for_each_frame(fs, columns, shift, digits):
+    session = Session("s", "p", {"a": a_map(300, 30.0, shift)})
+    session.cameras["a"].t = session.cameras["a"].t.round(digits)
+    aligned = align(session, "pulse", "rgb", fs)
+    assert aligned.length == len(aligned.wave) == columns
+
+
 def test_cameras_that_do_not_overlap_are_refused():
     session = Session("s1", "p", {"a": a_map(100), "b": a_map(100, start=60.0)})
     with pytest.raises(ValueError, match=r"session s1: the recordings do not overlap .* camera b 60\.00 to 63\.30 s"):

@@ -156,6 +156,8 @@ def test_normalisations():
     torch.testing.assert_close(normal.mean(-1), torch.zeros(2, 3, 4), atol=1e-4, rtol=0)
     torch.testing.assert_close(normal.std(-1, correction=0), torch.ones(2, 3, 4), atol=1e-2, rtol=0)
     torch.testing.assert_close(normalise_rgb(2 * rgb), normal, atol=1e-3, rtol=0)  # brightness does not matter
+    rgb[0, :, 0] = 0
+    assert (normalise_rgb(rgb)[0, :, 0] == 0).all()  # a black patch
     flow = torch.randn(2, 1, 4, 200) * torch.tensor([1.0, 2, 3, 4])[:, None]
     stds = normalise_flow(flow).std(-1)[:, 0]
     assert (stds[:, 3] > 3 * stds[:, 0]).all()  # patches keep their weights
@@ -200,8 +202,49 @@ def test_sessions_without_a_camera_count_where_they_can(data):
     without = FaceClips(rest, present, {}, clips.wave[1:], clips.rate[1:], clips.level[1:], clips.sessions[1:], 15.0)
     torch.testing.assert_close(partly, module.loss(without, factor))
     clips.present["phone"][:] = False
-    with pytest.raises(ValueError, match="same pair of cameras"):
-        module.loss(clips, factor)
+    assert module.loss(clips, factor) is None
+
+
+def test_absent_cameras_do_not_enter_the_statistics_of_a_network(data):
+    module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=8)).train()
+    module.prepare(data)
+    batch = next(iter(data.train_dataloader()))
+    batch.present["phone"][0] = False
+    batch.maps["phone"][0] = 0
+    clips, factor = module.augmented(batch)
+    assert float(clips.maps["phone"][0].abs().max()) == 0
+    module.loss(clips, factor)
+    found = module.network.of("phone").stem[1].running_var.clone()
+    module.network.of("phone").stem[1].reset_running_stats()
+    module.network("phone", clips.maps["phone"][1:])
+    torch.testing.assert_close(found, module.network.of("phone").stem[1].running_var)
+
+
+def unequal(data: SyntheticFaces, cameras: dict[int, list[str]] | None = None) -> SyntheticFaces:
+    """Data whose first validation session is twice as long as the others; `cameras` of a session are the ones kept."""
+    made = make_data()
+    made.load("train", "val")
+    for number, session in enumerate(made.sessions["val"]):
+        kept = (cameras or {}).get(number, list(session.maps))
+        repeat = 2 if number == 0 else 1
+        session.maps = {n: np.concatenate([session.maps[n]] * repeat, axis=-1) for n in kept}
+        session.moments = {n: np.concatenate([session.moments[n]] * repeat) for n in kept}
+        session.wave, session.rate = np.tile(session.wave, repeat), np.tile(session.rate, repeat)
+    return made
+
+
+@pytest.mark.parametrize("cls", [CalibrationPhys, SiNC, ContrastPhys, Supervised])
+def test_validation_sessions_may_have_different_lengths(cls, data, tmp_path):
+    options = {"rows": 1} if cls is ContrastPhys else {}
+    module = cls(CameraPhysNet2D(**data.dims, width=8), **options)
+    trainer = train(tmp_path, module, unequal(data))
+    assert torch.isfinite(trainer.callback_metrics["val/loss"])
+
+
+def test_sessions_without_a_common_pair_of_cameras_are_refused_before_training(data, tmp_path):
+    apart = unequal(data, {0: ["webcam"], 1: ["phone"]})
+    with pytest.raises(ValueError, match="no two val sessions have the same pair of cameras"):
+        train(tmp_path, CalibrationPhys(CameraPhysNet2D(**data.dims, width=8)), apart)
 
 
 def test_frozen_camera_stays_as_it_was(data, tmp_path):
@@ -284,7 +327,7 @@ def test_wrong_arguments_are_refused(options, message, data):
 def test_a_speed_that_the_data_cannot_give_is_refused(data):
     module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=8), speed=[0.5, 1.5])
     with pytest.raises(ValueError, match=r"dataset\.margin"):
-        module.prepare(data)
+        module.check_training(data)
     module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=8), band=[1.0, 8.0])
     with pytest.raises(ValueError, match=r"method\.band"):
         module.prepare(data)
