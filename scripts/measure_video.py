@@ -58,9 +58,17 @@ def read_maps(videos: Sequence[Path], detector: str, settings: FrontEnd) -> dict
         if maps:
             reference = next(iter(maps.values()))
             offset = estimate_offset(reference, camera_map)
-            used = offset.seconds if offset.trusted else 0.0
-            log.info("%s: clock put %+.2f s (correlation of the motion %.2f)", path, used, offset.correlation)
-            camera_map.t = camera_map.t + used
+            if offset.trusted:
+                log.info(
+                    "%s: clock put %+.2f s (correlation of the motion %.2f)", path, offset.seconds, offset.correlation
+                )
+                camera_map.t = camera_map.t + offset.seconds
+            else:
+                log.warning(
+                    "%s: no offset to the clock of the first video was found (correlation %.2f)",
+                    path,
+                    offset.correlation,
+                )
         maps[path.stem] = camera_map
     return maps
 

@@ -50,7 +50,7 @@ class Frames:
         Raises:
             ValueError: the clock runs backwards.
         """
-        last = -np.inf
+        last, number = -np.inf, -1
         for number, (t, handle) in enumerate(self.stamps()):
             if self.times is not None:
                 if number >= len(self.times):
@@ -63,6 +63,10 @@ class Frames:
                 )
             last = t
             yield t, handle
+        if self.times is not None and number + 1 < len(self.times):
+            short = number + 1 < 0.98 * len(self.times)
+            level = logging.WARNING if short else logging.INFO
+            log.log(level, "%s has %d frames, fewer than its %d time stamps", self.path, number + 1, len(self.times))
 
 
 class VideoFrames(Frames):

@@ -28,6 +28,7 @@ from datasets.faces.rendering import render_session
 from datasets.faces.scene import SceneSettings
 from datasets.faces.session import CameraMap
 from datasets.faces.sync import estimate_offset
+from datasets.faces.synthetic import synthetic_session
 from datasets.faces.video import ImageFrames, VideoFrames, open_frames
 
 BOX = (24, 16, 64, 64)
@@ -264,6 +265,24 @@ def test_offset_between_cameras_is_found(offset):
     assert found.seconds == pytest.approx(offset, abs=0.04)
     alone = CameraMap(rng.normal(100, 1, (900, 4, 3)), rng.normal(size=(900, 4)), t)
     assert not estimate_offset(camera(0.0, 1.0, 1), alone).trusted
+
+
+@pytest.mark.parametrize("seconds", [14.0, 31.0])
+def test_cameras_of_different_sessions_have_no_offset(seconds):
+    settings = SceneSettings(seconds=seconds, grid=4)
+    sessions = [synthetic_session((0, 0, k), settings) for k in range(5)]
+    for k in range(5):
+        same, other = sessions[k].cameras, sessions[(k + 1) % 5].cameras
+        assert estimate_offset(same["webcam"], same["phone"]).trusted
+        assert not estimate_offset(same["webcam"], other["phone"]).trusted
+
+
+def test_an_offset_at_the_end_of_the_search_is_none():
+    t = np.arange(900) / 30
+    motion = np.random.default_rng(0).normal(size=(1200, 1)) * np.ones((1, 4))
+    cameras = [CameraMap(np.full((900, 4, 3), 100.0), motion[start : start + 900], t) for start in (0, 60)]
+    assert not estimate_offset(*cameras).trusted
+    assert estimate_offset(*cameras, largest=3.0).seconds == pytest.approx(2.0, abs=0.04)
 
 
 @pytest.mark.parametrize("name", ["ultralight", "blazeface"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from datasets.faces.build import build_corpus, recordings_of
 from datasets.faces.clips import align, change_rate, interpolate, velocity
 from datasets.faces.datamodule import ClipLoader, WindowLoader, check_subjects
 from datasets.faces.frontend import FrontEnd
-from datasets.faces.layouts import LAYOUTS
+from datasets.faces.layouts import LAYOUTS, spread_repeats
 from datasets.faces.recordings import FaceRecordings, split_by_person
 from datasets.faces.scene import SceneSettings
 from datasets.faces.session import CameraMap, Session, Truth, check_map, load_session, save_session
+from datasets.faces.sync import Offset
 from datasets.faces.synthetic import synthetic_session
 
 SETTINGS = FrontEnd(grid=4, box=(24, 16, 64, 64), flow=False)
@@ -65,13 +67,18 @@ def make_cohface(root, write, images):
 
 
 def make_mcd_rppg(root, write, images):
-    (root / "ppg_sync").mkdir(parents=True)
+    for name in ("ppg_sync", "meta"):
+        (root / name).mkdir(parents=True)
     for subject in ("17", "204"):
         for camera in ("FullHDwebcam", "IriunWebcam"):
             name = f"{subject}_{camera}_before"
             write(root / "video" / f"{name}.avi", images)
-            rows = [f"{round(100 * v) + 500} 2024-05-01 23:59:{59 + k / 30:09.6f}" for k, v in enumerate(wave(30, 30))]
+            rows = [f"{round(100 * v) + 500} 0.004" for v in wave(30, 30)]
             (root / "ppg_sync" / f"{name}.txt").write_text("\n".join(rows))
+            if subject == "17":  # the other one has the clock of the video
+                start = datetime(2024, 5, 1, 23, 59, 59, 600_000)
+                stamps = [f"{k + 1}  {start + timedelta(seconds=k / 30)}" for k in range(41)]
+                (root / "meta" / f"{name}.txt").write_text("\n".join(stamps))
 
 
 def make_vipl_hr(root, write, images):
@@ -161,6 +168,69 @@ def test_damaged_references_are_refused(tmp_path, write_frames, moving):
     recording = next(r for r in recordings_of("ubfc_rppg", tmp_path) if r.session == "subject1")
     with pytest.raises(CorruptData, match="three lines"):
         recording.truth()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("t,ppg\n0.0,1\n0.1\n", "lacks a value in row 3, column 2"),
+        ("", "is empty"),
+        ("t,ppg\n", "has no values"),
+        ("ppg\n1\n", "no column t"),
+        ("t,ppg\n0,1\n0.2,1\n0.1,1\n", "runs backwards"),
+    ],
+)
+def test_a_damaged_reference_leaves_its_recordings_out(content, message, tmp_path, write_frames, moving):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(4))
+    (tmp_path / "raw" / "session1" / "truth.csv").write_text(content)
+    failures = build_corpus(recordings_of("own", tmp_path / "raw"), tmp_path / "maps", SETTINGS)
+    assert len(failures) == 2
+    assert all(message in failure and "session1" in failure for failure in failures)
+    assert sorted(path.parent.name for path in (tmp_path / "maps").glob("*/meta.yaml")) == ["session0", "session2"]
+
+
+def test_a_missing_reference_is_said_and_the_recording_used(tmp_path, write_frames, moving, caplog):
+    make_vipl_hr(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    (tmp_path / "raw" / "data" / "p1" / "v1" / "source1" / "wave.csv").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert not build_corpus(recordings_of("vipl_hr", tmp_path / "raw"), tmp_path / "maps", SETTINGS)
+    assert "source1/video.avi has no reference" in caplog.text
+    assert list(load_session(tmp_path / "maps" / "p1_v1").cameras) == ["phone", "webcam"]
+
+
+def test_empty_lists_of_pure_are_refused(tmp_path):
+    (tmp_path / "01-01").mkdir()
+    (tmp_path / "01-01" / "01-01.json").write_text('{"/Image": [], "/FullPackage": []}')
+    (recording,) = recordings_of("pure", tmp_path)
+    for read in (recording.times, recording.truth):
+        with pytest.raises(CorruptData, match="no entries in /Image"):
+            read()
+
+
+def test_stamps_that_repeat_are_spread_and_none_is_lost():
+    found = spread_repeats(np.array([0.0, 0.1, 0.1, 0.1, 0.4, 0.5, 0.5]))
+    np.testing.assert_allclose(found, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5 + 0.5 / 6])
+
+
+def test_a_camera_that_is_built_later_joins_its_session(tmp_path, write_frames, moving, monkeypatch):
+    """The second build finds what the first would have found: offset, reference, and clocks."""
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    offsets = iter([1.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr("datasets.faces.build.estimate_offset", lambda *_: Offset(next(offsets), 0.9, 20.0))
+    recordings = recordings_of("own", tmp_path / "raw")[:2]
+    for out, parts in (("whole", (recordings,)), ("parts", (recordings[1:], recordings))):
+        for part in parts:
+            build_corpus(part, tmp_path / out, SETTINGS, synchronise=True)
+    whole, parts = (load_session(tmp_path / out / "session0") for out in ("whole", "parts"))
+    assert whole.meta == parts.meta == {"offsets": {"webcam": 1.0}}
+    assert parts.truth is not None
+    assert not list((tmp_path / "parts").glob("*/truth_*.npz"))
+    for camera in ("phone", "webcam"):
+        np.testing.assert_allclose(whole.cameras[camera].t, parts.cameras[camera].t)
+    note = tmp_path / "parts" / "session0" / "meta.yaml"
+    before = note.stat().st_mtime_ns
+    build_corpus(recordings, tmp_path / "parts", SETTINGS, synchronise=True)
+    assert note.stat().st_mtime_ns == before
 
 
 def test_a_stopped_build_goes_on_and_other_settings_are_refused(tmp_path, write_frames, moving, caplog):
