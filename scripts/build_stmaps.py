@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     box = tuple(given.box) if given.box else None
-    settings = FrontEnd(grid=given.grid, flow=not given.no_flow, box=box)
     started = time.monotonic()
     try:
+        settings = FrontEnd(grid=given.grid, flow=not given.no_flow, box=box)
         recordings = recordings_of(given.layout, given.folder)
         failures = build_corpus(
             recordings,

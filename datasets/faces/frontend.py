@@ -40,6 +40,10 @@ class FrontEnd:
     flow: bool = True
     box: Box | None = None
 
+    def __post_init__(self) -> None:
+        if self.grid < 1:
+            raise ValueError(f"a map needs a grid of at least 1 patch along each side, got {self.grid}")
+
 
 @dataclass
 class Faces:

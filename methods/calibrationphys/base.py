@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -256,7 +257,8 @@ class LearnedWave(RateModule):
         out: Path,
         data: Any,
         camera: str = "",
-        detector: str = "ultralight",
+        detector: str = "",
+        box: Sequence[int] | None = None,
         window: float = 0.0,
     ) -> list[Path]:
         """Measure videos: write rates of windows with their quality, waves, and a figure without a face for each.
@@ -264,25 +266,41 @@ class LearnedWave(RateModule):
         Args:
             paths: videos of faces.
             out: folder of the files to write.
-            data: not used.
+            data: DataModule of the run, or `described_data`.
             camera: camera whose network is used; empty: that of the video's name, else the first one.
-            detector: ultralight or blazeface.
+            detector: ultralight or blazeface; empty: that of the run.
+            box: fixed face box x, y, width, height in pixels; None: that of the run, which may have none.
             window: seconds of a window; 0: 10 for the pulse, 30 for respiration.
 
         Raises:
-            ValueError: there is no such camera, no face is found, or a video is too short.
+            ValueError: there is no such camera, or no video could be measured.
         """
-        from methods.calibrationphys.predictor import measure_videos, module_predictor
+        from datasets.faces.frontend import FrontEnd
+        from methods.calibrationphys.predictor import measure_videos, module_predictor, unique_names
         from methods.calibrationphys.report import write_measurement
 
         if camera and camera not in self.cameras:
             raise ValueError(f"camera={camera} is none of {', '.join(self.cameras)}")
         predictor = module_predictor(self, camera)
-        side = round(self.network.dims["patches"] ** 0.5)
-        written: list[Path] = []
-        for measurement, path in measure_videos(paths, predictor, side, detector, window):
-            written += write_measurement(measurement, out, path.stem)
+        side, fixed = round(self.network.dims["patches"] ** 0.5), box or getattr(data, "box", None)
+        settings = FrontEnd(grid=side, flow=self.source == "flow", box=tuple(fixed) if fixed else None)
+        names, written = unique_names(paths), list[Path]()
+        detector = detector or getattr(data, "detector", "ultralight")
+        for measurement, path in measure_videos(list(names), predictor, settings, detector, window):
+            written += write_measurement(measurement, out, names[path])
         return written
+
+    @staticmethod
+    def described_data(checkpoint: Mapping[str, Any], dataset: Mapping[str, Any]) -> Any:
+        """Return what `prepare` and `predict_files` need of the data; None: the checkpoint does not say.
+
+        Args:
+            checkpoint: content of a checkpoint.
+            dataset: config of the data set of its run.
+        """
+        about = checkpoint.get("faces")
+        own = {"detector": dataset.get("detector", "ultralight"), "box": dataset.get("box")}
+        return about and SimpleNamespace(**about, clip_length=about["length"], **own)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to use the networks without the data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from methods.calibrationphys.rates import (
 )
 from methods.checkpoints import weights_below
 
+log = logging.getLogger(__name__)
 COLOUR = {
     "green": colour.green,
     "ica": colour.ica,
@@ -247,7 +249,7 @@ def measure(
 
 
 def module_predictor(module: Any, camera: str) -> Predictor:
-    """Return the networks of a trained module.
+    """Return the networks of a trained module. Which network measures a video is logged.
 
     Args:
         module: a `LearnedWave`.
@@ -257,6 +259,7 @@ def module_predictor(module: Any, camera: str) -> Predictor:
 
     def wave(name: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
         used = camera or (name if name in module.cameras else module.cameras[0])
+        log.info("the video of camera %s is measured by the network of camera %s", name, used)
         with torch.no_grad():
             maps = normalise(torch.from_numpy(values[None]).to(module.device))
             return module.network(used, maps).double().cpu().numpy()[0]
@@ -264,21 +267,63 @@ def module_predictor(module: Any, camera: str) -> Predictor:
     return Predictor(type(module).__name__, module.signal, module.source, module.fs, module.readout, wave)
 
 
+def camera_of(path: Path) -> str:
+    """Return the camera that a video is named after: `cam_phone.mp4` and `phone.mp4` are of the phone.
+
+    Args:
+        path: video.
+    """
+    return path.stem.removeprefix("cam_")
+
+
+def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for the results of each video: its own, with those of its folders before it where names repeat.
+
+    Args:
+        paths: videos; one that occurs twice counts once.
+
+    Raises:
+        ValueError: two videos in a folder differ in the ending only.
+    """
+    parts = {path: (*path.absolute().parts[1:-1], path.stem) for path in paths}
+    depth = dict.fromkeys(parts, 1)
+    while True:
+        names = {path: "_".join(own[-depth[path] :]) for path, own in parts.items()}
+        repeated = [path for path in names if list(names.values()).count(names[path]) > 1]
+        if not repeated:
+            return names
+        if any(depth[path] > len(parts[path]) for path in repeated):
+            raise ValueError(f"these videos differ in the ending of their names only: {', '.join(map(str, repeated))}")
+        depth |= {path: depth[path] + 1 for path in repeated}
+
+
 def measure_videos(
-    paths: Sequence[Path], predictor: Predictor, grid: int, detector: str, window: float
+    paths: Sequence[Path], predictor: Predictor, settings: FrontEnd, detector: str, window: float
 ) -> Iterator[tuple[Measurement, Path]]:
-    """Yield the measurement of each video.
+    """Yield the measurement of each video; those that cannot be measured are said at the end.
 
     Args:
         paths: videos of faces.
         predictor: what turns maps into waves.
-        grid: patches along each side of the face box.
-        detector: name of the face detector.
+        settings: what is measured.
+        detector: name of the face detector; not used with a fixed box.
         window: seconds of a window; 0: 10 for the pulse, 30 for respiration.
+
+    Raises:
+        ValueError: none could be measured.
     """
     seconds = window or {"pulse": 10.0, "resp": 30.0}[predictor.signal]
-    faces = make_detector(detector)
-    settings = FrontEnd(grid=grid, flow=predictor.source == "flow")
+    faces = None if settings.box else make_detector(detector)
+    failures = []
     for path in paths:
-        camera_map = build_map(open_frames(path), faces, settings)
-        yield measure({path.stem: camera_map}, predictor, seconds, name=str(path)), path
+        try:
+            camera_map = build_map(open_frames(path), faces, settings)
+            measurement = measure({camera_of(path): camera_map}, predictor, seconds, name=str(path))
+        except (ValueError, OSError) as error:
+            failures.append(str(error))
+            continue
+        yield measurement, path
+    if len(failures) == len(paths):
+        raise ValueError("\n".join(failures))
+    for failure in failures:
+        log.warning("left out: %s", failure)
