@@ -4,7 +4,8 @@
     python -m scripts.build_stmaps own FOLDER OUT --grid 8 --detector blazeface
 
 A run builds its maps itself where they are missing; this does it without a run. A stopped build goes on with the same
-command. Use the maps by dataset.maps=OUT. OUT holds colours and motion of patches, no images.
+command. Use the maps by dataset.maps=OUT. OUT holds colours and motion of patches; with a large --grid they are small
+pictures of the faces.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from datasets.faces.video import open_frames
 from datasets.files import atomic_write
 from datasets.progress import track
 
+PICTURE = 12  # patches along each side from which on a map shows a face
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +43,28 @@ def settings_digest(settings: FrontEnd, detector: str) -> str:
     """
     text = json.dumps([vars(settings), detector], sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def noted(settings: FrontEnd, detector: str) -> dict[str, Any]:
+    """Return what `settings.yaml` beside maps says of how they were built.
+
+    Args:
+        settings: what is measured.
+        detector: name of the face detector.
+    """
+    box = None if settings.box is None else list(settings.box)
+    content = {**vars(settings), "box": box, "detector": detector if box is None else None}
+    return {"digest": settings_digest(settings, detector), **content}
+
+
+def noted_settings(out: Path) -> dict[str, Any]:
+    """Return the content of `settings.yaml` of a folder of maps; empty if there is none.
+
+    Args:
+        out: folder of the sessions.
+    """
+    note = out / "settings.yaml"
+    return yaml.safe_load(note.read_text()) if note.exists() else {}
 
 
 def build_recording(recording: Recording, folder: Path, settings: FrontEnd, detector: str) -> None:
@@ -110,7 +133,14 @@ def build_corpus(
         ValueError: the folder was built with other settings, or no recording could be used.
     """
     settings = settings or FrontEnd()
-    check_settings(out, settings_digest(settings, detector))
+    check_settings(out, noted(settings, detector))
+    if settings.grid > PICTURE:
+        log.warning(
+            "%s: maps of %d x %d patches are small pictures of the faces; keep them as private as the videos",
+            out,
+            settings.grid,
+            settings.grid,
+        )
     todo = [r for r in recordings if not (out / r.session / f"cam_{r.camera}.npz").exists()]
     failures: list[str] = []
     jobs = [(r, out / r.session, settings, detector) for r in todo]
@@ -173,25 +203,24 @@ def next_done(futures: list[Any]) -> Any:
     return future
 
 
-def check_settings(out: Path, digest: str) -> None:
+def check_settings(out: Path, content: dict[str, Any]) -> None:
     """Note the settings of a folder of maps, or check that they are the same.
 
     Args:
         out: folder of the sessions.
-        digest: digest of the settings.
+        content: settings and their digest.
 
     Raises:
         ValueError: the folder was built with other settings.
     """
-    note = out / "settings.yaml"
-    if note.exists():
-        found = yaml.safe_load(note.read_text())["digest"]
-        if found != digest:
-            raise ValueError(f"{out} has maps that were built with other settings ({found}); choose another folder")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(note) as path:
-        path.write_text(yaml.safe_dump({"digest": digest}))
+    found = noted_settings(out)
+    if not found:
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out / "settings.yaml") as path:
+            path.write_text(yaml.safe_dump(content))
+    elif found["digest"] != content["digest"]:
+        other = [f"{key}={found[key]}" for key, value in content.items() if key in found and found[key] != value]
+        raise ValueError(f"{out} has maps that were built with other settings, {other[-1]}; choose another folder")
 
 
 def _finish(recordings: Sequence[Recording], out: Path, synchronise: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -37,6 +37,7 @@ class FaceClips:
         level: motion level of synthetic sessions, (B,); NaN for others.
         sessions: names of the sessions.
         fs: columns a second.
+        subjects: person of each session.
     """
 
     maps: dict[str, Tensor]
@@ -47,15 +48,19 @@ class FaceClips:
     level: Tensor
     sessions: list[str]
     fs: float
+    subjects: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sessions)
 
     def to(self, device: torch.device | str) -> FaceClips:
         """Return the clips on a device."""
-        move = lambda group: {name: value.to(device) for name, value in group.items()}  # noqa: E731
-        tensors = (self.wave.to(device), self.rate.to(device), self.level.to(device))
-        return FaceClips(move(self.maps), move(self.present), move(self.moments), *tensors, self.sessions, self.fs)
+        groups = {
+            group: {name: value.to(device) for name, value in getattr(self, group).items()}
+            for group in ("maps", "present", "moments")
+        }
+        tensors = {name: getattr(self, name).to(device) for name in ("wave", "rate", "level")}
+        return replace(self, **groups, **tensors)
 
 
 @dataclass
@@ -173,8 +178,13 @@ def align(session: Session, signal: Signal, source: Input, fs: float) -> Aligned
         fs: columns a second.
 
     Raises:
-        ValueError: its recordings do not overlap in time.
+        ValueError: its recordings do not overlap in time, or have no flow.
     """
+    if source == "flow" and (without := [name for name, found in session.cameras.items() if not found.flow.any()]):
+        raise ValueError(
+            f"session {session.name}: the map of camera {without[0]} was built without optical flow: dataset.flow=true "
+            "or scripts.build_stmaps without --no-flow, into another folder"
+        )
     start, end = overlap(session, signal)
     clock = common_clock(start, end)
     maps, moments = {}, {}
@@ -243,6 +253,7 @@ def cut(aligned: Sequence[AlignedSession], starts: Sequence[int], length: int, f
         torch.tensor([session.level for session in aligned], dtype=torch.float32),
         [session.name for session in aligned],
         fs,
+        [session.subject for session in aligned],
     )
 
 

@@ -322,17 +322,29 @@ def ibvp(root: Path) -> list[Recording]:
 def own_folder(root: Path) -> list[Recording]:
     """Return one's own recordings: `<session>/cam_<name>.mp4` (or avi, ...), perhaps `truth.csv`, `subject.txt`.
 
-    `truth.csv` has the columns t (seconds on the clock of the first camera by name), and ppg, resp, hr or rr.
+    `cam_<name>` may be a folder of images, of 30 frames a second if `cam_<name>_t.csv` does not give their time t in
+    seconds. `truth.csv` has the columns t (seconds on the clock of the first camera by name), and ppg, resp, hr or rr.
+    Without `subject.txt` a session is a person of its own.
     """
-    found = []
+    found, nameless = [], []
     for folder in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []:
         videos = sorted(p for p in folder.glob("cam_*") if p.suffix.lower() in VIDEOS or p.is_dir())
         subject = folder / "subject.txt"
         person = subject.read_text().strip() if subject.exists() else folder.name
+        nameless += [] if subject.exists() or not videos else [folder.name]
         table = folder / "truth.csv"
         truth = partial(_own_truth, table) if table.exists() else None
-        names = [video.stem.removeprefix("cam_") for video in videos]
-        found += [Recording(folder.name, person, n, v, truth=truth) for n, v in zip(names, videos, strict=True)]
+        for video in videos:
+            stamps = folder / f"{video.stem}_t.csv"
+            times = partial(_column, stamps, "t") if stamps.exists() else None
+            found.append(Recording(folder.name, person, video.stem.removeprefix("cam_"), video, times, truth))
+    if nameless:
+        log.warning(
+            "%d session(s) have no subject.txt, e.g. %s: each counts as a person of its own, so that somebody with "
+            "several sessions may be in training and test",
+            len(nameless),
+            nameless[0],
+        )
     return found
 
 

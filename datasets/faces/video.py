@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,8 +125,17 @@ class VideoFrames(Frames):
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
+def by_number(path: Path) -> list[str | int]:
+    """Return a key that sorts `2.png` before `10.png`.
+
+    Args:
+        path: file.
+    """
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
 class ImageFrames(Frames):
-    """Frames of a folder of images, or of raw thermal frames (iBVP), in the order of their names.
+    """Frames of a folder of images, or of raw thermal frames (iBVP), in the order of the numbers in their names.
 
     Args:
         path: folder.
@@ -140,7 +150,8 @@ class ImageFrames(Frames):
         super().__init__(path, times)
         self.fps = fps
         inside = path.iterdir() if path.is_dir() else ()
-        self.files = sorted(p for p in inside if p.suffix.lower() in (*IMAGES, ".raw") and not p.name.startswith("."))
+        images = (p for p in inside if p.suffix.lower() in (*IMAGES, ".raw") and not p.name.startswith("."))
+        self.files = sorted(images, key=by_number)
         if not self.files:
             raise ValueError(f"{path} has no images ({', '.join(IMAGES)})")
 

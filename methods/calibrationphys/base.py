@@ -27,9 +27,10 @@ class RateModule(LightningModule):
 
     Metrics, with rates and errors per minute, `<camera>` being each camera: `test/mae` (mean of the cameras),
     `test/mae_fused` (all cameras' spectra together), `test/agreement` (share of windows in which the cameras differ by
-    less than 5), and for each camera `test/mae_<camera>`, `rmse`, `me`, `sd`, `mape` (%), `r`, `pte` (share of errors
-    below 5), `loa`, `icc`, `mae_se` (standard error by a bootstrap over sessions), `mae_session` (one rate a session),
-    `snr` (dB), `ipr` (share of power outside the band), `macc` (largest correlation with the contact wave).
+    less than 5, for respiration 2), and for each camera `test/mae_<camera>`, `rmse`, `me`, `sd`, `mape` (%), `r`, `pte`
+    (share of errors below 5), `loa`, `icc`, `mae_se` (standard error by a bootstrap over people), `mae_session` (one
+    rate a session), `snr` (dB), `ipr` (share of power outside the band), `macc` (largest correlation with the contact
+    wave).
 
     Args:
         network: networks of the cameras, or a placeholder.
@@ -52,7 +53,7 @@ class RateModule(LightningModule):
         default = READOUTS[self.signal]
         if self.given_band is None:
             return default
-        return Readout(self.given_band, default.nfft, default.tolerance)
+        return replace(default, band=self.given_band)
 
     @property
     def band(self) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from datasets.faces.clips import Input, Signal, align, common_clock, interpolate
 from datasets.faces.detect import make_detector
-from datasets.faces.frontend import FrontEnd, build_map
+from datasets.faces.frontend import GAP, FrontEnd, build_map
 from datasets.faces.session import CameraMap, Session
 from datasets.faces.video import open_frames
 from methods.calibrationphys import breathing, colour
@@ -39,13 +39,15 @@ COLOUR = {
     "pbv": colour.pbv,
     "lgi": colour.lgi,
     "omit": colour.omit,
+    "2sr": colour.spatial_subspace_rotation,
 }
 BREATH_FROM_COLOUR = {
     "bw": breathing.baseline_wander,
     "am": breathing.amplitude_modulation,
     "fm": breathing.frequency_modulation,
 }
-FORMULAS = {"pulse": (*COLOUR, "2sr"), "resp": ("flowmean", *BREATH_FROM_COLOUR)}
+ONE_CHANNEL = ("green", *BREATH_FROM_COLOUR)
+FORMULAS: dict[str, tuple[str, ...]] = {"pulse": tuple(COLOUR), "resp": ("flowmean", *BREATH_FROM_COLOUR)}
 
 
 @dataclass
@@ -78,27 +80,23 @@ def formula_predictor(name: str) -> Predictor:
     Raises:
         ValueError: there is no such method.
     """
-
-    def mean_colour(formula: Callable[[np.ndarray, float], np.ndarray]) -> Callable[..., np.ndarray]:
-        return lambda camera, values, moments: formula(moments[None, :, :-1, -1].astype(float), 30.0)[0]
-
-    def moments_of(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
-        assert moments is not None
-        return colour.spatial_subspace_rotation(moments[None, :, :-1, :-1].astype(float), 30.0)[0]
-
-    def flow_of(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
-        return breathing.flow_mean(values[0].T[None].astype(float), 15.0)[0]
-
-    if name == "2sr":
-        return Predictor(name, "pulse", "rgb", 30.0, READOUTS["pulse"], moments_of)
-    if name in COLOUR:
-        return Predictor(name, "pulse", "rgb", 30.0, READOUTS["pulse"], mean_colour(COLOUR[name]))
+    if name not in FORMULAS["pulse"] + FORMULAS["resp"]:
+        known = ", ".join(FORMULAS["pulse"] + FORMULAS["resp"])
+        raise ValueError(f"there is no method {name}; choose from {known}, or name a trained run")
+    signal: Signal = "pulse" if name in FORMULAS["pulse"] else "resp"
     if name == "flowmean":
-        return Predictor(name, "resp", "flow", 15.0, READOUTS["resp"], flow_of)
-    if name in BREATH_FROM_COLOUR:
-        return Predictor(name, "resp", "rgb", 30.0, READOUTS["resp"], mean_colour(BREATH_FROM_COLOUR[name]))
-    known = ", ".join(FORMULAS["pulse"] + FORMULAS["resp"])
-    raise ValueError(f"there is no method {name}; choose from {known}, or name a trained run")
+        flow = lambda camera, values, moments: breathing.flow_mean(values[0].T[None].astype(float), 15.0)[0]  # noqa: E731
+        return Predictor(name, signal, "flow", 15.0, READOUTS[signal], flow)
+    formula = (COLOUR | BREATH_FROM_COLOUR)[name]
+
+    def wave(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
+        assert moments is not None
+        if moments.shape[-1] < 4 and name not in ONE_CHANNEL:
+            raise ValueError(f"{name} needs 3 colours, the video of {camera} is grey: use {' or '.join(ONE_CHANNEL)}")
+        taken = moments[:, :-1, :-1] if name == "2sr" else moments[:, :-1, -1]
+        return formula(taken[None].astype(float), 30.0)[0]
+
+    return Predictor(name, signal, "rgb", 30.0, READOUTS[signal], wave)
 
 
 def described_by(checkpoint: Path) -> dict[str, Any]:
@@ -141,14 +139,27 @@ def network_predictor(
 
     def wave(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
         used = cameras[camera]
-        if values.shape[:2] != (channels[used], patches):
-            raise ValueError(f"the run was trained on maps of {channels[used]} x {patches}, this is {values.shape[:2]}")
+        check_shape(values, channels[used], patches)
         with torch.no_grad():
             return network(used, normalise(torch.from_numpy(values[None]))).double().numpy()[0]
 
-    default = READOUTS[about["signal"]]
-    readout = Readout(as_band(about["band"]), default.nfft, default.tolerance)
+    readout = replace(READOUTS[about["signal"]], band=as_band(about["band"]))
     return Predictor(name, about["signal"], source, about["fs"], readout, wave)
+
+
+def check_shape(values: np.ndarray, channels: int, patches: int) -> None:
+    """Raise ValueError if a map (C, M, N) is not of the shape that a network was trained on.
+
+    Args:
+        values: map.
+        channels: channels that the network takes.
+        patches: patches that it takes.
+    """
+    if values.shape[:2] != (channels, patches):
+        raise ValueError(
+            f"the run was trained on maps of {channels} channels x {patches} patches, this video gives "
+            f"{values.shape[0]} x {values.shape[1]}" + (": it is grey" if values.shape[0] < channels else "")
+        )
 
 
 @dataclass
@@ -167,6 +178,7 @@ class Measurement:
         snr: signal-to-noise ratio of the window at its rate in dB, by camera, (W,).
         ipr: share of power outside the band by camera, (W,).
         agreement: largest difference between the cameras' rates, (W,); NaN with one camera.
+        gaps: whether a window has frames missing for half a second or more, by camera, (W,).
         readout: how the rates were read.
     """
 
@@ -181,12 +193,16 @@ class Measurement:
     snr: dict[str, np.ndarray]
     ipr: dict[str, np.ndarray]
     agreement: np.ndarray
+    gaps: dict[str, np.ndarray]
     readout: Readout
 
     def good(self, camera: str) -> np.ndarray:
-        """Return which windows can be trusted: SNR above 0 dB, and cameras that agree within 5 per minute, (W,)."""
-        agrees = np.isnan(self.agreement) | (self.agreement < 5)
-        return (self.snr[camera] > 0) & agrees
+        """Return which windows can be trusted, (W,): SNR above 0 dB, no gap, and cameras that agree.
+
+        They agree within 5 per minute, for respiration 2.
+        """
+        agrees = np.isnan(self.agreement) | (self.agreement < self.readout.agreement)
+        return (self.snr[camera] > 0) & agrees & ~self.gaps[camera]
 
 
 def flicker_rate(camera_map: CameraMap, rate: float, readout: Readout) -> float | None:
@@ -243,9 +259,23 @@ def measure(
         waves[camera] = filtered / (filtered.std() + 1e-12)
     spread = np.ptp(np.stack(list(rates.values())), axis=0) if len(rates) > 1 else np.full(len(starts), np.nan)
     begin = max(m.t[0] for m in maps.values())
+    times = begin + starts / fs
+    gaps = {camera: across_gaps(found.t, times, seconds) for camera, found in maps.items()}
     return Measurement(
-        predictor.signal, predictor.name, fs, begin, waves, starts / fs, seconds, rates, snr, ipr, spread, readout
+        predictor.signal, predictor.name, fs, begin, waves, starts / fs, seconds, rates, snr, ipr, spread, gaps, readout
     )
+
+
+def across_gaps(t: np.ndarray, starts: np.ndarray, seconds: float) -> np.ndarray:
+    """Return which windows have frames missing for half a second or more, (W,).
+
+    Args:
+        t: time stamps of the frames, (T,).
+        starts: first time of each window, (W,).
+        seconds: length of a window.
+    """
+    gap = np.flatnonzero(np.diff(t) >= GAP)
+    return ((t[gap] < starts[:, None] + seconds) & (t[gap + 1] > starts[:, None])).any(axis=1)
 
 
 def module_predictor(module: Any, camera: str) -> Predictor:
@@ -259,6 +289,8 @@ def module_predictor(module: Any, camera: str) -> Predictor:
 
     def wave(name: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
         used = camera or (name if name in module.cameras else module.cameras[0])
+        dims = module.network.dims
+        check_shape(values, dims["channels"][used], dims["patches"])
         log.info("the video of camera %s is measured by the network of camera %s", name, used)
         with torch.no_grad():
             maps = normalise(torch.from_numpy(values[None]).to(module.device))

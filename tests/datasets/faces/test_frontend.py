@@ -137,6 +137,9 @@ def test_folders_of_images_are_read_in_order(tmp_path, moving):
     read = [(t, frames.image(handle)) for t, handle in frames]
     np.testing.assert_allclose([t for t, _ in read], np.arange(4) / 25)
     np.testing.assert_array_equal(read[2][1], images[2])
+    for k in (9, 10):
+        Image.fromarray(images[0]).save(tmp_path / f"Image{k}.png")  # after Image003, as numbers count
+    assert [file.stem for file in open_frames(tmp_path).files][-3:] == ["Image003", "Image9", "Image10"]
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "._Image000.png").write_bytes(b"of another system")
     with pytest.raises(ValueError, match="has no images"):
@@ -221,6 +224,39 @@ def test_the_largest_of_several_faces_is_used_and_said(write_frames, moving, tmp
         faces = find_faces(open_frames(path), lambda image: two, FrontEnd(detect_every=0.2))
     np.testing.assert_array_equal(np.median(faces.boxes, axis=0), two[0])
     assert "several faces" in caplog.text
+
+
+def test_times_without_a_face_are_said(write_frames, moving, tmp_path, caplog):
+    path = write_frames(tmp_path / "v.mp4", moving(60), np.arange(60) / 10)
+    found = iter([True, True, False, False, False, True, False, False, False, False, False, False])
+    with caplog.at_level(logging.WARNING):
+        find_faces(open_frames(path), lambda _: np.array([[10.0, 10, 40, 40]] if next(found) else []), FrontEnd())
+    assert "no face found from 0.5 to 2.5 s, 2.5 to 5.9 s" in caplog.text
+
+
+def test_missing_frames_are_said(write_frames, moving, tmp_path, caplog):
+    times = np.arange(60) / 30 + np.where(np.arange(60) < 40, 0, 0.8)
+    path = write_frames(tmp_path / "v.mp4", moving(60), times)
+    with caplog.at_level(logging.WARNING):
+        build_map(open_frames(path), None, FrontEnd(grid=2, box=BOX, flow=False))
+    assert "v.mp4: no frames from 1.3 to 2.1 s" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
+def test_a_grey_video_has_one_channel(name, write_frames, moving, tmp_path):
+    grey = np.repeat(moving(20)[..., :1], 3, axis=3)
+    built = build_map(open_frames(write_frames(tmp_path / name, grey)), None, FrontEnd(grid=2, box=BOX, flow=False))
+    assert built.rgb.shape == (20, 4, 1)
+    assert built.moments().shape == (20, 2, 2)
+    np.testing.assert_allclose(built.moments()[:, 0, 1], built.rgb.mean(axis=(1, 2)), rtol=0.02)
+    assert built.background.shape == (20, 1)
+    colour = build_map(open_frames(write_frames(tmp_path / name, moving(20))), None, FrontEnd(grid=2, box=BOX))
+    assert colour.rgb.shape == (20, 4, 3)
+
+
+def test_a_grid_without_patches_is_refused():
+    with pytest.raises(ValueError, match="at least 1 patch"):
+        FrontEnd(grid=0)
 
 
 def test_overlaps():

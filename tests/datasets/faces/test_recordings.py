@@ -374,6 +374,7 @@ def test_a_batch_has_distinct_sessions_and_people_first():
         assert len(set(batch.sessions)) == 4
         assert len({int(name[1:]) % 4 for name in batch.sessions}) == 4  # four different people
         assert batch.maps["a"].shape == (4, 3, 4, 100)
+        assert batch.subjects == [f"p{int(name[1:]) % 4}" for name in batch.sessions]
     assert len({name for batch in batches for name in batch.sessions}) == 8
 
 
@@ -420,6 +421,71 @@ def test_own_folder_as_a_data_set(tmp_path, write_frames, moving):
     data.load("train")
     people = {split: {s.subject for s in part} for split, part in data.sessions.items()}
     assert not people["train"] & people["test"]
+
+
+def recordings(maps, **options) -> FaceRecordings:
+    """Data set of maps that are built already."""
+    settings = {"grid": 2, "eval_seconds": 0.5, "clip_length": 20, "margin": 1.1} | options
+    return FaceRecordings(maps=str(maps), split={"train": 0.5, "val": 0.0, "test": 0.5}, **settings)
+
+
+def test_maps_built_with_other_settings_are_refused(tmp_path, write_frames, moving):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    build_corpus(recordings_of("own", tmp_path / "raw"), tmp_path / "maps", SETTINGS)
+    box = list(SETTINGS.box)
+    with pytest.raises(ValueError, match=r"built with grid=4, dataset\.grid is 2"):
+        recordings(tmp_path / "maps").prepare_data()
+    with pytest.raises(ValueError, match=r"built with box=\[24, 16, 64, 64\], dataset\.box is None"):
+        recordings(tmp_path / "maps", grid=4).prepare_data()
+    recordings(tmp_path / "maps", grid=4, box=box, detector="blazeface").prepare_data()
+    data = recordings(tmp_path / "maps", grid=4, box=box, signal="resp", fs=30.0)
+    with pytest.raises(ValueError, match=r"session session\d: the map of camera phone was built without optical flow"):
+        data.setup()
+
+
+def test_sessions_without_overlap_are_left_out_and_said(tmp_path, caplog):
+    for k in range(4):
+        cameras = {"a": a_map(60), "b": a_map(60, start=60.0 if k == 1 else 0.0)}
+        save_session(Session(f"s{k}", f"p{k % 2}", cameras), tmp_path / f"s{k}")
+    data = recordings(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        data.setup()
+        data.load("train")
+    assert sum(map(len, data.sessions.values())) == 3
+    assert "left out: session s1: the recordings do not overlap" in caplog.text
+
+
+def test_cameras_of_training_count_where_the_test_lacks_them(tmp_path):
+    for k in range(4):
+        save_session(Session(f"s{k}", f"p{k}", {"a": a_map(60), "b": a_map(60)}), tmp_path / f"s{k}")
+    for folder in recordings(tmp_path).assigned()["test"]:
+        save_session(Session(folder.name, f"p{folder.name[1:]}", {"a": a_map(60)}), folder)
+        (folder / "cam_b.npz").unlink()
+    data = recordings(tmp_path)
+    data.setup()
+    assert data.dims == {"channels": {"a": 3, "b": 3}, "patches": 4}
+    wanted = recordings(tmp_path, cameras=["b", "a"])
+    wanted.setup()
+    assert wanted.cameras == ["b", "a"]
+    with pytest.raises(ValueError, match=r"no session has c; there are a$"):
+        recordings(tmp_path, cameras=["a", "c"]).setup()
+
+
+def test_what_an_own_folder_leaves_open_is_said(tmp_path, write_frames, moving, caplog):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    (tmp_path / "raw" / "session2" / "subject.txt").unlink()
+    images = tmp_path / "raw" / "session0" / "cam_stills"
+    images.mkdir()
+    for k, image in enumerate(moving(20)):
+        Image.fromarray(image).save(images / f"{k}.png")
+    stamps = "\n".join(f"{k / 20:.3f}" for k in range(20))
+    (tmp_path / "raw" / "session0" / "cam_stills_t.csv").write_text(f"t\n{stamps}\n")
+    with caplog.at_level(logging.WARNING):
+        recordings = recordings_of("own", tmp_path / "raw")
+        build_corpus(recordings, tmp_path / "maps", FrontEnd(grid=16, box=SETTINGS.box, flow=False))
+    assert "1 session(s) have no subject.txt, e.g. session2" in caplog.text
+    assert "maps of 16 x 16 patches are small pictures of the faces" in caplog.text
+    assert load_session(tmp_path / "maps" / "session0").cameras["stills"].fps == pytest.approx(20)
 
 
 def test_a_missing_folder_says_where_it_was_looked_for(tmp_path):

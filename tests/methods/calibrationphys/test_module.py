@@ -265,7 +265,7 @@ def test_frozen_camera_stays_as_it_was(data, tmp_path):
     assert not torch.allclose(moving["head.weight"], module.network.of("phone").head.weight)
 
 
-def test_init_starts_from_the_checkpoint_and_moves(data, tmp_path):
+def test_init_starts_from_the_checkpoint_and_moves(data, tmp_path, caplog):
     source = Supervised(CameraPhysNet2D(**data.dims, width=8), lr=0.01)
     train(tmp_path, source, data).save_checkpoint(tmp_path / "source.ckpt")
     module = CalibrationPhys(
@@ -280,6 +280,9 @@ def test_init_starts_from_the_checkpoint_and_moves(data, tmp_path):
     torch.testing.assert_close(module.network.of("phone").head.weight, start)
     train(tmp_path, module, data)
     assert not torch.allclose(module.network.of("phone").head.weight, start)
+    other = CameraPhysNet2D({"tablet": 3, "phone": 3}, 16, width=8)
+    CalibrationPhys(other, pretrained=tmp_path / "source.ckpt", pretrained_mode="init")
+    assert "has no camera tablet: its network starts from that of camera webcam" in caplog.text
 
 
 @pytest.mark.parametrize("cls", [Gideon2021, ContrastPhys, SiNC, Supervised])
