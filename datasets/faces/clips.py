@@ -55,12 +55,19 @@ class FaceClips:
 
     def to(self, device: torch.device | str) -> FaceClips:
         """Return the clips on a device."""
-        groups = {
-            group: {name: value.to(device) for name, value in getattr(self, group).items()}
-            for group in ("maps", "present", "moments")
-        }
-        tensors = {name: getattr(self, name).to(device) for name in ("wave", "rate", "level")}
-        return replace(self, **groups, **tensors)
+
+        def moved(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in group.items()}
+
+        return replace(
+            self,
+            maps=moved(self.maps),
+            present=moved(self.present),
+            moments=moved(self.moments),
+            wave=self.wave.to(device),
+            rate=self.rate.to(device),
+            level=self.level.to(device),
+        )
 
 
 @dataclass

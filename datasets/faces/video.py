@@ -101,7 +101,7 @@ class VideoFrames(Frames):
                 sound = ", only sound" if container.streams.audio else ""
                 raise ValueError(f"{self.path} has no video stream{sound}")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = 1  # videos are read in parallel by processes
             expected, count, t = stream.frames, 0, 0.0
             rate = float(stream.average_rate or 30)
             try:

@@ -275,7 +275,8 @@ def across_gaps(t: np.ndarray, starts: np.ndarray, seconds: float) -> np.ndarray
         seconds: length of a window.
     """
     gap = np.flatnonzero(np.diff(t) >= GAP)
-    return ((t[gap] < starts[:, None] + seconds) & (t[gap + 1] > starts[:, None])).any(axis=1)
+    inside = (t[gap] < starts[:, None] + seconds) & (t[gap + 1] > starts[:, None])
+    return np.asarray(inside.any(axis=1))
 
 
 def module_predictor(module: Any, camera: str) -> Predictor:

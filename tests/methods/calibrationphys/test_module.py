@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 
 from datasets.faces.clips import FaceClips
+from datasets.faces.session import CameraMap
 from datasets.faces.synthetic_data import SyntheticFaces
 from methods.calibrationphys.augmentation import (
     change_speed,
@@ -19,6 +20,7 @@ from methods.calibrationphys.augmentation import (
 )
 from methods.calibrationphys.module import CalibrationPhys
 from methods.calibrationphys.networks import CameraPhysNet2D, CameraPhysNet3D, PhysNet2D, PhysNet3D
+from methods.calibrationphys.predictor import measure, module_predictor
 from methods.calibrationphys.single_camera import ContrastPhys, Gideon2021, SiNC
 from methods.calibrationphys.supervised import Supervised
 from tests.methods.resumption import check_killed_run_goes_on
@@ -90,6 +92,12 @@ def test_physnet3d_keeps_the_length(decoder):
     network = PhysNet3D(3, patches=16, width=8, decoder=decoder).eval()
     assert network(torch.randn(2, 3, 16, 61)).shape == (2, 61)
     assert network.rows(torch.randn(2, 3, 16, 60), 4).shape == (2, 4, 60)
+
+
+@pytest.mark.parametrize(("decoder", "pool"), [("transposed", torch.nn.MaxPool3d), ("interpolate", torch.nn.AvgPool3d)])
+def test_physnet3d_pools_as_the_method_of_its_decoder(decoder, pool):
+    network = PhysNet3D(3, patches=16, width=8, decoder=decoder)
+    assert sum(isinstance(layer, pool) for layer in network.encoder) == 4
 
 
 def test_networks_of_cameras_share_nothing_unless_told():
@@ -298,6 +306,20 @@ def test_other_learned_methods_train_each_camera(cls, data, tmp_path):
         assert not torch.allclose(before[name], module.state_dict()[name])
 
 
+@pytest.mark.parametrize(
+    ("cls", "side", "most"),
+    [(CameraPhysNet2D, 4, 1), (CameraPhysNet2D, 8, 4), (CameraPhysNet3D, 8, 1), (CameraPhysNet3D, 32, 4)],
+)
+def test_contrastphys_refuses_rows_that_would_be_copies(cls, side, most):
+    network = cls({"a": 3}, side**2, width=8).eval()
+    ContrastPhys(network, rows=most)
+    with pytest.raises(ValueError, match=rf"method\.rows=9: .* distinguish {most} place"):
+        ContrastPhys(network, rows=9)
+    if most > 1:
+        waves = network.of("a").rows(torch.randn(1, 3, side**2, 60), most)[0]
+        assert float((waves[0] - waves[1]).detach().abs().max()) > 0
+
+
 def test_shuffled_pairs_contrast_other_sessions(data):
     torch.manual_seed(0)
     network = CameraPhysNet2D(**data.dims, width=8).eval()
@@ -373,6 +395,29 @@ def test_mistakes_end_in_one_message(arguments, message, call: Callable, tmp_pat
 @pytest.mark.slow
 def test_killed_run_goes_on(call: Callable, spawn: Callable, tmp_path):
     check_killed_run_goes_on(call, spawn, tmp_path, ["method=calibrationphys", *RUN], epochs=1)
+
+
+@pytest.mark.slow
+def test_networks_of_generated_faces_find_the_rate_of_a_real_one(runner_data, tmp_path):
+    """The map of a real face; the truth by the contact sensor is 75.4 per minute."""
+    file = runner_data / "rppg" / "derived" / "vitallens_clip1_stmap.npz"
+    if not file.exists():
+        pytest.skip("rppg/derived is missing")
+    settings = {"grid": 4, "seconds": 31.0}
+    data = make_data(
+        sessions={"train": 60, "val": 4, "test": 2}, clip_length=150, batch_size=16, steps_per_epoch=40, scene=settings
+    )
+    seed_everything(0, verbose=False)
+    module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=16), lr=0.003)
+    train(tmp_path, module, data, epochs=6)
+    module.eval()
+    stored = np.load(file)
+    rgb = stored["M"].reshape(-1, 4, 2, 4, 2, 3).mean(axis=(2, 4)).reshape(-1, 16, 3)
+    t = np.arange(len(rgb)) / float(stored["fs"])
+    camera = CameraMap(rgb, np.zeros(rgb.shape[:2], np.float32), t)
+    for name in data.cameras:
+        found = measure({"clip": camera}, module_predictor(module, name), 11.5, step=20).rates["clip"][0]
+        assert found == pytest.approx(75.4, abs=3), name
 
 
 @pytest.mark.slow
