@@ -243,7 +243,8 @@ def _finish(recordings: Sequence[Recording], out: Path, synchronise: bool) -> No
             log.warning("session %s has %d of %d cameras: %s", name, len(maps), len(group), ", ".join(maps))
         loaded = {camera: load_map(path) for camera, path in maps.items()}
         for camera, seconds in before.get("offsets", {}).items():
-            loaded[camera].t = loaded[camera].t - seconds
+            if camera in loaded:
+                loaded[camera].t = loaded[camera].t - seconds
         note.unlink(missing_ok=True)
         meta: dict[str, Any] = {}
         if synchronise and len(loaded) > 1:
