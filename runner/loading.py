@@ -91,10 +91,28 @@ class FinishedRun:
         """Return the run's DataModule, set up."""
         return self._data
 
-    def module(self) -> Any:
+    def described_data(self) -> Any:
+        """Return what the checkpoint says of the data, in place of the DataModule; None: the method needs the data.
+
+        A method whose predictions need the data no more has a static `described_data(checkpoint, dataset)`, which takes
+        the content of the checkpoint and the config of the data set.
+        """
+        import torch
+        from hydra.utils import get_object
+
+        describe = getattr(get_object(self.config.method._target_), "described_data", None)
+        if describe is None or "fit" not in self.config.stages:
+            return None
+        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        return describe(content, OmegaConf.to_container(self.config.dataset))
+
+    def module(self, data: Any = None) -> Any:
         """Return the run's LightningModule with its trained weights, in eval mode on the CPU.
 
         A method without training is returned as it was before its test.
+
+        Args:
+            data: DataModule, set up, or what `described_data` returned; None: that of the run.
         """
         import torch
 
@@ -103,10 +121,11 @@ class FinishedRun:
         from runner.main import checkpoint_of, make_module
 
         quiet_lightning()
+        data = self.data() if data is None else data
         needed = {argument: checkpoint_of(run) for argument, run in self.run().needs.items()}
-        module = make_module(self.config, self.data(), needed).eval()
+        module = make_module(self.config, data, needed).eval()
         if hasattr(module, "prepare"):
-            module.prepare(self.data())
+            module.prepare(data)
         module.trainer = import_lightning().Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
         )

@@ -76,7 +76,8 @@ def predict(finished: FinishedRun, given: str, out: Path, export: str, rest: Seq
     dotted = [o for o in rest if "." in o.partition("=")[0]]
     change_keys(finished.config, dotted, f"those of the run are in {finished.folder}/config.yaml")
     with as_user_error(), torch.inference_mode(mode=not export):
-        module, data = finished.module(), finished.data()
+        data = (None if export else finished.described_data()) or finished.data()
+        module = finished.module(data)
         make_folder(out)
         if export:
             from runner.execution.export import export_network

@@ -4,7 +4,8 @@
     python -m scripts.build_stmaps own FOLDER OUT --grid 8 --detector blazeface
 
 A run builds its maps itself where they are missing; this does it without a run. A stopped build goes on with the same
-command. Use the maps by dataset.maps=OUT. OUT holds colours and motion of patches, no images.
+command. Use the maps by dataset.maps=OUT. OUT holds colours and motion of patches; with a large --grid they are small
+pictures of the faces.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     box = tuple(given.box) if given.box else None
-    settings = FrontEnd(grid=given.grid, flow=not given.no_flow, box=box)
     started = time.monotonic()
     try:
+        settings = FrontEnd(grid=given.grid, flow=not given.no_flow, box=box)
         recordings = recordings_of(given.layout, given.folder)
         failures = build_corpus(
             recordings,

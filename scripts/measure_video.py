@@ -30,6 +30,7 @@ from methods.calibrationphys.predictor import (
     FORMULAS,
     Measurement,
     Predictor,
+    camera_of,
     described_by,
     flicker_rate,
     formula_predictor,
@@ -58,10 +59,18 @@ def read_maps(videos: Sequence[Path], detector: str, settings: FrontEnd) -> dict
         if maps:
             reference = next(iter(maps.values()))
             offset = estimate_offset(reference, camera_map)
-            used = offset.seconds if offset.trusted else 0.0
-            log.info("%s: clock put %+.2f s (correlation of the motion %.2f)", path, used, offset.correlation)
-            camera_map.t = camera_map.t + used
-        maps[path.stem] = camera_map
+            if offset.trusted:
+                log.info(
+                    "%s: clock put %+.2f s (correlation of the motion %.2f)", path, offset.seconds, offset.correlation
+                )
+                camera_map.t = camera_map.t + offset.seconds
+            else:
+                log.warning(
+                    "%s: no offset to the clock of the first video was found (correlation %.2f)",
+                    path,
+                    offset.correlation,
+                )
+        maps[camera_of(path)] = camera_map
     return maps
 
 
@@ -71,8 +80,11 @@ def run_predictor(reference: str, outputs: str, cameras: Sequence[str] | None, v
     Args:
         reference: folder or id of the run, or its overrides.
         outputs: folder of all runs.
-        cameras: camera of the run for each video; None: of the video's name, else in the run's order.
-        videos: names of the videos.
+        cameras: camera of the run for each video; None: of the video's name, or in the run's order if no name is known.
+        videos: cameras that the videos are named after.
+
+    Raises:
+        ValueError: it is not clear which network measures which video.
     """
     from runner.config.instantiate import instantiate
     from runner.loading import load
@@ -81,8 +93,8 @@ def run_predictor(reference: str, outputs: str, cameras: Sequence[str] | None, v
     checkpoint = finished.checkpoint
     known = list(described_by(checkpoint)["dims"]["channels"])
     if cameras is None:
-        cameras = list(videos) if set(videos) <= set(known) else known[: len(videos)]
-    if len(cameras) != len(videos):
+        cameras = known[: len(videos)] if set(videos).isdisjoint(known) else list(videos)
+    if len(cameras) != len(videos) or not set(cameras) <= set(known):
         raise ValueError(f"--camera needs a name for each of the {len(videos)} videos; the run has {', '.join(known)}")
     for video, camera in zip(videos, cameras, strict=True):
         log.info("%s is measured by the network of camera %s", video, camera)
@@ -189,23 +201,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     started = time.monotonic()
-    names = [path.stem for path in given.videos]
+    names = [camera_of(path) for path in given.videos]
+    first = given.videos[0]
+    own = f"{first.absolute().parent.name}_{first.stem}" if first.stem.startswith("cam_") else first.stem
+    out = given.out or Path("outputs") / "measured" / own
     try:
         if len(set(names)) < len(names):
             raise ValueError("the videos must have different names, which stand for the cameras")
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out={out} is a file, not a folder")
         predictors = choose_predictors(given, names)
         flow = any(predictor.source == "flow" for predictor in predictors.values())
         box = tuple(given.box) if given.box else None
         settings = FrontEnd(grid=given.grid, flow=flow, box=box)
         maps = read_maps(given.videos, given.detector, settings)
-        measurements = measure_signals(predictors, maps, given, names[0])
+        measurements = measure_signals(predictors, maps, given, str(first))
+        write_all(measurements, out)
+        if given.show_face:
+            save_face(first, given.detector, settings, out / "face.png")
     except (UserError, ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    out = given.out or Path("outputs") / "measured" / names[0]
-    write_all(measurements, out)
-    if given.show_face:
-        save_face(given.videos[0], given.detector, settings, out / "face.png")
     for measurement in measurements:
         print("\n".join(summary_lines(measurement)))
         warn_of_flicker(measurement, maps)

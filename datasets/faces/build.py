@@ -15,12 +15,22 @@ import yaml
 from datasets.faces.detect import make_detector
 from datasets.faces.frontend import FrontEnd, build_map
 from datasets.faces.layouts import LAYOUTS, Recording
-from datasets.faces.session import Session, load_map, load_truth, save_map, save_session, save_truth
+from datasets.faces.session import (
+    Session,
+    Truth,
+    check_clock,
+    load_map,
+    load_truth,
+    save_map,
+    save_session,
+    save_truth,
+)
 from datasets.faces.sync import estimate_offset
 from datasets.faces.video import open_frames
 from datasets.files import atomic_write
 from datasets.progress import track
 
+PICTURE = 12  # patches along each side from which on a map shows a face
 log = logging.getLogger(__name__)
 
 
@@ -35,6 +45,28 @@ def settings_digest(settings: FrontEnd, detector: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def noted(settings: FrontEnd, detector: str) -> dict[str, Any]:
+    """Return what `settings.yaml` beside maps says of how they were built.
+
+    Args:
+        settings: what is measured.
+        detector: name of the face detector.
+    """
+    box = None if settings.box is None else list(settings.box)
+    content = {**vars(settings), "box": box, "detector": detector if box is None else None}
+    return {"digest": settings_digest(settings, detector), **content}
+
+
+def noted_settings(out: Path) -> dict[str, Any]:
+    """Return the content of `settings.yaml` of a folder of maps; empty if there is none.
+
+    Args:
+        out: folder of the sessions.
+    """
+    note = out / "settings.yaml"
+    return yaml.safe_load(note.read_text()) if note.exists() else {}
+
+
 def build_recording(recording: Recording, folder: Path, settings: FrontEnd, detector: str) -> None:
     """Write the map and the reference of one recording.
 
@@ -45,13 +77,33 @@ def build_recording(recording: Recording, folder: Path, settings: FrontEnd, dete
         detector: name of the face detector.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    truth = read_truth(recording)
     times = recording.times() if recording.times else None
     frames = open_frames(recording.path, times, recording.fps)
     built = build_map(frames, None if settings.box else make_detector(detector), settings)
-    if recording.truth is not None:
-        truth = recording.truth()
+    if truth is not None:
         save_truth(truth, folder / f"truth_{recording.camera}.npz")
     save_map(built, folder / f"cam_{recording.camera}.npz")
+
+
+def read_truth(recording: Recording) -> Truth | None:
+    """Return the contact measurements of a recording; None, and a warning, if their file is missing.
+
+    Args:
+        recording: recording whose reference is read.
+
+    Raises:
+        ValueError: the reference is damaged, or its clock runs backwards.
+    """
+    if recording.truth is None:
+        return None
+    try:
+        truth = recording.truth()
+    except FileNotFoundError as error:
+        log.warning("%s has no reference: %s", recording.path, error)
+        return None
+    check_clock(truth.t, f"reference of {recording.path}")
+    return truth
 
 
 def build_corpus(
@@ -81,7 +133,14 @@ def build_corpus(
         ValueError: the folder was built with other settings, or no recording could be used.
     """
     settings = settings or FrontEnd()
-    check_settings(out, settings_digest(settings, detector))
+    check_settings(out, noted(settings, detector))
+    if settings.grid > PICTURE:
+        log.warning(
+            "%s: maps of %d x %d patches are small pictures of the faces; keep them as private as the videos",
+            out,
+            settings.grid,
+            settings.grid,
+        )
     todo = [r for r in recordings if not (out / r.session / f"cam_{r.camera}.npz").exists()]
     failures: list[str] = []
     jobs = [(r, out / r.session, settings, detector) for r in todo]
@@ -144,50 +203,57 @@ def next_done(futures: list[Any]) -> Any:
     return future
 
 
-def check_settings(out: Path, digest: str) -> None:
+def check_settings(out: Path, content: dict[str, Any]) -> None:
     """Note the settings of a folder of maps, or check that they are the same.
 
     Args:
         out: folder of the sessions.
-        digest: digest of the settings.
+        content: settings and their digest.
 
     Raises:
         ValueError: the folder was built with other settings.
     """
-    note = out / "settings.yaml"
-    if note.exists():
-        found = yaml.safe_load(note.read_text())["digest"]
-        if found != digest:
-            raise ValueError(f"{out} has maps that were built with other settings ({found}); choose another folder")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(note) as path:
-        path.write_text(yaml.safe_dump({"digest": digest}))
+    found = noted_settings(out)
+    if not found:
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out / "settings.yaml") as path:
+            path.write_text(yaml.safe_dump(content))
+    elif found["digest"] != content["digest"]:
+        other = [f"{key}={found[key]}" for key, value in content.items() if key in found and found[key] != value]
+        raise ValueError(f"{out} has maps that were built with other settings, {other[-1]}; choose another folder")
 
 
 def _finish(recordings: Sequence[Recording], out: Path, synchronise: bool) -> None:
-    """Put references and descriptions beside the maps of each session; meta.yaml makes a session count as complete."""
+    """Put references and descriptions beside the maps of each session; meta.yaml makes a session count as complete.
+
+    A session to which a camera was added since is done again.
+    """
     by_session: dict[str, list[Recording]] = {}
     for recording in recordings:
         by_session.setdefault(recording.session, []).append(recording)
     for name, group in by_session.items():
         folder = out / name
-        if (folder / "meta.yaml").exists() or not folder.is_dir():
-            continue
         maps = {r.camera: folder / f"cam_{r.camera}.npz" for r in group}
         maps = {camera: path for camera, path in maps.items() if path.exists()}
-        if not maps:
+        note = folder / "meta.yaml"
+        before = yaml.safe_load(note.read_text()) if note.exists() else {}
+        if not maps or set(maps) <= set(before.get("cameras", ())):
             continue
         if len(maps) < len(group):
             log.warning("session %s has %d of %d cameras: %s", name, len(maps), len(group), ", ".join(maps))
         loaded = {camera: load_map(path) for camera, path in maps.items()}
+        for camera, seconds in before.get("offsets", {}).items():
+            if camera in loaded:
+                loaded[camera].t = loaded[camera].t - seconds
+        note.unlink(missing_ok=True)
         meta: dict[str, Any] = {}
         if synchronise and len(loaded) > 1:
             meta["offsets"] = _synchronise(name, loaded)
-        references = [folder / f"truth_{camera}.npz" for camera in maps]
+        first, *others = (folder / f"truth_{camera}.npz" for camera in maps)
+        references = [first, folder / "truth.npz", *others]
         truth = next((load_truth(path) for path in references if path.exists()), None)
         save_session(Session(name, group[0].subject, loaded, truth, meta), folder)
-        for path in references:
+        for path in (first, *others):
             path.unlink(missing_ok=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -37,6 +37,7 @@ class FaceClips:
         level: motion level of synthetic sessions, (B,); NaN for others.
         sessions: names of the sessions.
         fs: columns a second.
+        subjects: person of each session.
     """
 
     maps: dict[str, Tensor]
@@ -47,15 +48,26 @@ class FaceClips:
     level: Tensor
     sessions: list[str]
     fs: float
+    subjects: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sessions)
 
     def to(self, device: torch.device | str) -> FaceClips:
         """Return the clips on a device."""
-        move = lambda group: {name: value.to(device) for name, value in group.items()}  # noqa: E731
-        tensors = (self.wave.to(device), self.rate.to(device), self.level.to(device))
-        return FaceClips(move(self.maps), move(self.present), move(self.moments), *tensors, self.sessions, self.fs)
+
+        def moved(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in group.items()}
+
+        return replace(
+            self,
+            maps=moved(self.maps),
+            present=moved(self.present),
+            moments=moved(self.moments),
+            wave=self.wave.to(device),
+            rate=self.rate.to(device),
+            level=self.level.to(device),
+        )
 
 
 @dataclass
@@ -98,6 +110,18 @@ def interpolate(values: np.ndarray, t: np.ndarray, clock: np.ndarray) -> np.ndar
     weight = np.clip((clock - t[right - 1]) / (t[right] - t[right - 1]), 0, 1).astype(np.float32)
     weight = weight.reshape(-1, *[1] * (values.ndim - 1))
     return values[right - 1] * (1 - weight) + values[right] * weight
+
+
+def common_clock(start: float, end: float) -> np.ndarray:
+    """Return times at 30 Hz from `start` to `end`, both included, (N,).
+
+    A time stamp that was rounded to milliseconds costs no column.
+
+    Args:
+        start: first time in seconds.
+        end: last time in seconds.
+    """
+    return start + np.arange(int((end - start) * WORK_FS + 0.05) + 1) / WORK_FS
 
 
 def change_rate(values: np.ndarray, fs: float) -> np.ndarray:
@@ -161,10 +185,15 @@ def align(session: Session, signal: Signal, source: Input, fs: float) -> Aligned
         fs: columns a second.
 
     Raises:
-        ValueError: its recordings do not overlap in time.
+        ValueError: its recordings do not overlap in time, or have no flow.
     """
+    if source == "flow" and (without := [name for name, found in session.cameras.items() if not found.flow.any()]):
+        raise ValueError(
+            f"session {session.name}: the map of camera {without[0]} was built without optical flow: dataset.flow=true "
+            "or scripts.build_stmaps without --no-flow, into another folder"
+        )
     start, end = overlap(session, signal)
-    clock = np.arange(start, end, 1 / WORK_FS)
+    clock = common_clock(start, end)
     maps, moments = {}, {}
     for name, camera_map in session.cameras.items():
         values, t = (camera_map.rgb, camera_map.t) if source == "rgb" else velocity(camera_map)
@@ -231,6 +260,7 @@ def cut(aligned: Sequence[AlignedSession], starts: Sequence[int], length: int, f
         torch.tensor([session.level for session in aligned], dtype=torch.float32),
         [session.name for session in aligned],
         fs,
+        [session.subject for session in aligned],
     )
 
 

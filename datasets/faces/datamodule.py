@@ -164,15 +164,22 @@ class FaceDataModule(LightningDataModule):
     def subjects(self) -> dict[str, list[str]]:
         """Return the people of each split; cheap, so that it can be asked before maps are read."""
 
+    def listed_cameras(self) -> set[str]:
+        """Return the cameras of all sessions, as far as they are known before maps are read."""
+        return set()
+
     def setup(self, stage: str | None = None) -> None:
-        """Read the test sessions, once; others are read when a method loads them.
+        """Read the test sessions, once; others are read when a method loads them, or if they have further cameras.
 
         Raises:
             ValueError: people are in two splits, sessions are too short or do not fit together.
         """
         if not self.sessions:
-            check_subjects(self.subjects())
+            subjects = self.subjects()
+            check_subjects(subjects)
             self.load("test")
+            if self.listed_cameras() - set(self.cameras):
+                self.load(*(split for split in SPLITS if subjects[split]))
 
     def load(self, *splits: str) -> None:
         """Read splits and bring their sessions to a common clock, once.
@@ -187,10 +194,16 @@ class FaceDataModule(LightningDataModule):
             if split in self.sessions:
                 continue
             sessions = self.read(split)
-            aligned = [
-                align(session, self.signal, self.input, self.fs)  # type: ignore[arg-type]
-                for session in track(sessions, f"{split} sessions aligned")
-            ]
+            aligned, failures = [], []
+            for session in track(sessions, f"{split} sessions aligned"):
+                try:
+                    aligned.append(align(session, self.signal, self.input, self.fs))  # type: ignore[arg-type]
+                except ValueError as error:
+                    failures.append(str(error))
+            if failures and not aligned:
+                raise ValueError(failures[0])
+            for failure in failures:
+                log.warning("left out: %s", failure)
             needed = {"train": self.train_length, "val": self.clip_length, "test": self.test_length}[split]
             self.sessions[split] = long_enough(aligned, needed, self.fs, split)
         self._check_cameras()
@@ -198,8 +211,9 @@ class FaceDataModule(LightningDataModule):
     def _check_cameras(self) -> None:
         sessions = [session for part in self.sessions.values() for session in part]
         found = list(dict.fromkeys(name for session in sessions for name in session.maps))
-        if self.wanted is not None and (missing := [name for name in self.wanted if name not in found]):
-            raise ValueError(f"dataset.cameras: no session has {', '.join(missing)}; there are {', '.join(found)}")
+        known = sorted({*found, *self.listed_cameras()})
+        if self.wanted is not None and (missing := [name for name in self.wanted if name not in known]):
+            raise ValueError(f"dataset.cameras: no session has {', '.join(missing)}; there are {', '.join(known)}")
         self.cameras = self.wanted or sorted(found)
         shapes = {
             name: {session.maps[name].shape[:2] for session in sessions if name in session.maps} for name in found

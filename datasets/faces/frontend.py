@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 FLOW_SIDE = 128  # pixels of the crop whose flow is computed
 FLOW_BOX = 1.5  # side of its box, relative to the larger side of the face
 FARNEBACK = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2, "flags": 0}
+GREY = 3.0  # levels by which the colours of a grey video differ at most, as codecs round
+GAP = 0.5  # seconds without a frame that are said
+FACE_GAP = 2.0  # seconds without a detected face that are said
 MOVED = 0.7  # intersection over union below which a face counts as moved
 Detector = Callable[[np.ndarray], np.ndarray]
 Box = tuple[int, int, int, int]  # x, y, width, height
@@ -39,6 +42,10 @@ class FrontEnd:
     window: float = 10.0
     flow: bool = True
     box: Box | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid < 1:
+            raise ValueError(f"a map needs a grid of at least 1 patch along each side, got {self.grid}")
 
 
 @dataclass
@@ -75,7 +82,7 @@ def find_faces(frames: Frames, detector: Detector | None, settings: FrontEnd) ->
     """
     times, boxes, several = [], [], []
     first = last = float("nan")
-    due, seen, shape = -np.inf, None, (0, 0)
+    due, seen, shape, lost = -np.inf, None, (0, 0), []
     for t, handle in frames:
         first, last = (t, t) if np.isnan(first) else (first, t)
         seen = t if seen is None else seen
@@ -94,12 +101,16 @@ def find_faces(frames: Frames, detector: Detector | None, settings: FrontEnd) ->
         if len(found):
             times.append(t)
             boxes.append(found[0])
+            lost += [(seen, t)] if t - seen >= FACE_GAP else []
             seen = t
             several += [t] if len(found) > 1 else []
         elif t - seen >= settings.window:
             raise ValueError(f"{frames.path}: no face found from {seen:.1f} s to {t:.1f} s")
     if not boxes:
         raise ValueError(f"{frames.path}: no face found from {first:.1f} s to {last:.1f} s")
+    if settings.box is None and seen is not None and last - seen >= FACE_GAP:
+        lost.append((seen, last))
+    say_gaps(frames, "no face found", lost)
     if several:
         log.warning(
             "%s: %d detections with several faces, first at %.1f s; the largest is used",
@@ -192,7 +203,38 @@ def build_map(frames: Frames, detector: Detector | None, settings: FrontEnd | No
         flows.append(flow(image) if flow else np.zeros(settings.grid**2, np.float32))
     built = CameraMap(np.stack(colours), np.stack(flows), np.array(times), np.stack(moments), np.stack(backgrounds))
     check_map(built, str(frames.path))
-    return built
+    before = np.flatnonzero(np.diff(built.t) >= GAP)
+    say_gaps(frames, "no frames", [(built.t[k], built.t[k + 1]) for k in before])
+    return as_grey(built, frames)
+
+
+def say_gaps(frames: Frames, what: str, gaps: Sequence[tuple[float, float]]) -> None:
+    """Warn of gaps in a recording, across which values are interpolated or a box is held.
+
+    Args:
+        frames: recording.
+        what: what is missing.
+        gaps: beginning and end of each gap in seconds.
+    """
+    if gaps:
+        spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in gaps[:5]) + (", ..." if gaps[5:] else "")
+        log.warning("%s: %s from %s", frames.path, what, spans)
+
+
+def as_grey(built: CameraMap, frames: Frames) -> CameraMap:
+    """Return the map with one channel if its colours are equal: a grey camera says nothing in three.
+
+    Args:
+        built: map with three channels.
+        frames: recording, for the message.
+    """
+    if np.ptp(built.rgb, axis=2).max() > GREY:
+        return built
+    assert built.moment is not None
+    assert built.background is not None
+    log.info("%s is grey: its map has one channel", frames.path)
+    moment = built.moment[:, [0, -1]][:, :, [0, -1]]
+    return replace(built, rgb=built.rgb[..., :1], moment=moment, background=built.background[:, :1])
 
 
 def beside(image: np.ndarray, box: Box) -> np.ndarray:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 from datasets.download import CorruptData
 from datasets.faces.session import Truth
 
+log = logging.getLogger(__name__)
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 
@@ -51,24 +54,38 @@ def _numbers(values: list[str], path: Path) -> np.ndarray:
         raise CorruptData(f"{path} has a value that is no number: {error}") from error
 
 
+def _rows(path: Path) -> list[list[str]]:
+    """Return the rows of a csv file that are not blank. Raises CorruptData if there is none."""
+    with open(path, newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if not rows:
+        raise CorruptData(f"{path} is empty")
+    return rows
+
+
 def _column(path: Path, name: str | int) -> np.ndarray:
     """Return a column of a csv file, by its name in the first line or by its number.
 
     Args:
         path: csv file.
         name: name of the column, case ignored, or its number; a first line that is no number is skipped.
+
+    Raises:
+        CorruptData: there is no such column, a row lacks it, or it has no numbers.
     """
-    with open(path, newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
+    rows = _rows(path)
     if isinstance(name, str):
         header = [cell.strip().lower() for cell in rows[0]]
         if name.lower() not in header:
             raise CorruptData(f"{path} has no column {name}; it has {', '.join(rows[0])}")
-        number = header.index(name.lower())
-        return _numbers([row[number] for row in rows[1:]], path)
-    first = rows[0][name].strip()
-    start = 0 if re.fullmatch(r"[-+\d.eE]+", first) else 1
-    return _numbers([row[name] for row in rows[start:]], path)
+        number, start = header.index(name.lower()), 1
+    else:
+        number, start = name, 0 if re.fullmatch(r"[-+\d.eE]+", rows[0][name].strip()) else 1
+    if short := [k for k, row in enumerate(rows[start:], start + 1) if len(row) <= number]:
+        raise CorruptData(f"{path} lacks a value in row {short[0]}, column {number + 1}")
+    if len(rows) == start:
+        raise CorruptData(f"{path} has no values")
+    return _numbers([row[number] for row in rows[start:]], path)
 
 
 def ubfc_rppg(root: Path) -> list[Recording]:
@@ -96,14 +113,16 @@ def pure(root: Path) -> list[Recording]:
         images = folder / name if (folder / name).is_dir() else folder
         reference = next((p for p in (folder / f"{name}.json", root / f"{name}.json") if p.exists()), None)
         if reference is None:
-            raise CorruptData(f"{folder / name}.json is missing")
+            log.warning("%s.json is missing: %s is taken at 30 frames a second, without a contact wave", name, folder)
+            found.append(Recording(name, name[:2], "camera", images))
+            continue
 
         def times(path: Path = reference) -> np.ndarray:
-            content = json.loads(path.read_text())
+            content = _pure_content(path)
             return _nanoseconds([entry["Timestamp"] for entry in content["/Image"]], content)
 
         def truth(path: Path = reference) -> Truth:
-            content = json.loads(path.read_text())
+            content = _pure_content(path)
             package = content["/FullPackage"]
             t = _nanoseconds([entry["Timestamp"] for entry in package], content)
             wave = np.array([float(entry["Value"]["waveform"]) for entry in package])
@@ -113,6 +132,13 @@ def pure(root: Path) -> list[Recording]:
 
         found.append(Recording(name, name[:2], "camera", images, times, truth))
     return found
+
+
+def _pure_content(path: Path) -> dict:
+    content = json.loads(path.read_text())
+    if empty := [name for name in ("/Image", "/FullPackage") if not content.get(name)]:
+        raise CorruptData(f"{path} has no entries in {empty[0]}")
+    return content
 
 
 def _nanoseconds(stamps: list[int], content: dict) -> np.ndarray:
@@ -130,8 +156,8 @@ def cohface(root: Path) -> list[Recording]:
             raise ImportError("COHFACE needs h5py: pip install '.[faces]'") from error
         with h5py.File(path, "r") as file:
             pulse, breath, t = (np.asarray(file[name], float) for name in ("pulse", "respiration", "time"))
-        if len({len(pulse), len(breath), len(t)}) > 1:
-            raise CorruptData(f"{path}: pulse, respiration and time have different lengths")
+        if len({len(pulse), len(breath), len(t)}) > 1 or not len(t):
+            raise CorruptData(f"{path}: pulse, respiration and time have different lengths, or none")
         return Truth(t - t[0], {"ppg": pulse, "resp": breath})
 
     folders = [f for subject in _numbered(root, "[0-9]*") for f in _numbered(subject, "[0-3]")]
@@ -148,40 +174,65 @@ def cohface(root: Path) -> list[Recording]:
 
 
 def mcd_rppg(root: Path) -> list[Recording]:
-    """Return the recordings of MCD-rPPG: `video/<id>_<camera>_<before|after>.avi`, `ppg_sync/<same>.txt`.
+    """Return the recordings of MCD-rPPG: `video/<id>_<camera>_<before|after>.avi`, `ppg_sync` and `meta`.
 
-    A line of the reference is a sample of the contact wave, a date and a time of day, one for each frame.
+    A line of `ppg_sync` begins with a sample of the contact wave, one for each frame. A line of `meta` ends with date
+    and time of a frame; there are some more than frames. Without `meta` the video's own clock counts.
     """
 
-    def stamps(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-        wave = _numbers([row[0] for row in rows], path)
-        seconds = []
-        for row in rows:
-            hours, minutes, rest = row[-1].split(":")
-            seconds.append(3600 * int(hours) + 60 * int(minutes) + float(rest))
-        t = np.unwrap(np.array(seconds), period=86400)
-        order = np.concatenate([[True], np.diff(t) > 0])
-        return t[order], wave[order]
+    def lines(path: Path) -> list[list[str]]:
+        return [line.split() for line in path.read_text().splitlines() if line.strip()]
 
     def frame_times(path: Path) -> np.ndarray:
-        return stamps(path)[0]
+        try:
+            stamps = [datetime.fromisoformat(" ".join(row[-2:])) for row in lines(path)]
+        except ValueError as error:
+            raise CorruptData(f"{path}: a line does not end with date and time of day: {error}") from error
+        if not stamps:
+            raise CorruptData(f"{path} is empty")
+        # the cameras have one clock
+        return spread_repeats(np.array([(stamp - datetime(2020, 1, 1)).total_seconds() for stamp in stamps]))
 
-    def truth_of(path: Path) -> Truth:
-        t, wave = stamps(path)
-        return Truth(t, {"ppg": wave})
+    def truth_of(path: Path, meta: Path, video: Path) -> Truth:
+        wave = _numbers([row[0] for row in lines(path)], path)
+        t = frame_times(meta) if meta.exists() else own_clock(video)
+        count = min(len(t), len(wave))
+        return Truth(t[:count], {"ppg": wave[:count]})
 
     found = []
     for video in sorted((root / "video").glob("*.avi")):
         match = re.fullmatch(r"(.+?)_(.+)_(before|after)", video.stem)
-        reference = root / "ppg_sync" / f"{video.stem}.txt"
+        reference, meta = (root / name / f"{video.stem}.txt" for name in ("ppg_sync", "meta"))
         if match is None:
             raise CorruptData(f"{video} is not named <id>_<camera>_<before|after>.avi")
         subject, camera, phase = match.groups()
-        times = partial(frame_times, reference) if reference.exists() else None
-        truth = partial(truth_of, reference) if reference.exists() else None
+        times = partial(frame_times, meta) if meta.exists() else None
+        truth = partial(truth_of, reference, meta, video)
         found.append(Recording(f"{subject}_{phase}", subject, camera, video, times, truth))
     return found
+
+
+def own_clock(video: Path) -> np.ndarray:
+    """Return the time stamps of a video's frames by its own clock, (T,).
+
+    Args:
+        video: video file.
+    """
+    from datasets.faces.video import open_frames
+
+    return np.array([t for t, _ in open_frames(video)])
+
+
+def spread_repeats(t: np.ndarray) -> np.ndarray:
+    """Return time stamps in which a stamp that occurs several times is spread until the next one, (T,).
+
+    Args:
+        t: time stamps in seconds, (T,).
+    """
+    count = np.arange(len(t))
+    first = np.flatnonzero(np.concatenate([[True], np.diff(t) != 0]))
+    spread = np.interp(count, first, t[first])
+    return spread + (t[-1] - t[0]) / max(1, len(t) - 1) * np.maximum(0, count - first[-1])
 
 
 def vipl_hr(root: Path) -> list[Recording]:
@@ -194,6 +245,8 @@ def vipl_hr(root: Path) -> list[Recording]:
 
     def times(folder: Path) -> np.ndarray:
         stamps = _numbers((folder / "time.txt").read_text().split(), folder / "time.txt") / 1000
+        if not len(stamps):
+            raise CorruptData(f"{folder / 'time.txt'} is empty")
         return stamps - stamps[0]
 
     def truth(folder: Path) -> Truth:
@@ -269,23 +322,34 @@ def ibvp(root: Path) -> list[Recording]:
 def own_folder(root: Path) -> list[Recording]:
     """Return one's own recordings: `<session>/cam_<name>.mp4` (or avi, ...), perhaps `truth.csv`, `subject.txt`.
 
-    `truth.csv` has the columns t (seconds on the clock of the first camera by name), and ppg, resp, hr or rr.
+    `cam_<name>` may be a folder of images, of 30 frames a second if `cam_<name>_t.csv` does not give their time t in
+    seconds. `truth.csv` has the columns t (seconds on the clock of the first camera by name), and ppg, resp, hr or rr.
+    Without `subject.txt` a session is a person of its own.
     """
-    found = []
+    found, nameless = [], []
     for folder in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []:
         videos = sorted(p for p in folder.glob("cam_*") if p.suffix.lower() in VIDEOS or p.is_dir())
         subject = folder / "subject.txt"
         person = subject.read_text().strip() if subject.exists() else folder.name
+        nameless += [] if subject.exists() or not videos else [folder.name]
         table = folder / "truth.csv"
         truth = partial(_own_truth, table) if table.exists() else None
-        names = [video.stem.removeprefix("cam_") for video in videos]
-        found += [Recording(folder.name, person, n, v, truth=truth) for n, v in zip(names, videos, strict=True)]
+        for video in videos:
+            stamps = folder / f"{video.stem}_t.csv"
+            times = partial(_column, stamps, "t") if stamps.exists() else None
+            found.append(Recording(folder.name, person, video.stem.removeprefix("cam_"), video, times, truth))
+    if nameless:
+        log.warning(
+            "%d session(s) have no subject.txt, e.g. %s: each counts as a person of its own, so that somebody with "
+            "several sessions may be in training and test",
+            len(nameless),
+            nameless[0],
+        )
     return found
 
 
 def _own_truth(path: Path) -> Truth:
-    with open(path, newline="") as file:
-        header = [cell.strip().lower() for cell in next(csv.reader(file))]
+    header = [cell.strip().lower() for cell in _rows(path)[0]]
     columns = {name: _column(path, name) for name in header if name in ("t", "ppg", "resp", "hr", "rr")}
     if "t" not in columns:
         raise CorruptData(f"{path} has no column t")
@@ -306,12 +370,9 @@ def vitallens(root: Path) -> list[Recording]:
     """
 
     def truth(path: Path, video: Path) -> Truth:
-        from datasets.faces.video import open_frames
-
-        with open(path, newline="") as file:
-            header = next(csv.reader(file))
+        header = _rows(path)[0]
         waves: dict[str, np.ndarray] = {name: _column(path, name) for name in ("ppg", "resp") if name in header}
-        t = np.array([t for t, _ in open_frames(video)])  # a sample for each frame
+        t = own_clock(video)  # a sample for each frame
         count = min(len(t), len(waves["ppg"]))
         return Truth(t[:count], {name: wave[:count] for name, wave in waves.items()})
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 LATENT_FS = 240.0  # Hz
+RECORD_COLUMNS = (("t", "time [s]"), ("ppg", "pleth"), ("resp",))
 
 
 @dataclass
@@ -129,23 +131,64 @@ def draw_physiology(
     return Physiology(t, pulse, resp, 60 * heart_rate, 60 * resp_rate, rng.uniform(0.05, 0.3))
 
 
-def physiology_from_record(
-    t: np.ndarray, ppg: np.ndarray, resp: np.ndarray, baseline: float = 0.15, lead: float = 2.0
-) -> Physiology:
-    """Return latent waves from a real recording, in place of synthetic ones. Rates are unknown (NaN).
+@dataclass
+class Record:
+    """Waves that contact sensors recorded.
 
     Args:
         t: seconds, (n,).
-        ppg: contact pulse wave, (n,).
-        resp: breathing wave, (n,).
-        baseline: weight of breathing in the baseline of the pulse.
-        lead: seconds of the record before the session's time 0.
+        ppg: pulse wave, (n,).
+        resp: breathing, (n,).
     """
-    clock = np.arange(int((t[-1] - t[0]) * LATENT_FS)) / LATENT_FS
+
+    t: np.ndarray
+    ppg: np.ndarray
+    resp: np.ndarray
+
+
+def read_record(path: Path) -> Record:
+    """Read the columns `t` or `Time [s]`, `ppg` or `PLETH`, `resp` or `RESP` of a csv file, such as those of BIDMC.
+
+    Args:
+        path: csv file.
+
+    Raises:
+        ValueError: a column is missing, or a value is no number.
+    """
+    with open(path, newline="") as file:
+        header = [cell.strip().lower() for cell in file.readline().split(",")]
+        places = [next((header.index(n) for n in names if n in header), -1) for names in RECORD_COLUMNS]
+        if -1 in places:
+            raise ValueError(f"{path} lacks the column {' or '.join(RECORD_COLUMNS[places.index(-1)])}")
+        columns = np.loadtxt(file, delimiter=",", usecols=places, ndmin=2).T
+    return Record(*columns)
+
+
+def physiology_from_record(
+    rng: np.random.Generator, record: Record, seconds: float, baseline: float = 0.15, lead: float = 2.0
+) -> Physiology:
+    """Return latent waves from a random part of a record, in place of synthetic ones. Rates are unknown (NaN).
+
+    Args:
+        rng: source of randomness.
+        record: waves of contact sensors.
+        seconds: duration.
+        baseline: weight of breathing in the baseline of the pulse.
+        lead: seconds before 0 and after the end that are taken too.
+
+    Raises:
+        ValueError: the record is shorter.
+    """
+    length = seconds + 2 * lead
+    spare = record.t[-1] - record.t[0] - length
+    if spare < 0:
+        raise ValueError(f"the record has {record.t[-1] - record.t[0]:.0f} s, a session needs {length:.0f} s")
+    clock = np.arange(int(length * LATENT_FS)) / LATENT_FS
+    begin = record.t[0] + rng.uniform(0, spare)
 
     def wave(values: np.ndarray) -> np.ndarray:
-        interpolated = np.interp(clock, t - t[0], values)
+        interpolated = np.interp(clock + begin, record.t, values)
         return (interpolated - interpolated.mean()) / interpolated.std()
 
     unknown = np.full(len(clock), np.nan)
-    return Physiology(clock - lead, wave(ppg), wave(resp), unknown, unknown, baseline)
+    return Physiology(clock - lead, wave(record.ppg), wave(record.resp), unknown, unknown, baseline)

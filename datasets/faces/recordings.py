@@ -13,7 +13,7 @@ import yaml
 
 from datasets.checks import check_choice, check_fraction, check_keys, check_positive, check_seed
 from datasets.download import cache_folder, first_existing, missing
-from datasets.faces.build import build_corpus, recordings_of, settings_digest
+from datasets.faces.build import build_corpus, noted, noted_settings, recordings_of, settings_digest
 from datasets.faces.datamodule import SPLITS, FaceDataModule
 from datasets.faces.frontend import FrontEnd
 from datasets.faces.layouts import LAYOUTS
@@ -100,11 +100,28 @@ class FaceRecordings(FaceDataModule):
     def prepare_data(self) -> None:
         """Build the maps that are missing."""
         if self.given_maps and any(self.maps_folder().glob("*/meta.yaml")):
+            self._check_given()
             return
         recordings = recordings_of(self.layout, self.source())
         build_corpus(
             recordings, self.maps_folder(), self.settings, self.detector, self.workers, synchronise=self.synchronise
         )
+
+    def _check_given(self) -> None:
+        """Raise ValueError if the given maps were built with other settings than those of this data set."""
+        built = noted_settings(self.maps_folder())
+        wanted = noted(self.settings, self.detector)
+        for key in ("grid", "box", "detector"):
+            if key in built and built[key] != wanted[key]:
+                raise ValueError(
+                    f"dataset.maps={self.given_maps} was built with {key}={built[key]}, dataset.{key} is {wanted[key]}"
+                )
+
+    def listed_cameras(self) -> set[str]:
+        """Return the cameras that the sessions have, of those that are wanted."""
+        notes = [yaml.safe_load((f / "meta.yaml").read_text()) for part in self.assigned().values() for f in part]
+        listed = {name for note in notes for name in note.get("cameras", ())}
+        return listed if self.wanted is None else listed & set(self.wanted)
 
     def assigned(self) -> dict[str, list[Path]]:
         """Return the folders of the sessions of each split, by person.

@@ -129,7 +129,7 @@ def check_clock(t: np.ndarray, where: str) -> None:
         where: session and camera, or file, for the message.
     """
     steps = np.diff(t)
-    if len(steps) and steps.min() <= 0:
+    if not (steps > 0).all():
         at = int(np.argmin(steps > 0))
         raise ValueError(
             f"{where}: the clock runs backwards or stands still after frame {at}: {t[at]:.4f} s, then {t[at + 1]:.4f} s"

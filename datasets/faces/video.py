@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ class Frames:
         Raises:
             ValueError: the clock runs backwards.
         """
-        last = -np.inf
+        last, number = -np.inf, -1
         for number, (t, handle) in enumerate(self.stamps()):
             if self.times is not None:
                 if number >= len(self.times):
@@ -63,6 +64,10 @@ class Frames:
                 )
             last = t
             yield t, handle
+        if self.times is not None and number + 1 < len(self.times):
+            short = number + 1 < 0.98 * len(self.times)
+            level = logging.WARNING if short else logging.INFO
+            log.log(level, "%s has %d frames, fewer than its %d time stamps", self.path, number + 1, len(self.times))
 
 
 class VideoFrames(Frames):
@@ -96,7 +101,7 @@ class VideoFrames(Frames):
                 sound = ", only sound" if container.streams.audio else ""
                 raise ValueError(f"{self.path} has no video stream{sound}")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = 1  # videos are read in parallel by processes
             expected, count, t = stream.frames, 0, 0.0
             rate = float(stream.average_rate or 30)
             try:
@@ -120,8 +125,17 @@ class VideoFrames(Frames):
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
+def by_number(path: Path) -> list[str | int]:
+    """Return a key that sorts `2.png` before `10.png`.
+
+    Args:
+        path: file.
+    """
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
 class ImageFrames(Frames):
-    """Frames of a folder of images, or of raw thermal frames (iBVP), in the order of their names.
+    """Frames of a folder of images, or of raw thermal frames (iBVP), in the order of the numbers in their names.
 
     Args:
         path: folder.
@@ -136,7 +150,8 @@ class ImageFrames(Frames):
         super().__init__(path, times)
         self.fps = fps
         inside = path.iterdir() if path.is_dir() else ()
-        self.files = sorted(p for p in inside if p.suffix.lower() in (*IMAGES, ".raw") and not p.name.startswith("."))
+        images = (p for p in inside if p.suffix.lower() in (*IMAGES, ".raw") and not p.name.startswith("."))
+        self.files = sorted(images, key=by_number)
         if not self.files:
             raise ValueError(f"{path} has no images ({', '.join(IMAGES)})")
 

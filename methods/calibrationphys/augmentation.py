@@ -15,9 +15,10 @@ def normalise_rgb(maps: Tensor) -> Tensor:
     """Divide each row by its mean over time, subtract 1, and standardise each row and channel.
 
     Args:
-        maps: grey levels, (B, C, M, T).
+        maps: grey levels, (B, C, M, T); a row that is black all the time becomes zero.
     """
-    relative = maps / maps.mean(dim=-1, keepdim=True).clamp_min(EPS) - 1
+    mean = maps.mean(dim=-1, keepdim=True)
+    relative = (maps - mean) / mean.clamp_min(EPS)
     return relative / (relative.std(dim=-1, keepdim=True, correction=0) + EPS)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,10 @@ class RateModule(LightningModule):
 
     Metrics, with rates and errors per minute, `<camera>` being each camera: `test/mae` (mean of the cameras),
     `test/mae_fused` (all cameras' spectra together), `test/agreement` (share of windows in which the cameras differ by
-    less than 5), and for each camera `test/mae_<camera>`, `rmse`, `me`, `sd`, `mape` (%), `r`, `pte` (share of errors
-    below 5), `loa`, `icc`, `mae_se` (standard error by a bootstrap over sessions), `mae_session` (one rate a session),
-    `snr` (dB), `ipr` (share of power outside the band), `macc` (largest correlation with the contact wave).
+    less than 5, for respiration 2), and for each camera `test/mae_<camera>`, `rmse`, `me`, `sd`, `mape` (%), `r`, `pte`
+    (share of errors below 5), `loa`, `icc`, `mae_se` (standard error by a bootstrap over people), `mae_session` (one
+    rate a session), `snr` (dB), `ipr` (share of power outside the band), `macc` (largest correlation with the contact
+    wave).
 
     Args:
         network: networks of the cameras, or a placeholder.
@@ -50,7 +53,7 @@ class RateModule(LightningModule):
         default = READOUTS[self.signal]
         if self.given_band is None:
             return default
-        return Readout(self.given_band, default.nfft, default.tolerance)
+        return replace(default, band=self.given_band)
 
     @property
     def band(self) -> tuple[float, float]:
@@ -140,7 +143,20 @@ class LearnedWave(RateModule):
         self.length = 0
 
     def prepare(self, data: Any) -> None:
-        """Take the length of clips, and check that the data gives enough columns.
+        """Take the length of clips.
+
+        Args:
+            data: DataModule after its set-up.
+        """
+        super().prepare(data)
+        self.length = data.clip_length
+
+    def on_fit_start(self) -> None:
+        """Read the sessions of training and validation, and check them: only training needs them."""
+        self.check_training(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check_training(self, data: Any) -> None:
+        """Read the sessions of training and validation, and check that the method can learn from them.
 
         Args:
             data: DataModule after its set-up.
@@ -148,7 +164,6 @@ class LearnedWave(RateModule):
         Raises:
             ValueError: the largest speed needs longer clips than the data yields, or a split has too few sessions.
         """
-        super().prepare(data)
         data.load("train", "val")
         for split in ("train", "val"):
             if (count := len(data.sessions[split])) < self.least_sessions:
@@ -156,8 +171,7 @@ class LearnedWave(RateModule):
                     f"this method contrasts {self.least_sessions} sessions of a split or more, {split} has {count}: "
                     "record more, or change dataset.split"
                 )
-        self.length = data.clip_length
-        if round(self.speed[1] * self.length) > data.train_length:
+        if round(self.speed[1] * data.clip_length) > data.train_length:
             raise ValueError(
                 f"method.speed={list(self.speed)} needs clips {self.speed[1]:g} times as long as dataset.clip_length: "
                 f"raise dataset.margin, which is {data.margin:g}"
@@ -169,8 +183,8 @@ class LearnedWave(RateModule):
         return torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
 
     @abstractmethod
-    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor:
-        """Return the loss of clips.
+    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor | None:
+        """Return the loss of clips; None: nothing can be learned from them.
 
         Args:
             clips: normalised clips of length T.
@@ -182,11 +196,12 @@ class LearnedWave(RateModule):
         normalise = NORMALISATIONS[self.source]
         return {name: self.network(name, normalise(maps)) for name, maps in clips.maps.items() if name in self.cameras}
 
-    def training_step(self, batch: FaceClips, batch_idx: int) -> Tensor:
-        """Return the loss of clips at random places with random speed."""
+    def training_step(self, batch: FaceClips, batch_idx: int) -> Tensor | None:
+        """Return the loss of clips at random places with random speed; None: Lightning leaves the step out."""
         clips, factor = self.augmented(batch)
         loss = self.loss(clips, factor)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
+        if loss is not None:
+            self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def augmented(self, batch: FaceClips) -> tuple[FaceClips, dict[str, Tensor]]:
@@ -202,7 +217,7 @@ class LearnedWave(RateModule):
         normalise = NORMALISATIONS[self.source]
         ready = {name: self.noisy(normalise(values)) for name, values in cut.items()}
         factor = {name: (place[1] - 1) / (self.length - 1) for name, place in places.items()}
-        clips = FaceClips(ready, batch.present, {}, wave, batch.rate, batch.level, batch.sessions, batch.fs)
+        clips = replace(batch, maps=ready, moments={}, wave=wave)
         return clips, factor
 
     @property
@@ -218,9 +233,10 @@ class LearnedWave(RateModule):
         """Log the loss of clips as they are, and the error where there is a contact wave."""
         normalise = NORMALISATIONS[self.source]
         maps = {name: normalise(batch.maps[name]) for name in self.cameras if name in batch.maps}
-        clips = FaceClips(maps, batch.present, {}, batch.wave, batch.rate, batch.level, batch.sessions, batch.fs)
+        clips = replace(batch, maps=maps, moments={})
         loss = self.loss(clips, {name: torch.ones(len(batch), device=self.device) for name in maps})
-        self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
+        if loss is not None:
+            self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
         known = torch.isfinite(batch.wave).all(dim=1)
         if known.any():
             self.log("val/mae", self._error(clips, known), batch_size=int(known.sum()), sync_dist=True)
@@ -242,7 +258,8 @@ class LearnedWave(RateModule):
         out: Path,
         data: Any,
         camera: str = "",
-        detector: str = "ultralight",
+        detector: str = "",
+        box: Sequence[int] | None = None,
         window: float = 0.0,
     ) -> list[Path]:
         """Measure videos: write rates of windows with their quality, waves, and a figure without a face for each.
@@ -250,25 +267,41 @@ class LearnedWave(RateModule):
         Args:
             paths: videos of faces.
             out: folder of the files to write.
-            data: not used.
+            data: DataModule of the run, or `described_data`.
             camera: camera whose network is used; empty: that of the video's name, else the first one.
-            detector: ultralight or blazeface.
+            detector: ultralight or blazeface; empty: that of the run.
+            box: fixed face box x, y, width, height in pixels; None: that of the run, which may have none.
             window: seconds of a window; 0: 10 for the pulse, 30 for respiration.
 
         Raises:
-            ValueError: there is no such camera, no face is found, or a video is too short.
+            ValueError: there is no such camera, or no video could be measured.
         """
-        from methods.calibrationphys.predictor import measure_videos, module_predictor
+        from datasets.faces.frontend import FrontEnd
+        from methods.calibrationphys.predictor import measure_videos, module_predictor, unique_names
         from methods.calibrationphys.report import write_measurement
 
         if camera and camera not in self.cameras:
             raise ValueError(f"camera={camera} is none of {', '.join(self.cameras)}")
         predictor = module_predictor(self, camera)
-        side = round(self.network.dims["patches"] ** 0.5)
-        written: list[Path] = []
-        for measurement, path in measure_videos(paths, predictor, side, detector, window):
-            written += write_measurement(measurement, out, path.stem)
+        side, fixed = round(self.network.dims["patches"] ** 0.5), box or getattr(data, "box", None)
+        settings = FrontEnd(grid=side, flow=self.source == "flow", box=tuple(fixed) if fixed else None)
+        names, written = unique_names(paths), list[Path]()
+        detector = detector or getattr(data, "detector", "ultralight")
+        for measurement, path in measure_videos(list(names), predictor, settings, detector, window):
+            written += write_measurement(measurement, out, names[path])
         return written
+
+    @staticmethod
+    def described_data(checkpoint: Mapping[str, Any], dataset: Mapping[str, Any]) -> Any:
+        """Return what `prepare` and `predict_files` need of the data; None: the checkpoint does not say.
+
+        Args:
+            checkpoint: content of a checkpoint.
+            dataset: config of the data set of its run.
+        """
+        about = checkpoint.get("faces")
+        own = {"detector": dataset.get("detector", "ultralight"), "box": dataset.get("box")}
+        return about and SimpleNamespace(**about, clip_length=about["length"], **own)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to use the networks without the data."""

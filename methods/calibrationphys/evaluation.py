@@ -21,8 +21,6 @@ from methods.calibrationphys.rates import (
     summed_rate,
 )
 
-AGREEMENT = 5.0  # per minute; cameras that differ by less agree
-
 
 @dataclass
 class CameraWindows:
@@ -34,7 +32,7 @@ class CameraWindows:
     ipr: list[float] = field(default_factory=list)
     macc: list[float] = field(default_factory=list)
     level: list[float] = field(default_factory=list)
-    sessions: list[str] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
     session_rates: list[float] = field(default_factory=list)  # one for each session
     session_reference: list[float] = field(default_factory=list)
 
@@ -98,7 +96,7 @@ class RateEvaluation:
         to.snr += signal_to_noise(wave, clips.fs, at, self.readout).tolist()
         to.ipr += out_of_band(wave, clips.fs, self.readout).tolist()
         to.level += clips.level.tolist()
-        to.sessions += clips.sessions
+        to.subjects += clips.subjects or clips.sessions
         seconds = wave.shape[1] / clips.fs
         if contact is not None:
             filtered = [np.asarray(x) for x in (wave, contact)]
@@ -130,8 +128,8 @@ class RateEvaluation:
             own = rate_metrics(rates, reference)
             maes.append(own["mae"])
             found |= {f"{metric}_{name}": value for metric, value in own.items() if np.isfinite(value)}
-            sessions = [s for s, k in zip(windows.sessions, known, strict=True) if k]
-            found[f"mae_se_{name}"] = standard_error(rates - reference, sessions)
+            subjects = [s for s, k in zip(windows.subjects, known, strict=True) if k]
+            found[f"mae_se_{name}"] = standard_error(rates - reference, subjects)
             if windows.macc:
                 found[f"macc_{name}"] = float(np.mean(windows.macc))
                 errors = np.subtract(windows.session_rates, windows.session_reference)
@@ -141,5 +139,5 @@ class RateEvaluation:
         if self.fused:
             found["mae_fused"] = rate_metrics(np.array(self.fused), np.array(self.fused_reference))["mae"]
         if self.differences:
-            found["agreement"] = float((np.array(self.differences) < AGREEMENT).mean())
+            found["agreement"] = float((np.array(self.differences) < self.readout.agreement).mean())
         return found

@@ -63,7 +63,7 @@ class HandCrafted(RateModule):
         """Return the wave of each camera, (B, T)."""
         found = {}
         for name in self.cameras:
-            if bool(clips.present[name].any()):
+            if name in clips.present and bool(clips.present[name].any()):
                 found[name] = torch.from_numpy(self.formula(self.values(clips, name), clips.fs).copy())
         return found
 

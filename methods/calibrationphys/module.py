@@ -105,26 +105,47 @@ class CalibrationPhys(LearnedWave):
         """True if cameras share the change of speed."""
         return "shared" if self.shared_speed else "independent"
 
-    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor:
-        """Return the contrast, averaged over all pairs of cameras that at least two sessions have.
+    def check_training(self, data: Any) -> None:
+        """Check that there are sessions to contrast.
+
+        Args:
+            data: DataModule after its set-up.
+
+        Raises:
+            ValueError: no two sessions of a split have the same pair of cameras, or `LearnedWave` refuses the data.
+        """
+        super().check_training(data)
+        for split in ("train", "val"):
+            filmed = [set(session.maps) for session in data.sessions[split]]
+            if not any(sum({a, b} <= names for names in filmed) > 1 for a, b in combinations(self.cameras, 2)):
+                raise ValueError(
+                    f"no two {split} sessions have the same pair of cameras ({', '.join(self.cameras)}): choose "
+                    "cameras that filmed together by dataset.cameras"
+                )
+
+    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor | None:
+        """Return the contrast, averaged over all pairs of cameras that at least two sessions have; None: there is none.
+
+        A network sees the sessions of its camera alone, so that absent ones do not enter its statistics.
 
         Args:
             clips: normalised clips.
             factor: not used.
         """
-        waves = {name: self.network(name, maps) for name, maps in clips.maps.items()}
+        here = {name: present for name, present in clips.present.items() if name in clips.maps and present.any()}
+        waves = {name: self.network(name, clips.maps[name][present]) for name, present in here.items()}
         spectra = {name: norm_psd(wave, clips.fs, self.band) for name, wave in waves.items()}
         if self.shuffle_pairs:
             spectra = {name: x.roll(number, dims=0) for number, (name, x) in enumerate(spectra.items())}
         losses = []
         for a, b in combinations(spectra, 2):
-            both = clips.present[a] & clips.present[b]
+            both = here[a] & here[b]
             if both.sum() < 2:
                 continue
             losses.append(
                 info_nce(
-                    spectra[a][both],
-                    spectra[b][both],
+                    spectra[a][both[here[a]]],
+                    spectra[b][both[here[b]]],
                     self.temperature,
                     self.similarity,
                     self.negatives,
@@ -132,10 +153,7 @@ class CalibrationPhys(LearnedWave):
                 )
             )
         if not losses:
-            raise ValueError(
-                f"no two sessions of a batch have the same pair of cameras ({', '.join(clips.maps)}): choose cameras "
-                "that filmed together by dataset.cameras, or raise dataset.batch_size"
-            )
+            return None
         loss = torch.stack(losses).mean()
         if self.ipr_weight:
             outside = [irrelevant_power_ratio(wave, clips.fs, self.band).mean() for wave in waves.values()]

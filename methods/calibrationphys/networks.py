@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, interpolate
@@ -92,7 +92,8 @@ class PhysNet3D(nn.Module):
         channels: channels C of the map.
         patches: number of patches M, a square number.
         width: channels of the inner layers; the stem has a quarter of them, and a half.
-        decoder: `transposed` as in PhysNet, or `interpolate` as Gideon and Stent (2021) and Contrast-Phys have it.
+        decoder: `transposed`, after pools of maxima, as in PhysNet; or `interpolate`, after pools of means, as Gideon
+            and Stent (2021) and Contrast-Phys have it.
     """
 
     min_patches = 4
@@ -109,6 +110,8 @@ class PhysNet3D(nn.Module):
         if self.side**2 != patches:
             raise ValueError(f"model: PhysNet in 3D needs a square grid of patches, the map has {patches}")
         halvings = min(4, self.side.bit_length() - 1)
+        self.feature_rows = (self.side >> halvings) ** 2
+        pool = nn.MaxPool3d if decoder == "transposed" else nn.AvgPool3d
         widths = [width // 4, width // 2, width, width, width, width]
 
         def block(inputs: int, outputs: int, kernel: tuple[int, int, int]) -> nn.Sequential:
@@ -118,9 +121,9 @@ class PhysNet3D(nn.Module):
         layers: list[nn.Module] = [block(channels, widths[0], (1, 5, 5))]
         for stage in range(4):
             space = 2 if stage < halvings else 1
-            pool = (2 if stage in (1, 2) else 1, space, space)
+            size = (2 if stage in (1, 2) else 1, space, space)
             inputs = widths[0] if stage == 0 else width
-            layers += [nn.AvgPool3d(pool), block(inputs, widths[1] if stage == 0 else width, (3, 3, 3))]
+            layers += [pool(size), block(inputs, widths[1] if stage == 0 else width, (3, 3, 3))]
             layers.append(block(widths[1] if stage == 0 else width, width, (3, 3, 3)))
         self.encoder = nn.Sequential(*layers)
         self.decoder = nn.ModuleList(self._upsampling(width, decoder) for _ in range(2))
@@ -167,6 +170,8 @@ class PhysNet3D(nn.Module):
 class CameraNetworks(nn.Module):
     """One network for each camera, without common weights; with `shared`, one for all of them.
 
+    `feature_rows` is the number of places that the features distinguish.
+
     Args:
         channels: channels of the maps, by camera.
         patches: number of patches of a map.
@@ -176,6 +181,7 @@ class CameraNetworks(nn.Module):
     """
 
     tasks = ("face-video",)
+    feature_rows: int
 
     def __init__(
         self,
@@ -234,6 +240,7 @@ class CameraPhysNet2D(CameraNetworks):
     ) -> None:
         build = lambda size: PhysNet2D(size, width, stem_axis, up_axis, time_pools)  # noqa: E731
         super().__init__(channels, patches, shared, build, PhysNet2D.min_patches)
+        self.feature_rows = patches // PhysNet2D.min_patches
 
 
 class CameraPhysNet3D(CameraNetworks):
@@ -257,6 +264,7 @@ class CameraPhysNet3D(CameraNetworks):
     ) -> None:
         build = lambda size: PhysNet3D(size, patches, width, decoder)  # noqa: E731
         super().__init__(channels, patches, shared, build, PhysNet3D.min_patches)
+        self.feature_rows = cast(PhysNet3D, next(iter(self.networks.values()))).feature_rows
 
 
 class NoCameraNetwork(nn.Module):

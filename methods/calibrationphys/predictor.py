@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from datasets.faces.clips import Input, Signal, align, interpolate
+from datasets.faces.clips import Input, Signal, align, common_clock, interpolate
 from datasets.faces.detect import make_detector
-from datasets.faces.frontend import FrontEnd, build_map
+from datasets.faces.frontend import GAP, FrontEnd, build_map
 from datasets.faces.session import CameraMap, Session
 from datasets.faces.video import open_frames
 from methods.calibrationphys import breathing, colour
@@ -29,6 +30,7 @@ from methods.calibrationphys.rates import (
 )
 from methods.checkpoints import weights_below
 
+log = logging.getLogger(__name__)
 COLOUR = {
     "green": colour.green,
     "ica": colour.ica,
@@ -37,13 +39,15 @@ COLOUR = {
     "pbv": colour.pbv,
     "lgi": colour.lgi,
     "omit": colour.omit,
+    "2sr": colour.spatial_subspace_rotation,
 }
 BREATH_FROM_COLOUR = {
     "bw": breathing.baseline_wander,
     "am": breathing.amplitude_modulation,
     "fm": breathing.frequency_modulation,
 }
-FORMULAS = {"pulse": (*COLOUR, "2sr"), "resp": ("flowmean", *BREATH_FROM_COLOUR)}
+ONE_CHANNEL = ("green", *BREATH_FROM_COLOUR)
+FORMULAS: dict[str, tuple[str, ...]] = {"pulse": tuple(COLOUR), "resp": ("flowmean", *BREATH_FROM_COLOUR)}
 
 
 @dataclass
@@ -76,27 +80,23 @@ def formula_predictor(name: str) -> Predictor:
     Raises:
         ValueError: there is no such method.
     """
-
-    def mean_colour(formula: Callable[[np.ndarray, float], np.ndarray]) -> Callable[..., np.ndarray]:
-        return lambda camera, values, moments: formula(moments[None, :, :-1, -1].astype(float), 30.0)[0]
-
-    def moments_of(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
-        assert moments is not None
-        return colour.spatial_subspace_rotation(moments[None, :, :-1, :-1].astype(float), 30.0)[0]
-
-    def flow_of(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
-        return breathing.flow_mean(values[0].T[None].astype(float), 15.0)[0]
-
-    if name == "2sr":
-        return Predictor(name, "pulse", "rgb", 30.0, READOUTS["pulse"], moments_of)
-    if name in COLOUR:
-        return Predictor(name, "pulse", "rgb", 30.0, READOUTS["pulse"], mean_colour(COLOUR[name]))
+    if name not in FORMULAS["pulse"] + FORMULAS["resp"]:
+        known = ", ".join(FORMULAS["pulse"] + FORMULAS["resp"])
+        raise ValueError(f"there is no method {name}; choose from {known}, or name a trained run")
+    signal: Signal = "pulse" if name in FORMULAS["pulse"] else "resp"
     if name == "flowmean":
-        return Predictor(name, "resp", "flow", 15.0, READOUTS["resp"], flow_of)
-    if name in BREATH_FROM_COLOUR:
-        return Predictor(name, "resp", "rgb", 30.0, READOUTS["resp"], mean_colour(BREATH_FROM_COLOUR[name]))
-    known = ", ".join(FORMULAS["pulse"] + FORMULAS["resp"])
-    raise ValueError(f"there is no method {name}; choose from {known}, or name a trained run")
+        flow = lambda camera, values, moments: breathing.flow_mean(values[0].T[None].astype(float), 15.0)[0]  # noqa: E731
+        return Predictor(name, signal, "flow", 15.0, READOUTS[signal], flow)
+    formula = (COLOUR | BREATH_FROM_COLOUR)[name]
+
+    def wave(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
+        assert moments is not None
+        if moments.shape[-1] < 4 and name not in ONE_CHANNEL:
+            raise ValueError(f"{name} needs 3 colours, the video of {camera} is grey: use {' or '.join(ONE_CHANNEL)}")
+        taken = moments[:, :-1, :-1] if name == "2sr" else moments[:, :-1, -1]
+        return formula(taken[None].astype(float), 30.0)[0]
+
+    return Predictor(name, signal, "rgb", 30.0, READOUTS[signal], wave)
 
 
 def described_by(checkpoint: Path) -> dict[str, Any]:
@@ -139,14 +139,27 @@ def network_predictor(
 
     def wave(camera: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
         used = cameras[camera]
-        if values.shape[:2] != (channels[used], patches):
-            raise ValueError(f"the run was trained on maps of {channels[used]} x {patches}, this is {values.shape[:2]}")
+        check_shape(values, channels[used], patches)
         with torch.no_grad():
             return network(used, normalise(torch.from_numpy(values[None]))).double().numpy()[0]
 
-    default = READOUTS[about["signal"]]
-    readout = Readout(as_band(about["band"]), default.nfft, default.tolerance)
+    readout = replace(READOUTS[about["signal"]], band=as_band(about["band"]))
     return Predictor(name, about["signal"], source, about["fs"], readout, wave)
+
+
+def check_shape(values: np.ndarray, channels: int, patches: int) -> None:
+    """Raise ValueError if a map (C, M, N) is not of the shape that a network was trained on.
+
+    Args:
+        values: map.
+        channels: channels that the network takes.
+        patches: patches that it takes.
+    """
+    if values.shape[:2] != (channels, patches):
+        raise ValueError(
+            f"the run was trained on maps of {channels} channels x {patches} patches, this video gives "
+            f"{values.shape[0]} x {values.shape[1]}" + (": it is grey" if values.shape[0] < channels else "")
+        )
 
 
 @dataclass
@@ -165,6 +178,7 @@ class Measurement:
         snr: signal-to-noise ratio of the window at its rate in dB, by camera, (W,).
         ipr: share of power outside the band by camera, (W,).
         agreement: largest difference between the cameras' rates, (W,); NaN with one camera.
+        gaps: whether a window has frames missing for half a second or more, by camera, (W,).
         readout: how the rates were read.
     """
 
@@ -179,12 +193,16 @@ class Measurement:
     snr: dict[str, np.ndarray]
     ipr: dict[str, np.ndarray]
     agreement: np.ndarray
+    gaps: dict[str, np.ndarray]
     readout: Readout
 
     def good(self, camera: str) -> np.ndarray:
-        """Return which windows can be trusted: SNR above 0 dB, and cameras that agree within 5 per minute, (W,)."""
-        agrees = np.isnan(self.agreement) | (self.agreement < 5)
-        return (self.snr[camera] > 0) & agrees
+        """Return which windows can be trusted, (W,): SNR above 0 dB, no gap, and cameras that agree.
+
+        They agree within 5 per minute, for respiration 2.
+        """
+        agrees = np.isnan(self.agreement) | (self.agreement < self.readout.agreement)
+        return (self.snr[camera] > 0) & agrees & ~self.gaps[camera]
 
 
 def flicker_rate(camera_map: CameraMap, rate: float, readout: Readout) -> float | None:
@@ -200,7 +218,7 @@ def flicker_rate(camera_map: CameraMap, rate: float, readout: Readout) -> float 
     """
     if camera_map.background is None or not camera_map.background.any():
         return None
-    clock = np.arange(camera_map.t[0], camera_map.t[-1], 1 / 30)
+    clock = common_clock(camera_map.t[0], camera_map.t[-1])
     light = interpolate(camera_map.background.mean(axis=1), camera_map.t, clock)[None].astype(float)
     found = peak_rates(light, 30.0, readout)
     clear = signal_to_noise(light, 30.0, found, readout)[0] > 3
@@ -241,13 +259,28 @@ def measure(
         waves[camera] = filtered / (filtered.std() + 1e-12)
     spread = np.ptp(np.stack(list(rates.values())), axis=0) if len(rates) > 1 else np.full(len(starts), np.nan)
     begin = max(m.t[0] for m in maps.values())
+    times = begin + starts / fs
+    gaps = {camera: across_gaps(found.t, times, seconds) for camera, found in maps.items()}
     return Measurement(
-        predictor.signal, predictor.name, fs, begin, waves, starts / fs, seconds, rates, snr, ipr, spread, readout
+        predictor.signal, predictor.name, fs, begin, waves, starts / fs, seconds, rates, snr, ipr, spread, gaps, readout
     )
 
 
+def across_gaps(t: np.ndarray, starts: np.ndarray, seconds: float) -> np.ndarray:
+    """Return which windows have frames missing for half a second or more, (W,).
+
+    Args:
+        t: time stamps of the frames, (T,).
+        starts: first time of each window, (W,).
+        seconds: length of a window.
+    """
+    gap = np.flatnonzero(np.diff(t) >= GAP)
+    inside = (t[gap] < starts[:, None] + seconds) & (t[gap + 1] > starts[:, None])
+    return np.asarray(inside.any(axis=1))
+
+
 def module_predictor(module: Any, camera: str) -> Predictor:
-    """Return the networks of a trained module.
+    """Return the networks of a trained module. Which network measures a video is logged.
 
     Args:
         module: a `LearnedWave`.
@@ -257,6 +290,9 @@ def module_predictor(module: Any, camera: str) -> Predictor:
 
     def wave(name: str, values: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
         used = camera or (name if name in module.cameras else module.cameras[0])
+        dims = module.network.dims
+        check_shape(values, dims["channels"][used], dims["patches"])
+        log.info("the video of camera %s is measured by the network of camera %s", name, used)
         with torch.no_grad():
             maps = normalise(torch.from_numpy(values[None]).to(module.device))
             return module.network(used, maps).double().cpu().numpy()[0]
@@ -264,21 +300,63 @@ def module_predictor(module: Any, camera: str) -> Predictor:
     return Predictor(type(module).__name__, module.signal, module.source, module.fs, module.readout, wave)
 
 
+def camera_of(path: Path) -> str:
+    """Return the camera that a video is named after: `cam_phone.mp4` and `phone.mp4` are of the phone.
+
+    Args:
+        path: video.
+    """
+    return path.stem.removeprefix("cam_")
+
+
+def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for the results of each video: its own, with those of its folders before it where names repeat.
+
+    Args:
+        paths: videos; one that occurs twice counts once.
+
+    Raises:
+        ValueError: two videos in a folder differ in the ending only.
+    """
+    parts = {path: (*path.absolute().parts[1:-1], path.stem) for path in paths}
+    depth = dict.fromkeys(parts, 1)
+    while True:
+        names = {path: "_".join(own[-depth[path] :]) for path, own in parts.items()}
+        repeated = [path for path in names if list(names.values()).count(names[path]) > 1]
+        if not repeated:
+            return names
+        if any(depth[path] > len(parts[path]) for path in repeated):
+            raise ValueError(f"these videos differ in the ending of their names only: {', '.join(map(str, repeated))}")
+        depth |= {path: depth[path] + 1 for path in repeated}
+
+
 def measure_videos(
-    paths: Sequence[Path], predictor: Predictor, grid: int, detector: str, window: float
+    paths: Sequence[Path], predictor: Predictor, settings: FrontEnd, detector: str, window: float
 ) -> Iterator[tuple[Measurement, Path]]:
-    """Yield the measurement of each video.
+    """Yield the measurement of each video; those that cannot be measured are said at the end.
 
     Args:
         paths: videos of faces.
         predictor: what turns maps into waves.
-        grid: patches along each side of the face box.
-        detector: name of the face detector.
+        settings: what is measured.
+        detector: name of the face detector; not used with a fixed box.
         window: seconds of a window; 0: 10 for the pulse, 30 for respiration.
+
+    Raises:
+        ValueError: none could be measured.
     """
     seconds = window or {"pulse": 10.0, "resp": 30.0}[predictor.signal]
-    faces = make_detector(detector)
-    settings = FrontEnd(grid=grid, flow=predictor.source == "flow")
+    faces = None if settings.box else make_detector(detector)
+    failures = []
     for path in paths:
-        camera_map = build_map(open_frames(path), faces, settings)
-        yield measure({path.stem: camera_map}, predictor, seconds, name=str(path)), path
+        try:
+            camera_map = build_map(open_frames(path), faces, settings)
+            measurement = measure({camera_of(path): camera_map}, predictor, seconds, name=str(path))
+        except (ValueError, OSError) as error:
+            failures.append(str(error))
+            continue
+        yield measurement, path
+    if len(failures) == len(paths):
+        raise ValueError("\n".join(failures))
+    for failure in failures:
+        log.warning("left out: %s", failure)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from methods.checkpoints import weights_below
+
+log = logging.getLogger(__name__)
 
 
 def camera_weights(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
@@ -45,6 +48,8 @@ def load_camera(network: nn.Module, checkpoint: Path, source: str | None, camera
     name = source or (camera if camera in weights else next(iter(weights)))
     if name not in weights:
         raise ValueError(f"method.source_camera={name}: the checkpoint has {', '.join(weights)}")
+    if source is None and name != camera:
+        log.warning("%s has no camera %s: its network starts from that of camera %s", checkpoint, camera, name)
     try:
         network.load_state_dict(weights[name])
     except RuntimeError as error:

@@ -22,14 +22,16 @@ class Readout:
         band: lowest and highest frequency in Hz.
         nfft: length of the transform; shorter waves are padded with zeros.
         tolerance: half width in Hz of the peak that counts as signal.
+        agreement: per minute; cameras whose rates differ by less agree.
     """
 
     band: tuple[float, float]
     nfft: int
     tolerance: float
+    agreement: float
 
 
-READOUTS = {"pulse": Readout((0.66, 3.0), 8192, 6 / 60), "resp": Readout((0.1, 0.5), 4096, 2 / 60)}
+READOUTS = {"pulse": Readout((0.66, 3.0), 8192, 6 / 60, 5.0), "resp": Readout((0.1, 0.5), 4096, 2 / 60, 2.0)}
 
 
 def detrend(waves: np.ndarray, smoothness: float = 100.0) -> np.ndarray:

@@ -111,7 +111,9 @@ def plot_measurement(measurement: Measurement) -> Figure:
     top.set(xlabel="time (s)", ylabel=NAMES[measurement.signal], yticks=[])
     middle.set(xlabel=RATE_LABEL[measurement.signal], ylabel="relative power")
     bottom.set(xlabel="time (s), middle of the window", ylabel="rate (1/min)")
-    bottom.set_title("filled: windows with SNR above 0 dB" + ("" if len(measurement.waves) == 1 else " and agreement"))
+    bottom.set_title(
+        "filled: windows with SNR above 0 dB, no gap" + ("" if len(measurement.waves) == 1 else " and agreement")
+    )
     for axes in (middle, bottom):
         axes.grid(alpha=0.3)
     if len(measurement.waves) > 1:

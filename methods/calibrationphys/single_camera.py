@@ -37,8 +37,8 @@ class SingleCamera(LearnedWave):
         low, high = self.given_loss_band or self.band
         return low, min(high, 0.49 * self.fs)
 
-    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor:
-        """Return the mean of the cameras' losses.
+    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor | None:
+        """Return the mean of the losses of cameras that filmed at least two of the sessions; None: there is none.
 
         Args:
             clips: normalised clips.
@@ -49,9 +49,7 @@ class SingleCamera(LearnedWave):
             for name, maps in clips.maps.items()
             if clips.present[name].sum() >= 2
         ]
-        if not losses:
-            raise ValueError("no camera has two sessions in a batch: raise dataset.batch_size")
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean() if losses else None
 
     @abstractmethod
     def camera_loss(self, camera: str, maps: Tensor, factor: Tensor, fs: float) -> Tensor:
@@ -120,7 +118,8 @@ class ContrastPhys(SingleCamera):
 
     Args:
         network: networks of the cameras.
-        rows: number of groups of patches whose waves are compared, beside their mean.
+        rows: number of groups of patches whose waves are compared, beside their mean; at most as many as the features
+            of the network distinguish.
         crops: number of random crops of half a clip of each wave.
         **training: arguments of `SingleCamera`.
     """
@@ -128,6 +127,12 @@ class ContrastPhys(SingleCamera):
     def __init__(self, network: nn.Module, rows: int = 4, crops: int = 4, **training: Any) -> None:
         super().__init__(network, **training)
         check_positive("method", rows=rows, crops=crops)
+        if rows > self.network.feature_rows:
+            raise ValueError(
+                f"method.rows={rows}: on {self.network.dims['patches']} patches this network's features distinguish "
+                f"{self.network.feature_rows} place(s), further rows would be copies; lower method.rows, or take more "
+                "patches (dataset.grid, of generated sessions dataset.scene.grid)"
+            )
         self.rows, self.crops = rows, crops
 
     def camera_loss(self, camera: str, maps: Tensor, factor: Tensor, fs: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,21 +18,22 @@ class Supervised(LearnedWave):
 
     least_sessions = 1
 
-    def prepare(self, data: Any) -> None:
-        """Take what the data says of itself.
+    def check_training(self, data: Any) -> None:
+        """Check that there is something to learn from.
 
         Args:
             data: DataModule after its set-up.
 
         Raises:
-            ValueError: no training session has a contact wave.
+            ValueError: no session of a split has a contact wave, or `LearnedWave` refuses the data.
         """
-        super().prepare(data)
-        if not any(bool((session.wave == session.wave).all()) for session in data.sessions["train"]):
-            raise ValueError(f"supervised training needs contact waves ({self.signal}); this data has none")
+        super().check_training(data)
+        for split in ("train", "val"):
+            if not any(bool(np.isfinite(session.wave).all()) for session in data.sessions[split]):
+                raise ValueError(f"supervised training needs contact waves ({self.signal}); {split} has none")
 
-    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor:
-        """Return the loss over the clips with a contact wave; zero, but differentiable, if there is none.
+    def loss(self, clips: FaceClips, factor: dict[str, Tensor]) -> Tensor | None:
+        """Return the loss over the clips with a contact wave; None: there is none.
 
         Args:
             clips: normalised clips.
@@ -43,6 +45,4 @@ class Supervised(LearnedWave):
             use = labelled & clips.present[name]
             if use.any():
                 losses.append(negative_pearson(self.network(name, maps[use]), clips.wave[use]))
-        if not losses:
-            return torch.stack([p.sum() * 0 for p in self.parameters()]).sum()
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean() if losses else None

@@ -22,11 +22,14 @@ class Transfer(RateModule):
     Args:
         network: networks of the cameras of this data.
         checkpoint: checkpoint of the run whose networks are tested; a camera takes that of its name, else the first.
+            None is refused: `needs` gives it, or the user.
         band: band of the rates in Hz; None: that of the signal.
     """
 
-    def __init__(self, network: nn.Module, checkpoint: Path | str, band: Sequence[float] | None = None) -> None:
+    def __init__(self, network: nn.Module, checkpoint: Path | str | None, band: Sequence[float] | None = None) -> None:
         super().__init__(network, band)
+        if checkpoint is None:
+            raise ValueError("which networks? method.checkpoint=<checkpoint of a run>")
         if not isinstance(network, CameraNetworks):
             raise ValueError("this method tests a network for each camera: model=physnet2d or model=physnet3d")
         self.about = described_by(Path(checkpoint))
@@ -54,4 +57,4 @@ class Transfer(RateModule):
     def waves(self, clips: FaceClips) -> dict[str, Tensor]:
         """Return the wave of each camera, (B, T)."""
         normalise = NORMALISATIONS[self.source]
-        return {name: self.network(name, normalise(maps)) for name, maps in clips.maps.items()}
+        return {name: self.network(name, normalise(maps)) for name, maps in clips.maps.items() if name in self.cameras}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from datasets.faces.rendering import render_session
 from datasets.faces.scene import SceneSettings
 from datasets.faces.session import CameraMap
 from datasets.faces.sync import estimate_offset
+from datasets.faces.synthetic import synthetic_session
 from datasets.faces.video import ImageFrames, VideoFrames, open_frames
 
 BOX = (24, 16, 64, 64)
@@ -49,24 +51,16 @@ def test_images_are_those_that_were_written(write_frames, moving, tmp_path):
 
 
 def test_rotation_tags_turn_the_image(write_frames, moving, tmp_path):
+    """A phone held upright writes lying frames, and a matrix that turns them clockwise."""
     path = write_frames(tmp_path / "v.mp4", moving(4, size=(64, 96)))
-
-    class Turned(VideoFrames):
-        def stamps(self):
-            for t, frame in super().stamps():
-                yield t, Handle(frame)
-
-    class Handle:
-        rotation = 90
-
-        def __init__(self, frame):
-            self.to_ndarray = frame.to_ndarray
-
-    upright, turned = VideoFrames(path), Turned(path)
-    _, plain = next(iter(upright))
-    _, handle = next(iter(turned))
-    np.testing.assert_array_equal(turned.image(handle), np.rot90(upright.image(plain)))
-    assert turned.image(handle).shape == (96, 64, 3)
+    lying = VideoFrames(path)
+    image = lying.image(next(iter(lying))[1])
+    content = path.read_bytes()
+    place = content.index(b"tkhd") + 44
+    matrix = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:place] + matrix + content[place + 36 :])
+    upright = VideoFrames(path)
+    np.testing.assert_array_equal(upright.image(next(iter(upright))[1]), np.rot90(image, -1))
 
 
 def test_ten_bit_video_is_read(tmp_path, moving):
@@ -136,6 +130,9 @@ def test_folders_of_images_are_read_in_order(tmp_path, moving):
     read = [(t, frames.image(handle)) for t, handle in frames]
     np.testing.assert_allclose([t for t, _ in read], np.arange(4) / 25)
     np.testing.assert_array_equal(read[2][1], images[2])
+    for k in (9, 10):
+        Image.fromarray(images[0]).save(tmp_path / f"Image{k}.png")  # after Image003, as numbers count
+    assert [file.stem for file in open_frames(tmp_path).files][-3:] == ["Image003", "Image9", "Image10"]
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "._Image000.png").write_bytes(b"of another system")
     with pytest.raises(ValueError, match="has no images"):
@@ -222,6 +219,39 @@ def test_the_largest_of_several_faces_is_used_and_said(write_frames, moving, tmp
     assert "several faces" in caplog.text
 
 
+def test_times_without_a_face_are_said(write_frames, moving, tmp_path, caplog):
+    path = write_frames(tmp_path / "v.mp4", moving(60), np.arange(60) / 10)
+    found = iter([True, True, False, False, False, True, False, False, False, False, False, False])
+    with caplog.at_level(logging.WARNING):
+        find_faces(open_frames(path), lambda _: np.array([[10.0, 10, 40, 40]] if next(found) else []), FrontEnd())
+    assert "no face found from 0.5 to 2.5 s, 2.5 to 5.9 s" in caplog.text
+
+
+def test_missing_frames_are_said(write_frames, moving, tmp_path, caplog):
+    times = np.arange(60) / 30 + np.where(np.arange(60) < 40, 0, 0.8)
+    path = write_frames(tmp_path / "v.mp4", moving(60), times)
+    with caplog.at_level(logging.WARNING):
+        build_map(open_frames(path), None, FrontEnd(grid=2, box=BOX, flow=False))
+    assert "v.mp4: no frames from 1.3 to 2.1 s" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
+def test_a_grey_video_has_one_channel(name, write_frames, moving, tmp_path):
+    grey = np.repeat(moving(20)[..., :1], 3, axis=3)
+    built = build_map(open_frames(write_frames(tmp_path / name, grey)), None, FrontEnd(grid=2, box=BOX, flow=False))
+    assert built.rgb.shape == (20, 4, 1)
+    assert built.moments().shape == (20, 2, 2)
+    np.testing.assert_allclose(built.moments()[:, 0, 1], built.rgb.mean(axis=(1, 2)), rtol=0.02)
+    assert built.background.shape == (20, 1)
+    colour = build_map(open_frames(write_frames(tmp_path / name, moving(20))), None, FrontEnd(grid=2, box=BOX))
+    assert colour.rgb.shape == (20, 4, 3)
+
+
+def test_a_grid_without_patches_is_refused():
+    with pytest.raises(ValueError, match="at least 1 patch"):
+        FrontEnd(grid=0)
+
+
 def test_overlaps():
     boxes = np.array([[0.0, 0, 10, 10], [1, 1, 10, 10], [50, 50, 10, 10]])
     assert overlap_of(boxes[0], boxes[0]) == 1
@@ -264,6 +294,24 @@ def test_offset_between_cameras_is_found(offset):
     assert found.seconds == pytest.approx(offset, abs=0.04)
     alone = CameraMap(rng.normal(100, 1, (900, 4, 3)), rng.normal(size=(900, 4)), t)
     assert not estimate_offset(camera(0.0, 1.0, 1), alone).trusted
+
+
+@pytest.mark.parametrize("seconds", [14.0, 31.0])
+def test_cameras_of_different_sessions_have_no_offset(seconds):
+    settings = SceneSettings(seconds=seconds, grid=4)
+    sessions = [synthetic_session((0, 0, k), settings) for k in range(5)]
+    for k in range(5):
+        same, other = sessions[k].cameras, sessions[(k + 1) % 5].cameras
+        assert estimate_offset(same["webcam"], same["phone"]).trusted
+        assert not estimate_offset(same["webcam"], other["phone"]).trusted
+
+
+def test_an_offset_at_the_end_of_the_search_is_none():
+    t = np.arange(900) / 30
+    motion = np.random.default_rng(0).normal(size=(1200, 1)) * np.ones((1, 4))
+    cameras = [CameraMap(np.full((900, 4, 3), 100.0), motion[start : start + 900], t) for start in (0, 60)]
+    assert not estimate_offset(*cameras).trusted
+    assert estimate_offset(*cameras, largest=3.0).seconds == pytest.approx(2.0, abs=0.04)
 
 
 @pytest.mark.parametrize("name", ["ultralight", "blazeface"])

@@ -1,8 +1,7 @@
-"""Corpora in files made in their layouts; clips on a common clock; splits by person; building and going on."""
+"""Sessions and clips on a common clock; splits by person; data sets of recordings."""
 
 from __future__ import annotations
 
-import json
 import logging
 
 import numpy as np
@@ -14,182 +13,11 @@ from datasets.faces.build import build_corpus, recordings_of
 from datasets.faces.clips import align, change_rate, interpolate, velocity
 from datasets.faces.datamodule import ClipLoader, WindowLoader, check_subjects
 from datasets.faces.frontend import FrontEnd
-from datasets.faces.layouts import LAYOUTS
 from datasets.faces.recordings import FaceRecordings, split_by_person
 from datasets.faces.scene import SceneSettings
 from datasets.faces.session import CameraMap, Session, Truth, check_map, load_session, save_session
 from datasets.faces.synthetic import synthetic_session
-
-SETTINGS = FrontEnd(grid=4, box=(24, 16, 64, 64), flow=False)
-
-
-def wave(count: int, fs: float) -> np.ndarray:
-    return np.sin(2 * np.pi * 1.2 * np.arange(count) / fs)
-
-
-# ---- layouts ----
-
-
-def make_ubfc_rppg(root, write, images):
-    for k in (1, 10, 2):
-        write(root / f"subject{k}" / "vid.avi", images)
-        t = np.arange(30) / 30
-        lines = [wave(30, 30), np.full(30, 72.0), t]
-        (root / f"subject{k}" / "ground_truth.txt").write_text(
-            "\n".join(" ".join(f"{v:.7e}" for v in line) for line in lines)
-        )
-
-
-def make_pure(root, write, images):
-    for name in ("01-01", "01-02", "02-01"):
-        folder = root / name / name
-        folder.mkdir(parents=True)
-        stamps = [1392643993642815000 + round(k / 30 * 1e9) for k in range(len(images))]
-        for stamp, image in zip(stamps, images, strict=True):
-            Image.fromarray(image).save(folder / f"Image{stamp}.png")
-        package = [
-            {"Timestamp": stamps[0] + round(k / 60 * 1e9), "Value": {"waveform": round(50 * v) + 60, "pulseRate": 72}}
-            for k, v in enumerate(wave(60, 60))
-        ]
-        content = {"/FullPackage": package, "/Image": [{"Timestamp": stamp} for stamp in stamps]}
-        (root / name / f"{name}.json").write_text(json.dumps(content))
-
-
-def make_cohface(root, write, images):
-    h5py = pytest.importorskip("h5py")
-    for subject, part in ((1, 0), (1, 3), (2, 0)):
-        write(root / str(subject) / str(part) / "data.avi", images)
-        with h5py.File(root / str(subject) / str(part) / "data.hdf5", "w") as file:
-            file["pulse"], file["respiration"] = wave(256, 256), wave(256, 512)
-            file["time"] = np.arange(256) / 256
-
-
-def make_mcd_rppg(root, write, images):
-    (root / "ppg_sync").mkdir(parents=True)
-    for subject in ("17", "204"):
-        for camera in ("FullHDwebcam", "IriunWebcam"):
-            name = f"{subject}_{camera}_before"
-            write(root / "video" / f"{name}.avi", images)
-            rows = [f"{round(100 * v) + 500} 2024-05-01 23:59:{59 + k / 30:09.6f}" for k, v in enumerate(wave(30, 30))]
-            (root / "ppg_sync" / f"{name}.txt").write_text("\n".join(rows))
-
-
-def make_vipl_hr(root, write, images):
-    for person in (1, 2):
-        for source in (1, 2):
-            folder = root / "data" / f"p{person}" / "v1" / f"source{source}"
-            write(folder / "video.avi", images)
-            (folder / "wave.csv").write_text("Wave\n" + "\n".join(f"{50 * v:.0f}" for v in wave(60, 60)))
-            (folder / "gt_HR.csv").write_text("HR\n72\n73\n")
-            (folder / "time.txt").write_text("\n".join(f"{1000 * k / 30:.0f}" for k in range(30)))
-
-
-def make_ubfc_phys(root, write, images):
-    for k in (1, 2):
-        for task in (1, 3):
-            write(root / f"s{k}" / f"vid_s{k}_T{task}.avi", images)
-            (root / f"s{k}" / f"bvp_s{k}_T{task}.csv").write_text("\n".join(f"{v:.4f}" for v in wave(64, 64)))
-
-
-def make_ibvp(root, write, images):
-    for name in ("p01_a", "p02_b"):
-        folder = root / name
-        (folder / f"{name}_rgb").mkdir(parents=True)
-        (folder / f"{name}_t").mkdir()
-        for k, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{name}_rgb" / f"{k:05d}.bmp")
-            kelvin = np.full((512, 640), 309.15) / 0.04
-            kelvin.astype(np.uint16).tofile(folder / f"{name}_t" / f"{k:05d}.raw")
-        rows = "\n".join(f"{v:.4f},1,1,1" for v in wave(64, 64))
-        (folder / f"{name}_bvp.csv").write_text("bvp,a,b,sq\n" + rows)
-
-
-def make_own(root, write, images):
-    for k in range(3):
-        for camera in ("webcam", "phone"):
-            write(root / f"session{k}" / f"cam_{camera}.mp4", images)
-        rows = "\n".join(f"{i / 60:.4f},{v:.4f}" for i, v in enumerate(wave(60, 60)))
-        (root / f"session{k}" / "truth.csv").write_text("t,ppg\n" + rows)
-        (root / f"session{k}" / "subject.txt").write_text("anna" if k < 2 else "ben")
-
-
-MADE = {
-    "ubfc_rppg": (make_ubfc_rppg, 3, 3, 1),
-    "pure": (make_pure, 3, 2, 1),
-    "cohface": (make_cohface, 3, 2, 1),
-    "mcd_rppg": (make_mcd_rppg, 2, 2, 2),
-    "vipl_hr": (make_vipl_hr, 2, 2, 2),
-    "ubfc_phys": (make_ubfc_phys, 4, 2, 1),
-    "ibvp": (make_ibvp, 2, 2, 2),
-    "own": (make_own, 3, 2, 2),
-}
-
-
-@pytest.mark.parametrize("layout", MADE)
-def test_corpora_are_read_in_their_layouts(layout, tmp_path, write_frames, moving):
-    make, sessions, people, cameras = MADE[layout]
-    images = moving(30)
-    make(tmp_path / "raw", lambda path, frames: write_frames(path, frames), images)
-    recordings = recordings_of(layout, tmp_path / "raw")
-    assert len({r.session for r in recordings}) == sessions
-    assert len({r.subject for r in recordings}) == people
-    failures = build_corpus(recordings, tmp_path / "maps", SETTINGS)
-    assert not failures
-    folders = sorted((tmp_path / "maps").glob("*/meta.yaml"))
-    assert len(folders) == sessions
-    session = load_session(folders[0].parent)
-    assert len(session.cameras) == cameras
-    for camera_map in session.cameras.values():
-        assert camera_map.rgb.shape[0] >= 29
-        assert camera_map.fps == pytest.approx(30, abs=0.5)
-    reference = session.truth
-    clock = np.arange(0.05, 0.9, 0.01)
-    read = np.interp(clock, reference.t - reference.t[0], reference.waves["ppg"])
-    assert np.corrcoef(read, np.sin(2 * np.pi * 1.2 * clock))[0, 1] > 0.99
-
-
-def test_every_layout_is_tested_and_an_empty_folder_is_refused(tmp_path):
-    assert set(MADE) | {"vitallens"} == set(LAYOUTS)
-    for layout in LAYOUTS:
-        with pytest.raises(ValueError, match=f"layout {layout}"):
-            recordings_of(layout, tmp_path)
-
-
-def test_damaged_references_are_refused(tmp_path, write_frames, moving):
-    make_ubfc_rppg(tmp_path, lambda path, frames: write_frames(path, frames), moving(4))
-    (tmp_path / "subject1" / "ground_truth.txt").write_text("1 2 3\n4 5\n1 2 3")
-    recording = next(r for r in recordings_of("ubfc_rppg", tmp_path) if r.session == "subject1")
-    with pytest.raises(CorruptData, match="three lines"):
-        recording.truth()
-
-
-def test_a_stopped_build_goes_on_and_other_settings_are_refused(tmp_path, write_frames, moving, caplog):
-    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
-    recordings = recordings_of("own", tmp_path / "raw")
-    build_corpus(recordings[:3], tmp_path / "maps", SETTINGS)
-    first = tmp_path / "maps" / "session0" / "cam_phone.npz"
-    before = first.stat().st_mtime_ns
-    (tmp_path / "raw" / "session2" / "cam_phone.mp4").write_text("broken")
-    with caplog.at_level(logging.WARNING):
-        failures = build_corpus(recordings, tmp_path / "maps", SETTINGS)
-    assert first.stat().st_mtime_ns == before
-    assert len(failures) == 1
-    assert "session2 has 1 of 2 cameras" in caplog.text
-    with pytest.raises(ValueError, match="other settings"):
-        build_corpus(recordings, tmp_path / "maps", FrontEnd(grid=2, box=SETTINGS.box))
-
-
-def test_a_parallel_build_gives_the_same_maps(tmp_path, write_frames, moving):
-    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
-    recordings = recordings_of("own", tmp_path / "raw")
-    build_corpus(recordings, tmp_path / "one", SETTINGS)
-    build_corpus(recordings, tmp_path / "two", SETTINGS, workers=2)
-    for folder in ("session0", "session2"):
-        one, two = (load_session(tmp_path / which / folder) for which in ("one", "two"))
-        np.testing.assert_array_equal(one.cameras["phone"].rgb, two.cameras["phone"].rgb)
-
-
-# ---- sessions and clips ----
+from tests.datasets.faces.test_layouts import SETTINGS, make_own
 
 
 def a_map(count: int = 300, fps: float = 30.0, start: float = 0.0, patches: int = 4) -> CameraMap:
@@ -266,6 +94,16 @@ def test_cameras_are_aligned_by_their_time_stamps():
     assert aligned.moments["a"].shape == (aligned.length, 4, 4)
 
 
+@pytest.mark.parametrize(("fs", "columns"), [(30.0, 300), (15.0, 150)])
+@pytest.mark.parametrize("shift", [0.0, 0.1, 7.77])
+@pytest.mark.parametrize("digits", [3, 15])  # some files count milliseconds
+def test_ten_seconds_have_a_column_for_each_frame(fs, columns, shift, digits):
+    session = Session("s", "p", {"a": a_map(300, 30.0, shift)})
+    session.cameras["a"].t = session.cameras["a"].t.round(digits)
+    aligned = align(session, "pulse", "rgb", fs)
+    assert aligned.length == len(aligned.wave) == columns
+
+
 def test_cameras_that_do_not_overlap_are_refused():
     session = Session("s1", "p", {"a": a_map(100), "b": a_map(100, start=60.0)})
     with pytest.raises(ValueError, match=r"session s1: the recordings do not overlap .* camera b 60\.00 to 63\.30 s"):
@@ -294,6 +132,7 @@ def test_a_batch_has_distinct_sessions_and_people_first():
         assert len(set(batch.sessions)) == 4
         assert len({int(name[1:]) % 4 for name in batch.sessions}) == 4  # four different people
         assert batch.maps["a"].shape == (4, 3, 4, 100)
+        assert batch.subjects == [f"p{int(name[1:]) % 4}" for name in batch.sessions]
     assert len({name for batch in batches for name in batch.sessions}) == 8
 
 
@@ -340,6 +179,71 @@ def test_own_folder_as_a_data_set(tmp_path, write_frames, moving):
     data.load("train")
     people = {split: {s.subject for s in part} for split, part in data.sessions.items()}
     assert not people["train"] & people["test"]
+
+
+def recordings(maps, **options) -> FaceRecordings:
+    """Data set of maps that are built already."""
+    settings = {"grid": 2, "eval_seconds": 0.5, "clip_length": 20, "margin": 1.1} | options
+    return FaceRecordings(maps=str(maps), split={"train": 0.5, "val": 0.0, "test": 0.5}, **settings)
+
+
+def test_maps_built_with_other_settings_are_refused(tmp_path, write_frames, moving):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    build_corpus(recordings_of("own", tmp_path / "raw"), tmp_path / "maps", SETTINGS)
+    box = list(SETTINGS.box)
+    with pytest.raises(ValueError, match=r"built with grid=4, dataset\.grid is 2"):
+        recordings(tmp_path / "maps").prepare_data()
+    with pytest.raises(ValueError, match=r"built with box=\[24, 16, 64, 64\], dataset\.box is None"):
+        recordings(tmp_path / "maps", grid=4).prepare_data()
+    recordings(tmp_path / "maps", grid=4, box=box, detector="blazeface").prepare_data()
+    data = recordings(tmp_path / "maps", grid=4, box=box, signal="resp", fs=30.0)
+    with pytest.raises(ValueError, match=r"session session\d: the map of camera phone was built without optical flow"):
+        data.setup()
+
+
+def test_sessions_without_overlap_are_left_out_and_said(tmp_path, caplog):
+    for k in range(4):
+        cameras = {"a": a_map(60), "b": a_map(60, start=60.0 if k == 1 else 0.0)}
+        save_session(Session(f"s{k}", f"p{k % 2}", cameras), tmp_path / f"s{k}")
+    data = recordings(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        data.setup()
+        data.load("train")
+    assert sum(map(len, data.sessions.values())) == 3
+    assert "left out: session s1: the recordings do not overlap" in caplog.text
+
+
+def test_cameras_of_training_count_where_the_test_lacks_them(tmp_path):
+    for k in range(4):
+        save_session(Session(f"s{k}", f"p{k}", {"a": a_map(60), "b": a_map(60)}), tmp_path / f"s{k}")
+    for folder in recordings(tmp_path).assigned()["test"]:
+        save_session(Session(folder.name, f"p{folder.name[1:]}", {"a": a_map(60)}), folder)
+        (folder / "cam_b.npz").unlink()
+    data = recordings(tmp_path)
+    data.setup()
+    assert data.dims == {"channels": {"a": 3, "b": 3}, "patches": 4}
+    wanted = recordings(tmp_path, cameras=["b", "a"])
+    wanted.setup()
+    assert wanted.cameras == ["b", "a"]
+    with pytest.raises(ValueError, match=r"no session has c; there are a$"):
+        recordings(tmp_path, cameras=["a", "c"]).setup()
+
+
+def test_what_an_own_folder_leaves_open_is_said(tmp_path, write_frames, moving, caplog):
+    make_own(tmp_path / "raw", lambda path, frames: write_frames(path, frames), moving(30))
+    (tmp_path / "raw" / "session2" / "subject.txt").unlink()
+    images = tmp_path / "raw" / "session0" / "cam_stills"
+    images.mkdir()
+    for k, image in enumerate(moving(20)):
+        Image.fromarray(image).save(images / f"{k}.png")
+    stamps = "\n".join(f"{k / 20:.3f}" for k in range(20))
+    (tmp_path / "raw" / "session0" / "cam_stills_t.csv").write_text(f"t\n{stamps}\n")
+    with caplog.at_level(logging.WARNING):
+        recordings = recordings_of("own", tmp_path / "raw")
+        build_corpus(recordings, tmp_path / "maps", FrontEnd(grid=16, box=SETTINGS.box, flow=False))
+    assert "1 session(s) have no subject.txt, e.g. session2" in caplog.text
+    assert "maps of 16 x 16 patches are small pictures of the faces" in caplog.text
+    assert load_session(tmp_path / "maps" / "session0").cameras["stills"].fps == pytest.approx(20)
 
 
 def test_a_missing_folder_says_where_it_was_looked_for(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 
 from datasets.faces.clips import FaceClips
+from datasets.faces.session import CameraMap
 from datasets.faces.synthetic_data import SyntheticFaces
 from methods.calibrationphys.augmentation import (
     change_speed,
@@ -18,7 +19,8 @@ from methods.calibrationphys.augmentation import (
     resample_columns,
 )
 from methods.calibrationphys.module import CalibrationPhys
-from methods.calibrationphys.networks import CameraPhysNet2D, CameraPhysNet3D, PhysNet2D, PhysNet3D
+from methods.calibrationphys.networks import CameraPhysNet2D, CameraPhysNet3D
+from methods.calibrationphys.predictor import measure, module_predictor
 from methods.calibrationphys.single_camera import ContrastPhys, Gideon2021, SiNC
 from methods.calibrationphys.supervised import Supervised
 from tests.methods.resumption import check_killed_run_goes_on
@@ -65,55 +67,6 @@ def train(tmp_path, module, data, epochs: int = 1) -> Trainer:
     return trainer
 
 
-# ---- networks ----
-
-
-@pytest.mark.parametrize(("channels", "parameters"), [(1, 290_817), (3, 291_137)])
-@pytest.mark.parametrize(("stem", "up"), [("space", "time"), ("time", "space")])
-def test_physnet2d_has_the_size_of_the_public_re_implementation(channels, parameters, stem, up):
-    network = PhysNet2D(channels, stem_axis=stem, up_axis=up)
-    assert sum(p.numel() for p in network.parameters()) == parameters
-
-
-@pytest.mark.parametrize("time_pools", [1, 2])
-@pytest.mark.parametrize("length", [64, 75])
-def test_physnet2d_keeps_the_length(length, time_pools):
-    network = PhysNet2D(3, width=8, time_pools=time_pools).eval()
-    maps = torch.randn(2, 3, 64, length)
-    assert network(maps).shape == (2, length)
-    assert network.rows(maps, 4).shape == (2, 4, length)
-    torch.testing.assert_close(network.rows(maps, 1)[:, 0], network(maps))  # one group: the mean over patches
-
-
-@pytest.mark.parametrize("decoder", ["transposed", "interpolate"])
-def test_physnet3d_keeps_the_length(decoder):
-    network = PhysNet3D(3, patches=16, width=8, decoder=decoder).eval()
-    assert network(torch.randn(2, 3, 16, 61)).shape == (2, 61)
-    assert network.rows(torch.randn(2, 3, 16, 60), 4).shape == (2, 4, 60)
-
-
-def test_networks_of_cameras_share_nothing_unless_told():
-    own = CameraPhysNet2D({"a": 3, "b": 3}, 16, width=8)
-    assert own.of("a") is not own.of("b")
-    assert own.dims == {"channels": {"a": 3, "b": 3}, "patches": 16}
-    shared = CameraPhysNet2D({"a": 3, "b": 3}, 16, shared=True, width=8)
-    assert shared.of("a") is shared.of("b")
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: CameraPhysNet2D({"a": 3}, 9), "at least 16 patches"),
-        (lambda: CameraPhysNet2D({"a": 3, "b": 1}, 16, shared=True), r"model\.shared"),
-        (lambda: CameraPhysNet3D({"a": 3}, 20), "square grid"),
-        (lambda: CameraPhysNet2D({"a": 3}, 16, time_pools=3), r"model\.time_pools"),
-    ],
-)
-def test_networks_refuse_maps_that_do_not_fit(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 # ---- clips ----
 
 
@@ -156,6 +109,8 @@ def test_normalisations():
     torch.testing.assert_close(normal.mean(-1), torch.zeros(2, 3, 4), atol=1e-4, rtol=0)
     torch.testing.assert_close(normal.std(-1, correction=0), torch.ones(2, 3, 4), atol=1e-2, rtol=0)
     torch.testing.assert_close(normalise_rgb(2 * rgb), normal, atol=1e-3, rtol=0)  # brightness does not matter
+    rgb[0, :, 0] = 0
+    assert (normalise_rgb(rgb)[0, :, 0] == 0).all()  # a black patch
     flow = torch.randn(2, 1, 4, 200) * torch.tensor([1.0, 2, 3, 4])[:, None]
     stds = normalise_flow(flow).std(-1)[:, 0]
     assert (stds[:, 3] > 3 * stds[:, 0]).all()  # patches keep their weights
@@ -200,8 +155,49 @@ def test_sessions_without_a_camera_count_where_they_can(data):
     without = FaceClips(rest, present, {}, clips.wave[1:], clips.rate[1:], clips.level[1:], clips.sessions[1:], 15.0)
     torch.testing.assert_close(partly, module.loss(without, factor))
     clips.present["phone"][:] = False
-    with pytest.raises(ValueError, match="same pair of cameras"):
-        module.loss(clips, factor)
+    assert module.loss(clips, factor) is None
+
+
+def test_absent_cameras_do_not_enter_the_statistics_of_a_network(data):
+    module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=8)).train()
+    module.prepare(data)
+    batch = next(iter(data.train_dataloader()))
+    batch.present["phone"][0] = False
+    batch.maps["phone"][0] = 0
+    clips, factor = module.augmented(batch)
+    assert float(clips.maps["phone"][0].abs().max()) == 0
+    module.loss(clips, factor)
+    found = module.network.of("phone").stem[1].running_var.clone()
+    module.network.of("phone").stem[1].reset_running_stats()
+    module.network("phone", clips.maps["phone"][1:])
+    torch.testing.assert_close(found, module.network.of("phone").stem[1].running_var)
+
+
+def unequal(data: SyntheticFaces, cameras: dict[int, list[str]] | None = None) -> SyntheticFaces:
+    """Data whose first validation session is twice as long as the others; `cameras` of a session are the ones kept."""
+    made = make_data()
+    made.load("train", "val")
+    for number, session in enumerate(made.sessions["val"]):
+        kept = (cameras or {}).get(number, list(session.maps))
+        repeat = 2 if number == 0 else 1
+        session.maps = {n: np.concatenate([session.maps[n]] * repeat, axis=-1) for n in kept}
+        session.moments = {n: np.concatenate([session.moments[n]] * repeat) for n in kept}
+        session.wave, session.rate = np.tile(session.wave, repeat), np.tile(session.rate, repeat)
+    return made
+
+
+@pytest.mark.parametrize("cls", [CalibrationPhys, SiNC, ContrastPhys, Supervised])
+def test_validation_sessions_may_have_different_lengths(cls, data, tmp_path):
+    options = {"rows": 1} if cls is ContrastPhys else {}
+    module = cls(CameraPhysNet2D(**data.dims, width=8), **options)
+    trainer = train(tmp_path, module, unequal(data))
+    assert torch.isfinite(trainer.callback_metrics["val/loss"])
+
+
+def test_sessions_without_a_common_pair_of_cameras_are_refused_before_training(data, tmp_path):
+    apart = unequal(data, {0: ["webcam"], 1: ["phone"]})
+    with pytest.raises(ValueError, match="no two val sessions have the same pair of cameras"):
+        train(tmp_path, CalibrationPhys(CameraPhysNet2D(**data.dims, width=8)), apart)
 
 
 def test_frozen_camera_stays_as_it_was(data, tmp_path):
@@ -222,7 +218,7 @@ def test_frozen_camera_stays_as_it_was(data, tmp_path):
     assert not torch.allclose(moving["head.weight"], module.network.of("phone").head.weight)
 
 
-def test_init_starts_from_the_checkpoint_and_moves(data, tmp_path):
+def test_init_starts_from_the_checkpoint_and_moves(data, tmp_path, caplog):
     source = Supervised(CameraPhysNet2D(**data.dims, width=8), lr=0.01)
     train(tmp_path, source, data).save_checkpoint(tmp_path / "source.ckpt")
     module = CalibrationPhys(
@@ -237,6 +233,9 @@ def test_init_starts_from_the_checkpoint_and_moves(data, tmp_path):
     torch.testing.assert_close(module.network.of("phone").head.weight, start)
     train(tmp_path, module, data)
     assert not torch.allclose(module.network.of("phone").head.weight, start)
+    other = CameraPhysNet2D({"tablet": 3, "phone": 3}, 16, width=8)
+    CalibrationPhys(other, pretrained=tmp_path / "source.ckpt", pretrained_mode="init")
+    assert "has no camera tablet: its network starts from that of camera webcam" in caplog.text
 
 
 @pytest.mark.parametrize("cls", [Gideon2021, ContrastPhys, SiNC, Supervised])
@@ -250,6 +249,20 @@ def test_other_learned_methods_train_each_camera(cls, data, tmp_path):
     for camera in data.cameras:
         name = f"network.networks.{camera}.head.weight"
         assert not torch.allclose(before[name], module.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("cls", "side", "most"),
+    [(CameraPhysNet2D, 4, 1), (CameraPhysNet2D, 8, 4), (CameraPhysNet3D, 8, 1), (CameraPhysNet3D, 32, 4)],
+)
+def test_contrastphys_refuses_rows_that_would_be_copies(cls, side, most):
+    network = cls({"a": 3}, side**2, width=8).eval()
+    ContrastPhys(network, rows=most)
+    with pytest.raises(ValueError, match=rf"method\.rows=9: .* distinguish {most} place"):
+        ContrastPhys(network, rows=9)
+    if most > 1:
+        waves = network.of("a").rows(torch.randn(1, 3, side**2, 60), most)[0]
+        assert float((waves[0] - waves[1]).detach().abs().max()) > 0
 
 
 def test_shuffled_pairs_contrast_other_sessions(data):
@@ -284,7 +297,7 @@ def test_wrong_arguments_are_refused(options, message, data):
 def test_a_speed_that_the_data_cannot_give_is_refused(data):
     module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=8), speed=[0.5, 1.5])
     with pytest.raises(ValueError, match=r"dataset\.margin"):
-        module.prepare(data)
+        module.check_training(data)
     module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=8), band=[1.0, 8.0])
     with pytest.raises(ValueError, match=r"method\.band"):
         module.prepare(data)
@@ -327,6 +340,29 @@ def test_mistakes_end_in_one_message(arguments, message, call: Callable, tmp_pat
 @pytest.mark.slow
 def test_killed_run_goes_on(call: Callable, spawn: Callable, tmp_path):
     check_killed_run_goes_on(call, spawn, tmp_path, ["method=calibrationphys", *RUN], epochs=1)
+
+
+@pytest.mark.slow
+def test_networks_of_generated_faces_find_the_rate_of_a_real_one(runner_data, tmp_path):
+    """The map of a real face; the truth by the contact sensor is 75.4 per minute."""
+    file = runner_data / "rppg" / "derived" / "vitallens_clip1_stmap.npz"
+    if not file.exists():
+        pytest.skip("rppg/derived is missing")
+    settings = {"grid": 4, "seconds": 31.0}
+    data = make_data(
+        sessions={"train": 60, "val": 4, "test": 2}, clip_length=150, batch_size=16, steps_per_epoch=40, scene=settings
+    )
+    seed_everything(0, verbose=False)
+    module = CalibrationPhys(CameraPhysNet2D(**data.dims, width=16), lr=0.003)
+    train(tmp_path, module, data, epochs=6)
+    module.eval()
+    stored = np.load(file)
+    rgb = stored["M"].reshape(-1, 4, 2, 4, 2, 3).mean(axis=(2, 4)).reshape(-1, 16, 3)
+    t = np.arange(len(rgb)) / float(stored["fs"])
+    camera = CameraMap(rgb, np.zeros(rgb.shape[:2], np.float32), t)
+    for name in data.cameras:
+        found = measure({"clip": camera}, module_predictor(module, name), 11.5, step=20).rates["clip"][0]
+        assert found == pytest.approx(75.4, abs=3), name
 
 
 @pytest.mark.slow

@@ -43,7 +43,37 @@ def test_quality_tells_good_windows_from_noise(session):
     assert bad.good("phone").mean() < 0.2
     assert good.agreement.max() < bad.agreement.max()
     assert np.median(good.ipr["phone"]) < np.median(bad.ipr["phone"])
-    assert "can be trusted" in summary_lines(bad)[0] or bad.good("webcam").any()
+    bad.snr["webcam"][:] = -1
+    assert "no window can be trusted" in summary_lines(bad)[0]
+    assert "no window can be trusted" not in summary_lines(good)[0]
+
+
+def test_cameras_agree_within_five_beats_or_two_breaths(session):
+    for name, limit in (("green", 5.0), ("flowmean", 2.0)):
+        found = measure(session.cameras, formula_predictor(name), 30.0, step=5)
+        found.snr = {camera: np.full(len(found.windows), 3.0) for camera in found.snr}
+        found.agreement = np.linspace(0, 2 * limit, len(found.windows))
+        np.testing.assert_array_equal(found.good("phone"), found.agreement < limit)
+
+
+def test_windows_across_a_gap_are_not_good(session):
+    keep = {name: (m.t < 18) | (m.t > 20) for name, m in session.cameras.items()}
+    cameras = {n: CameraMap(m.rgb[keep[n]], m.flow[keep[n]], m.t[keep[n]]) for n, m in session.cameras.items()}
+    found = measure(cameras, formula_predictor("green"), 10.0)
+    begin = found.start + found.windows
+    across = (begin < 19) & (begin + 10 > 19)
+    assert not found.good("phone")[across].any()
+    assert found.good("phone")[~across].mean() > 0.8
+
+
+def test_a_grey_video_has_no_method_of_three_colours(session):
+    phone = session.cameras["phone"]
+    grey = {"nir": CameraMap(phone.rgb[..., 1:2], phone.flow, phone.t)}
+    for name in ("pos", "2sr"):
+        with pytest.raises(ValueError, match=f"{name} needs 3 colours, the video of nir is grey"):
+            measure(grey, formula_predictor(name), 10.0)
+    truth = session.truth.rates["hr"].mean()
+    assert measure(grey, formula_predictor("green"), 30.0).rates["nir"][0] == pytest.approx(truth, abs=2)
 
 
 def test_a_window_longer_than_the_video_is_refused(session):
