@@ -42,16 +42,9 @@ def save_artifact(path: Path, network: Any, notes: dict[str, Any]) -> Path | Non
     return file
 
 
-def load_artifact(path: Path) -> tuple[nn.Module | None, dict[str, Any]]:
-    """Return the network that `save_artifact` wrote, and its notes; (None, {}) if there is no file.
-
-    Args:
-        path: place of the file, without its suffix.
-    """
-    for suffix in LOADERS:
-        if path.with_suffix(suffix).exists():
-            return LOADERS[suffix](path.with_suffix(suffix))
-    return None, {}
+def artifact_of(path: Path) -> Path | None:
+    """Return the file that `save_artifact` wrote for a place without suffix, or None."""
+    return next((file for suffix in LOADERS if (file := path.with_suffix(suffix)).exists()), None)
 
 
 def load_network(file: Path) -> tuple[nn.Module, dict[str, Any]]:

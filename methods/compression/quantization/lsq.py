@@ -19,7 +19,7 @@ from methods.compression.quantization.layers import (
     per_channel,
     quantized_layer,
 )
-from methods.compression.stage import FLOAT, QUANTIZED, Context, Stage
+from methods.compression.stage import QUANTIZED, Context, Stage
 from methods.compression.training import Recipe, zero_masks
 
 MIN_STEP = 1e-8
@@ -141,7 +141,6 @@ class LearnedStepQuantization(Stage):
         recipe: training; its weight decay is halved at 3 and quartered at 2 bits. Steps have none, levels of PACT do.
     """
 
-    accepts = (FLOAT,)
     result = QUANTIZED
 
     def __init__(
@@ -162,6 +161,7 @@ class LearnedStepQuantization(Stage):
             raise ValueError(f"a_bits must be in 1..8, or 32 for full precision, got {a_bits}")
         self.w_bits, self.a_bits, self.activations, self.per_channel = w_bits, a_bits, activations, per_channel
         self.first_last_bits, self.alpha = first_last_bits, alpha
+        self.keeps_zeros = activations == "lsq"  # the weights of PACT are DoReFa's
         self.recipe = recipe or Recipe(90, 0.01)
 
     def quantize(self, network: nn.Module) -> nn.Module:
