@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from methods.compression import energy as energy_sources
 from methods.compression.coding.dcz import encode_network
-from methods.compression.coding.encoding import choose_layout
+from methods.compression.coding.encoding import choose_layout, raw_bytes
 from methods.compression.latency import forward_call, speedup, summarize, time_in_turns
 from methods.compression.layers import output_shapes
 from methods.compression.macs import COUNTED, bit_operations, count_macs, effective_macs, layer_macs
@@ -100,7 +100,7 @@ def storage_bits(network: nn.Module) -> int:
 
 def gzip_bytes(network: nn.Module) -> int:
     """Return the size of all tensors under gzip -9."""
-    return len(gzip.compress(b"".join(t.cpu().numpy().tobytes() for t in all_tensors(network).values()), 9))
+    return len(gzip.compress(b"".join(map(raw_bytes, all_tensors(network).values())), 9))
 
 
 def file_bytes(network: nn.Module) -> int | None:
