@@ -134,22 +134,26 @@ def export_onnx(file: Path, network: nn.Module, x: Tensor, tolerance: float = 1e
         The relative difference.
 
     Raises:
-        ValueError: the graph computes something else.
+        ValueError: the network cannot be exported, or the graph computes something else; nothing is written then.
     """
     import_optional("onnx", "onnx", "ONNX export")
     import_optional("onnxscript", "onnxscript", "ONNX export")
     network = deploy(network).cpu().eval()
     x = x.cpu()
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with torch.no_grad():
-        torch.onnx.export(
-            network, (x,), str(file), dynamo=True, dynamic_shapes=({0: batch},), external_data=False, verbose=False
-        )
+    if hasattr(network, "whole"):
+        raise ValueError(f"{file}: ONNX holds no network that images leave early; choose .dcz or .safetensors")
+    options: Any = {"dynamo": True, "dynamic_shapes": ({0: batch},), "external_data": False, "verbose": False}
+    with torch.no_grad(), atomic_write(file) as temporary:
+        try:
+            torch.onnx.export(network, (x,), str(temporary), **options)
+        except Exception as error:  # of many classes, torch's own
+            raise ValueError(f"{file}: the network cannot be exported to ONNX: {error}") from error
         expected = network(x)
-    graph = OnnxNetwork(file)
-    difference = float((graph(x) - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not difference <= tolerance:
-        raise ValueError(f"{file}: the ONNX graph differs from the network by {difference:.2g} of the largest logit")
+        found = OnnxNetwork(temporary)(x)
+        difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+        if not difference <= tolerance:
+            raise ValueError(f"{file}: the ONNX graph differs from the network by {difference:.2g} of its logits")
     return difference
 
 

@@ -216,6 +216,12 @@ def test_a_file_that_does_not_fit_ends_in_a_message(tmp_path, capsys, damage, da
         evaluate_compressed.check_fit(load_network(file)[0], torch.rand(2, 1, 8, 8), 3, file)
 
 
+def test_an_export_takes_one_file(capsys):
+    with pytest.raises(SystemExit):
+        evaluate_compressed.main(["a.dcz", "b.dcz", "--export", "net.onnx"])
+    assert "--export takes one file" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_onnx_graph_computes_the_same(tmp_path):
     pytest.importorskip("onnxruntime")
@@ -228,5 +234,11 @@ def test_an_onnx_graph_computes_the_same(tmp_path):
     x = context().images(7)
     torch.testing.assert_close(loaded(x), network(x), atol=1e-4, rtol=1e-3)
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    exits = EarlyExit((1.0, 0.3), recipe=NONE).with_exits(dense(), context())
+    with pytest.raises(ValueError, match="holds no network that images leave early"):
+        export_onnx(tmp_path / "exits.onnx", exits, x)
+    with pytest.raises(ValueError, match="differs from the network"):
+        export_onnx(tmp_path / "other.onnx", network, x, tolerance=-1.0)
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "bad.onnx"}
     with pytest.raises(ValueError, match="no ONNX graph"):
         load_network(tmp_path / "bad.onnx")
