@@ -61,16 +61,19 @@ class Int8Network(nn.Module):
         self.compiled: Any = None
 
     def compile_kernels(self) -> None:
-        """Compile the graph to int8 kernels; the first call takes a minute. Needs a C++ compiler."""
+        """Compile the graph to int8 kernels, anew for each size of a batch; it takes up to a minute and a C++ compiler.
+
+        With a free size Inductor takes the wrong strides for the outputs of its int8 convolutions, and fails.
+        """
         import torch._inductor.config as inductor
 
         inductor.freezing = True
         inductor.cpp_wrapper = False
-        self.compiled = torch.compile(self.graph)
+        self.compiled = torch.compile(self.graph, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
-        return (self.compiled or self.graph)(x)
+        return (self.graph if self.compiled is None else self.compiled)(x)
 
     def train(self, mode: bool = True) -> Int8Network:
         """Do nothing: an exported graph has no modes."""
