@@ -97,3 +97,17 @@ def test_training_before_int8_keeps_zeros_and_goes_on_after_a_stop(tmp_path, mon
     resumed = stage(copy.deepcopy(sparse), context(folder=tmp_path))
     x = context().images(20)
     torch.testing.assert_close(resumed(x), whole(x))
+
+
+@pytest.mark.slow
+def test_compiled_kernels_compute_the_same_for_batches_of_any_size():
+    stage = PostTrainingInt8(100)
+    stage.check(dense(), None)
+    network = stage(dense(), context())
+    images = context().images(9)
+    with torch.no_grad():
+        expected = network(images)
+        compiled = stage.ready(network)
+        for size in (9, 5, 1):
+            torch.testing.assert_close(compiled(images[:size]), expected[:size], atol=1e-3, rtol=1e-3)
+    assert not measure(compiled, images[:1]).simulated
