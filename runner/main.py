@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from runner.config import checks
@@ -42,6 +43,7 @@ def execute(run: Run) -> dict[str, Any]:
 
 def run_and_record(run: Run) -> dict[str, Any]:
     """Run the needed runs, then the run itself. A failure is recorded in state.json and raised again."""
+    check_before_needs(run)
     checkpoints = {argument: checkpoint_of(needed) for argument, needed in run.needs.items()}
     record.write_state(run.folder, "running")
     provenance.reset_peak_memory()
@@ -57,6 +59,29 @@ def run_and_record(run: Run) -> dict[str, Any]:
     record.remove_state(run.folder)
     record.show(run.folder, result)
     return result
+
+
+def check_before_needs(run: Run) -> None:
+    """Let a method refuse its settings and data before the runs that it needs are trained.
+
+    Asked are methods whose class has `check_before_needs = True`: they can be built without the checkpoints of `needs`,
+    and their `prepare(data)` says what cannot work.
+
+    Raises:
+        UserError: the method refuses.
+    """
+    if all(record.read_result(needed.folder) for needed in run.needs.values()):
+        return  # nothing will be trained before the run itself checks
+    import_lightning()
+    try:
+        with as_user_error():
+            checks.check_run(run.cfg)
+            if getattr(get_object(run.cfg.method._target_), "check_before_needs", False):
+                data = make_data(run.cfg)
+                make_module(run.cfg, data, {}).prepare(data)
+    except Exception as error:
+        record_failure(run, error)
+        raise
 
 
 def record_failure(run: Run, error: BaseException) -> None:

@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overrides = [argument for argument in given.arguments if "=" in argument]
     if not files:
         parser.error("name a file")
+    if given.export and len(files) > 1:
+        parser.error("--export takes one file")
     try:
         data = test_data(overrides)
         for file in files:

@@ -42,16 +42,9 @@ def save_artifact(path: Path, network: Any, notes: dict[str, Any]) -> Path | Non
     return file
 
 
-def load_artifact(path: Path) -> tuple[nn.Module | None, dict[str, Any]]:
-    """Return the network that `save_artifact` wrote, and its notes; (None, {}) if there is no file.
-
-    Args:
-        path: place of the file, without its suffix.
-    """
-    for suffix in LOADERS:
-        if path.with_suffix(suffix).exists():
-            return LOADERS[suffix](path.with_suffix(suffix))
-    return None, {}
+def artifact_of(path: Path) -> Path | None:
+    """Return the file that `save_artifact` wrote for a place without suffix, or None."""
+    return next((file for suffix in LOADERS if (file := path.with_suffix(suffix)).exists()), None)
 
 
 def load_network(file: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -141,22 +134,26 @@ def export_onnx(file: Path, network: nn.Module, x: Tensor, tolerance: float = 1e
         The relative difference.
 
     Raises:
-        ValueError: the graph computes something else.
+        ValueError: the network cannot be exported, or the graph computes something else; nothing is written then.
     """
     import_optional("onnx", "onnx", "ONNX export")
     import_optional("onnxscript", "onnxscript", "ONNX export")
     network = deploy(network).cpu().eval()
     x = x.cpu()
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with torch.no_grad():
-        torch.onnx.export(
-            network, (x,), str(file), dynamo=True, dynamic_shapes=({0: batch},), external_data=False, verbose=False
-        )
+    if hasattr(network, "whole"):
+        raise ValueError(f"{file}: ONNX holds no network that images leave early; choose .dcz or .safetensors")
+    options: Any = {"dynamo": True, "dynamic_shapes": ({0: batch},), "external_data": False, "verbose": False}
+    with torch.no_grad(), atomic_write(file) as temporary:
+        try:
+            torch.onnx.export(network, (x,), str(temporary), **options)
+        except Exception as error:  # of many classes, torch's own
+            raise ValueError(f"{file}: the network cannot be exported to ONNX: {error}") from error
         expected = network(x)
-    graph = OnnxNetwork(file)
-    difference = float((graph(x) - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not difference <= tolerance:
-        raise ValueError(f"{file}: the ONNX graph differs from the network by {difference:.2g} of the largest logit")
+        found = OnnxNetwork(temporary)(x)
+        difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+        if not difference <= tolerance:
+            raise ValueError(f"{file}: the ONNX graph differs from the network by {difference:.2g} of its logits")
     return difference
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 RAPL = Path("/sys/class/powercap")
 # Picojoules in 45 nm (Horowitz, ISSCC 2014) by bits of the operands: multiplication, addition to the accumulator.
@@ -90,23 +90,18 @@ def measure(call: Callable[[], object], images: int, on_gpu: bool, seconds: floa
     Returns:
         The energy, or None where there is no sensor.
     """
-
-    def read() -> float | None:
-        if on_gpu:
-            counter = nvml_millijoules()
-            return None if counter is None else counter * 1e-3
-        counters = rapl_counters()
-        return rapl_difference(dict.fromkeys(counters, 0), counters) if counters else None
-
-    start = read()
-    if start is None:
+    read: Callable[[], Any] = nvml_millijoules if on_gpu else rapl_counters
+    difference = (lambda before, after: 1e-3 * (after - before)) if on_gpu else rapl_difference
+    start, begun = read(), time.perf_counter()
+    if not start:
         return None
     time.sleep(seconds)
-    idle, passes, begun = read(), 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
+    middle, waited, passes = read(), time.perf_counter() - begun, 0
+    while time.perf_counter() - begun < 2 * waited:
         call()
         passes += 1
-    end = read()
-    if idle is None or end is None:
+    end, taken = read(), time.perf_counter() - begun - waited
+    if not middle or not end:
         return None
-    return Energy(max(end - idle - (idle - start), 0.0) / (passes * images), "nvml" if on_gpu else "rapl")
+    used = difference(middle, end) - difference(start, middle) * taken / waited
+    return Energy(max(used, 0.0) / (passes * images), "nvml" if on_gpu else "rapl")

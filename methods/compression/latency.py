@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 
 class Latency(NamedTuple):
@@ -21,6 +23,19 @@ class Latency(NamedTuple):
     p50: float
     p90: float
     iqr: float
+
+
+def forward_call(network: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Return a function that runs a network on each image of a batch by itself, and waits until a GPU has done so."""
+    images = x.split(1)
+
+    def call() -> None:
+        for image in images:
+            network(image)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    return call
 
 
 def time_in_turns(

@@ -12,6 +12,16 @@ from torch import Tensor, nn
 from methods.attacks import mode_of
 
 WEIGHT_LAYERS = (nn.Conv2d, nn.Linear)
+
+
+class OwnLayer(nn.Module):
+    """Base class of layers whose operations are counted as those of a convolution or of a linear layer are."""
+
+    def counted_weight(self) -> Tensor:
+        """Return the weights, of which the share that is not zero counts."""
+        return self.get_parameter("weight")
+
+
 STEM, HEAD = "stem", "head"  # words for the first and the last layer in a list of layers to leave out
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods.attacks import mode_of
-from methods.compression.layers import layer_of
+from methods.compression.layers import OwnLayer, layer_of
 from methods.compression.quantization.layers import (
     CodedConv2d,
     CodedLinear,
@@ -20,7 +20,7 @@ from methods.compression.quantization.layers import (
     layer_bits,
 )
 
-COUNTED = (nn.Conv2d, nn.Linear, CodedConv2d, CodedLinear)
+COUNTED = (nn.Conv2d, nn.Linear, CodedConv2d, CodedLinear, OwnLayer)
 
 
 @torch.no_grad()
@@ -60,7 +60,8 @@ def layer_macs(network: nn.Module, x: Tensor) -> dict[str, int]:
         def count(module: nn.Module, inputs: tuple, output: object) -> None:
             counter = stack.pop()
             counter.__exit__(None, None, None)
-            counts[name] = counts.get(name, 0) + counter.get_total_flops() // 2
+            extra = int(getattr(module, "extra_macs", 0)) * len(x)
+            counts[name] = counts.get(name, 0) + counter.get_total_flops() // 2 + extra
 
         return count
 
@@ -84,7 +85,7 @@ def layer_weight(layer: Any) -> Tensor:
         return coded_weight(layer)
     if isinstance(layer, QuantConv2d | QuantLinear):
         return layer.weight_quantizer(layer.weight)
-    return layer.weight
+    return layer.counted_weight() if isinstance(layer, OwnLayer) else layer.weight
 
 
 def effective_macs(network: nn.Module, counts: dict[str, int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from methods.compression import energy as energy_sources
 from methods.compression.coding.dcz import encode_network
-from methods.compression.coding.encoding import choose_layout
-from methods.compression.latency import speedup, summarize, time_in_turns
+from methods.compression.coding.encoding import choose_layout, raw_bytes
+from methods.compression.latency import forward_call, speedup, summarize, time_in_turns
 from methods.compression.layers import output_shapes
 from methods.compression.macs import COUNTED, bit_operations, count_macs, effective_macs, layer_macs
 from methods.compression.memory import peak_activation_bytes
@@ -100,7 +100,7 @@ def storage_bits(network: nn.Module) -> int:
 
 def gzip_bytes(network: nn.Module) -> int:
     """Return the size of all tensors under gzip -9."""
-    return len(gzip.compress(b"".join(t.cpu().numpy().tobytes() for t in all_tensors(network).values()), 9))
+    return len(gzip.compress(b"".join(map(raw_bytes, all_tensors(network).values())), 9))
 
 
 def file_bytes(network: nn.Module) -> int | None:
@@ -119,7 +119,9 @@ def activation_values(network: nn.Module, x: Tensor) -> int:
 def measure(network: Any, x: Tensor, name: str = "network", acc: float | None = None) -> Sheet:
     """Return the sheet of a network, without latencies.
 
-    A network of other modules (such as an exported int8 graph) gives its own numbers by a method `own_sheet`.
+    A network of other modules (such as an exported int8 graph) gives its own numbers by a method `own_sheet`. One that
+    images leave early says by `whole()` how all of it runs, and by `reached(layer)` for which share of the images a
+    layer does: operations are those of a mean image.
 
     Args:
         network: network; it is not changed.
@@ -131,10 +133,14 @@ def measure(network: Any, x: Tensor, name: str = "network", acc: float | None = 
         return network.own_sheet(x, name, acc)
     network = copy.deepcopy(network).eval()
     stored = deploy(network)
-    counts = layer_macs(network, x)
+    whole = network.whole() if hasattr(network, "whole") else network
+    counts, macs = layer_macs(whole, x), count_macs(whole, x)
+    if hasattr(network, "reached"):
+        counts = {layer: round(count * network.reached(layer)) for layer, count in counts.items()}
+        macs = sum(counts.values())
     params, nonzero = count_parameters(stored)
     bits, bops = storage_bits(network), bit_operations(network, counts)
-    joules, source = energy_sources.estimate(bops, bits, activation_values(network, x))
+    joules, source = energy_sources.estimate(bops, bits, activation_values(whole, x))
     return Sheet(
         name=name,
         acc=acc,
@@ -143,10 +149,10 @@ def measure(network: Any, x: Tensor, name: str = "network", acc: float | None = 
         bits=bits,
         bytes_file=file_bytes(network),
         bytes_gzip=gzip_bytes(stored),
-        macs=getattr(network, "expected_macs", None) or count_macs(network, x),  # early exits: mean of an image
+        macs=macs,
         macs_effective=effective_macs(network, counts),
         bops=bops,
-        peak_memory=peak_activation_bytes(plain(network), x),
+        peak_memory=peak_activation_bytes(plain(whole), x),
         energy_j=joules,
         energy_source=source,
         simulated=is_quantized(network),
@@ -161,22 +167,19 @@ def add_latencies(
     Args:
         sheets: sheets by row; the first one is the base of the speed-ups.
         networks: networks by the names of the sheets.
-        x: input of the forward passes.
+        x: images (N, C, H, W). Each runs by itself, and the latency of one is their mean: images may leave a network
+            with exits at different ones.
         repeats: number of blocks of each network.
         block_seconds: shortest duration of a block.
     """
     for network in networks.values():
         network.eval()
     with torch.inference_mode():
-        calls = {name: _forward(network, x) for name, network in networks.items()}
-        times = time_in_turns(calls, repeats, block_seconds)
+        calls = {name: forward_call(network, x) for name, network in networks.items()}
+        times = {name: t / len(x) for name, t in time_in_turns(calls, repeats, block_seconds).items()}
     for sheet in sheets:
         sheet.latency_ms, sheet.latency_p90, sheet.latency_iqr = summarize(times[sheet.name])
         sheet.speedup = speedup(times[sheets[0].name], times[sheet.name])[0]
-
-
-def _forward(network: nn.Module, x: Tensor) -> Callable[[], object]:
-    return lambda: network(x)
 
 
 def net_score(acc: float, params: int, macs: int) -> float:

@@ -18,10 +18,13 @@ from torch import nn
 from datasets.checks import check_not_negative, check_positive
 from methods.checkpoints import weights_below
 from methods.compression import energy
-from methods.compression.artifacts import load_artifact, save_artifact
+from methods.compression.artifacts import artifact_of, load_network, save_artifact
 from methods.compression.figures import pipeline_figures
+from methods.compression.files import write_json
+from methods.compression.latency import forward_call
 from methods.compression.measure import Sheet, add_latencies, markdown, measure
-from methods.compression.stage import Context, Stage, choose
+from methods.compression.stage import EXITS, Context, Stage, choose
+from methods.compression.training import zero_masks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,8 +44,8 @@ class Compression(LightningModule):
     (bytes of float32 weights by bytes of the file), `test/seconds` of all stages, and the numbers that a stage reports.
 
     The folder of the run gets `sheet.json` and `sheet.md` with a row a stage, and the compressed network of each stage
-    as a file of its own (`stage_1_<name>.dcz` or `.pt2`). A run that was killed goes on after its last stage, and in a
-    stage after the last saved epoch of its training.
+    as a file of its own (`stage_1_<name>.dcz` or `.pt2`, and `.json` with what the stage reported). A run that was
+    killed goes on after its last stage, and in a stage after the last saved epoch of its training.
 
     Args:
         network: classifier of the dense network's architecture.
@@ -60,6 +63,7 @@ class Compression(LightningModule):
 
     tasks = ("image-classification",)
     distributed = False
+    check_before_needs = True  # a bad pipeline is refused before the dense network is trained
 
     def __init__(
         self,
@@ -103,48 +107,61 @@ class Compression(LightningModule):
     def _run(self) -> None:
         folder = Path(self.trainer.default_root_dir)
         dense = copy.deepcopy(self.network).eval()
+        for name, stage in self.stages.items():
+            if stage.cpu_only and self.device.type != "cpu":
+                raise ValueError(f"method.stages.{name}: its kernels run on a CPU; choose trainer=cpu")
         context = Context(self._data, dense, self.device, int(self._data.seed), folder)
         networks: dict[str, nn.Module] = {"dense": dense}
         self.sheets = [self._measured("dense", dense, context)]
         network, seconds = copy.deepcopy(dense), 0.0
         for place, (name, stage) in enumerate(self.stages.items(), 1):
-            path = folder / f"stage_{place}_{name}"
+            path, file = folder / f"stage_{place}_{name}", None
             context.label, context.numbers, context.trainings = name, {}, 0
             context.folder = folder / f"stage_{place}_{name}.work"
             finished = self._finished(path)
             if finished:
-                network, context.numbers, taken = finished
+                network, file, context.numbers, taken = finished
+                network = stage.ready(network)
                 log.info("%s: done before", name)
             else:
                 started = time.perf_counter()
                 try:
-                    network = stage(network, context).eval()
+                    if zero_masks(network) and not (stage.keeps_zeros or stage.first_only):
+                        raise ValueError("the network is pruned, and the stage would undo that")
+                    network = stage.ready(stage(network, context).eval())
                 except ValueError as error:
                     raise ValueError(f"method.stages.{name}: {error}") from error
                 taken = time.perf_counter() - started
                 if self.files:
-                    note = {"numbers": context.numbers, "seconds": taken}
-                    save_artifact(path, network, {"stage": name, "dims": context.dims, **note})
+                    file = save_artifact(path, network, {"stage": name, "dims": context.dims})
+                    write_json(path.with_suffix(".json"), {"numbers": context.numbers, "seconds": taken})
                 shutil.rmtree(context.folder, ignore_errors=True)
             seconds += taken
-            networks[name] = copy.deepcopy(network)
-            self.sheets.append(self._measured(name, network, context, context.numbers))
+            changes = place < len(self.stages)  # the next stage may change it
+            networks[name] = copy.deepcopy(network) if changes else network
+            sheet = self._measured(name, network, context, context.numbers)
+            if file is not None:
+                sheet.bytes_file = file.stat().st_size
+            self.sheets.append(sheet)
             self.numbers |= context.numbers
-            sheet = self.sheets[-1]
             log.info(
                 "%s: accuracy %.4f, %s bytes, %s MACs, %.1f s", name, sheet.acc, sheet.bytes_file, sheet.macs, taken
             )
         if self.latency_repeats:
-            add_latencies(self.sheets, networks, context.example, self.latency_repeats, self.block_seconds)
+            images = context.test_images(100 if any(stage.result == EXITS for stage in self.stages.values()) else 1)
+            add_latencies(self.sheets, networks, images, self.latency_repeats, self.block_seconds)
         self.numbers["seconds"] = seconds
         self._compressed = [network]  # in a list, which keeps it out of the module's state
         self._write(folder)
         self._drawings = context.drawings | pipeline_figures(self.sheets, networks)
 
-    def _finished(self, path: Path) -> tuple[nn.Module, dict[str, float], float] | None:
-        """Return network, numbers and seconds of a stage that an interrupted run has finished, or None."""
-        network, notes = load_artifact(path) if self.files else (None, {})
-        return None if network is None else (network.to(self.device), notes["numbers"], notes["seconds"])
+    def _finished(self, path: Path) -> tuple[nn.Module, Path, dict[str, float], float] | None:
+        """Return network, file, numbers and seconds of a stage that an interrupted run has finished, or None."""
+        file, report = artifact_of(path), path.with_suffix(".json")
+        if not self.files or file is None or not report.exists():
+            return None
+        content = json.loads(report.read_text())
+        return load_network(file)[0].to(self.device), file, content["numbers"], content["seconds"]
 
     def _measured(
         self, name: str, network: nn.Module, context: Context, numbers: Mapping[str, float] | None = None
@@ -152,8 +169,10 @@ class Compression(LightningModule):
         sheet = measure(network, context.example, name, context.test_accuracy(network))
         sheet.more = dict(numbers or {})
         if self.energy_seconds:
-            call, on_gpu = (lambda: network(context.example)), self.device.type == "cuda"
-            if (sensed := energy.measure(call, 1, on_gpu, self.energy_seconds)) is not None:
+            call, on_gpu = forward_call(network, context.example), self.device.type == "cuda"
+            with torch.inference_mode():
+                sensed = energy.measure(call, 1, on_gpu, self.energy_seconds)
+            if sensed is not None:
                 sheet.energy_j, sheet.energy_source = sensed
         return sheet
 

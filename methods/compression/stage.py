@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.compression.files import write_json
+from methods.compression.quantization.layers import deploy
 from methods.compression.training import Recipe, accuracy, recalibrate_batchnorm, train
 
 log = logging.getLogger(__name__)
 
 # Forms of a network between stages.
-FLOAT = "float"  # layers of torch.nn in floating point, possibly with zeros
+FLOAT = "float"  # layers of torch.nn in floating point, possibly with zeros, where the dense network has them
+BUILT = "built"  # the same in an order of their own: factors of layers, or an architecture that was searched for
+EXITS = "exits"  # a network that images leave early
 SHARED = "shared"  # weights of few different values
 QUANTIZED = "quantized"  # layers with quantizers
 INT8 = "int8"  # an exported graph with int8 kernels
-FORMS = (FLOAT, SHARED, QUANTIZED, INT8)
 
 
 @dataclass
@@ -71,6 +75,10 @@ class Context:
             network.reset_parameters()
         return network
 
+    def test_images(self, count: int) -> Tensor:
+        """Return the first test images (N, C, H, W) in [0, 1] on the device."""
+        return self.data.parts["test"].images[:count].to(self.device).float() / 255
+
     def batches(self) -> Any:
         """Return the loader of training batches."""
         return self.data.train_dataloader()
@@ -82,11 +90,32 @@ class Context:
 
     def train(self, network: nn.Module, recipe: Recipe, **options: Any) -> nn.Module:
         """Train a network on the training part; options as for `training.train`."""
-        self.trainings += 1
-        if self.folder is not None:
-            options.setdefault("checkpoint", self.folder / f"training_{self.trainings}.pt")
+        if "checkpoint" not in options:
+            options["checkpoint"] = self.next_state()
         options.setdefault("label", self.label)
         return train(network, options.pop("loader", None) or self.batches(), recipe, **options)
+
+    def next_state(self) -> Path | None:
+        """Return the file for the state of the stage's next training."""
+        self.trainings += 1
+        return None if self.folder is None else self.folder / f"training_{self.trainings}.pt"
+
+    def remember(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what a function returns, in JSON; a resumed stage gets it, and the numbers so far, from its folder.
+
+        Args:
+            name: name of the file.
+            make: function.
+        """
+        path = None if self.folder is None else self.folder / f"{name}.json"
+        if path is not None and path.exists():
+            kept = json.loads(path.read_text())
+            self.numbers |= kept["numbers"]
+            return kept["value"]
+        value = make()
+        if path is not None:
+            write_json(path, {"value": value, "numbers": self.numbers})
+        return value
 
     def recalibrate(self, network: nn.Module, batches: int) -> None:
         """Measure the statistics of batch normalisation anew."""
@@ -108,13 +137,19 @@ class Stage:
 
     Attributes:
         accepts: forms of networks that it can work on.
-        result: form of what it returns.
-        first_only: whether it builds a network of its own, so that it must come first.
+        result: form of what it returns; None: the form that it got.
+        first_only: whether it starts from new weights or builds a network of its own, so that it must come first.
+        prunes: whether it sets weights to zero.
+        keeps_zeros: whether weights that are zero stay at zero.
+        cpu_only: whether what it returns runs on a CPU alone.
     """
 
-    accepts: tuple[str, ...] = (FLOAT,)
-    result: str = FLOAT
+    accepts: tuple[str, ...] = (FLOAT, BUILT)
+    result: str | None = None
     first_only = False
+    prunes = False
+    keeps_zeros = True
+    cpu_only = False
     recipe: Recipe
 
     def check(self, network: nn.Module, data: Any) -> None:
@@ -128,6 +163,10 @@ class Stage:
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Return the transformed network, in eval mode."""
         raise NotImplementedError(f"{type(self).__name__} does not define __call__")
+
+    def ready(self, network: nn.Module) -> nn.Module:
+        """Return what the stage has made, or what was read from its file, as it is measured: with stored codes."""
+        return deploy(network) if self.result == QUANTIZED else network
 
 
 def choose(stages: Mapping[str, Stage], pipeline: Sequence[str]) -> dict[str, Stage]:
@@ -147,16 +186,31 @@ def choose(stages: Mapping[str, Stage], pipeline: Sequence[str]) -> dict[str, St
             raise ValueError(f"method.pipeline: there is no stage {name}; choose from {', '.join(stages)}")
     if len(set(pipeline)) < len(pipeline):
         raise ValueError(f"method.pipeline names a stage twice: {', '.join(pipeline)}")
-    form, before = FLOAT, "the dense network"
+    form, before, pruned = FLOAT, "the dense network", False
     for place, name in enumerate(pipeline):
-        stage = stages[name]
-        if form not in stage.accepts or (stage.first_only and place):
+        if reason := refusal(stages[name], form, before, bool(place), pruned):
             fitting = [
                 other
                 for other, candidate in stages.items()
-                if form in candidate.accepts and not (candidate.first_only and place) and other not in pipeline[:place]
+                if other not in pipeline[:place] and not refusal(candidate, form, before, bool(place), pruned)
             ]
-            reason = "must come first" if stage.first_only else f"cannot follow {before}"
             raise ValueError(f"method.pipeline: {name} {reason}. What can follow: {', '.join(fitting) or 'nothing'}")
-        form, before = stage.result, name
+        form, before, pruned = stages[name].result or form, name, pruned or stages[name].prunes
     return {name: stages[name] for name in pipeline}
+
+
+def refusal(stage: Stage, form: str, before: str, later: bool, pruned: bool) -> str:
+    """Return why a stage cannot come next, or nothing if it can.
+
+    Args:
+        stage: stage.
+        form: form of the network that it would get.
+        before: name of the stage before it.
+        later: whether there is one.
+        pruned: whether a stage before it has pruned weights.
+    """
+    if stage.first_only and later:
+        return "must come first: it starts from new weights or builds a network of its own"
+    if form not in stage.accepts:
+        return f"cannot follow {before}"
+    return "has no zero among its weights and would undo the pruning" if pruned and not stage.keeps_zeros else ""

@@ -70,8 +70,12 @@ def build(description: dict[str, Any]) -> nn.Module:
 
 
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name, those that a state dict leaves out included."""
-    return {name: t.detach() for part in (network.named_parameters(), network.named_buffers()) for name, t in part}
+    """Return all parameters and buffers by name, those that a state dict leaves out included.
+
+    A tensor that two modules share comes under both names: the network of a file has two.
+    """
+    parts = network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
+    return {name: t.detach() for part in parts for name, t in part}
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from datasets.checks import check_choice, check_not_negative, check_positive
+from methods.compression.files import write_state
 from methods.compression.layers import device_of, weight_layers
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def train(
     keep_zeros: bool = True,
     after_backward: Hook | None = None,
     after_step: Hook | None = None,
-    after_epoch: Callable[[int], None] | None = None,
+    before_epoch: Callable[[int], None] | None = None,
     parameters: Iterable[Any] | None = None,
     more_modules: Sequence[nn.Module] = (),
     label: str = "training",
@@ -130,7 +130,7 @@ def train(
         keep_zeros: keep weights that are exactly zero at zero.
         after_backward: called between the gradients and the step.
         after_step: called after every step.
-        after_epoch: called with the number of the epoch that has ended.
+        before_epoch: called with the number of the epoch that begins.
         parameters: what the optimizer gets; None: all parameters with gradients of the network and `more_modules`.
         more_modules: modules that are trained beside the network, such as regressors of a distillation loss.
         label: name of the training in the log.
@@ -148,16 +148,16 @@ def train(
         group["base_lr"] = group["lr"]
     masks = zero_masks(network) if keep_zeros else {}
     finish_step = step_function(network, optimizer, masks, after_backward, after_step)
-    state, reports = TrainingState(checkpoint, modules, optimizer, label, every_seconds), time.monotonic()
+    state, reports = TrainingState(checkpoint, modules, [optimizer], label, every_seconds), time.monotonic()
     for epoch in range(state.load(), recipe.epochs):
+        if before_epoch is not None:
+            before_epoch(epoch)
         loader.set_epoch(epoch)
         for module in modules:
             module.train()
         value = train_epoch(network, loader, recipe, epoch, optimizer, loss, finish_step)
         if not math.isfinite(value):
             raise ValueError(f"{label}: the loss is {value} after epoch {epoch + 1}; choose a smaller lr")
-        if after_epoch is not None:
-            after_epoch(epoch)
         if epoch + 1 == recipe.epochs or time.monotonic() - reports > 10:
             log.info("%s: epoch %d/%d, loss %.4f", label, epoch + 1, recipe.epochs, value)
             reports = time.monotonic()
@@ -225,7 +225,7 @@ class TrainingState:
     Args:
         path: file; None: nothing is kept.
         modules: modules that are trained.
-        optimizer: their optimizer.
+        optimizers: their optimizers.
         label: name of the training in the log.
         every_seconds: shortest time between two states.
     """
@@ -234,21 +234,30 @@ class TrainingState:
         self,
         path: Path | None,
         modules: Sequence[nn.Module],
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         label: str,
-        every_seconds: float,
+        every_seconds: float = 30.0,
     ) -> None:
-        self.path, self.modules, self.optimizer, self.label = path, modules, optimizer, label
+        self.path, self.modules, self.optimizers, self.label = path, modules, optimizers, label
         self.every_seconds, self.saved = every_seconds, time.monotonic()
 
     def load(self) -> int:
-        """Load the state if there is one, and return the number of epochs that are done."""
+        """Load the state if there is one, and return the number of epochs that are done.
+
+        Raises:
+            ValueError: it is of other networks.
+        """
         if self.path is None or not self.path.exists():
             return 0
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        for module, saved in zip(self.modules, state["modules"], strict=True):
-            module.load_state_dict(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            for module, saved in zip(self.modules, state["modules"], strict=True):
+                module.load_state_dict(saved)
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f"{self.path} holds another training; remove it, and the stage starts anew") from error
+        torch.set_rng_state(state["rng"])
         log.info("%s: continues after epoch %d", self.label, state["epoch"])
         return int(state["epoch"])
 
@@ -260,12 +269,9 @@ class TrainingState:
         """
         if self.path is None or (epoch < epochs and time.monotonic() - self.saved < self.every_seconds):
             return
-        modules = [module.state_dict() for module in self.modules]
-        state = {"epoch": epoch, "optimizer": self.optimizer.state_dict(), "modules": modules}
-        temporary = self.path.with_suffix(".part")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, temporary)
-        os.replace(temporary, self.path)
+        modules, optimizers = ([part.state_dict() for part in parts] for parts in (self.modules, self.optimizers))
+        rng = torch.get_rng_state()
+        write_state(self.path, {"epoch": epoch, "optimizers": optimizers, "modules": modules, "rng": rng})
         self.saved = time.monotonic()
 
 

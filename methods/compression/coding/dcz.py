@@ -1,4 +1,4 @@
-"""The file format .dcz: a whole compressed network in one file, as small as its weights allow, exact to the bit.
+"""The file format .dcz: a whole compressed network in one file, as small as its weights allow, exact in its values.
 
 Layout: magic "DCZ1"; lengths of header and payload (unsigned 32-bit little-endian numbers); header (JSON, zlib);
 payload; SHA-256 of all that. The header holds the structure of the network (see `structure`) and how each tensor is

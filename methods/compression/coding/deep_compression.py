@@ -14,7 +14,7 @@ from methods.compression.coding import huffman
 from methods.compression.coding.kmeans import INITS, kmeans_1d
 from methods.compression.coding.sparse_index import relative_index
 from methods.compression.layers import layer_of, selected_layers
-from methods.compression.stage import FLOAT, SHARED, Context, Stage
+from methods.compression.stage import SHARED, Context, Stage
 from methods.compression.training import Recipe
 
 
@@ -124,7 +124,6 @@ class DeepCompression(Stage):
         recipe: training of the centroids.
     """
 
-    accepts = (FLOAT,)
     result = SHARED
 
     def __init__(

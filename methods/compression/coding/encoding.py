@@ -1,4 +1,7 @@
-"""Encode a tensor in the fewest bits that give it back exactly: raw, sparse, shared values, or packed codes."""
+"""Encode a tensor in the fewest bits that give its values back: raw, sparse, shared values, or packed codes.
+
+They come back exactly; zeros lose their sign, which no layer sees.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +89,11 @@ def choose_layout(tensor: Tensor, index_bits: int | None = None) -> Layout:
     return min(layouts, key=lambda layout: layout.bits)
 
 
+def raw_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor of any dtype."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def pack(symbols: np.ndarray, bits: int, use_huffman: bool) -> Stream:
     """Return symbols as a stream: Huffman coded where that is smaller, else with `bits` bits each."""
     symbols = symbols.astype(np.int64)
@@ -129,18 +137,18 @@ class Encoded:
 
 
 def encode_tensor(tensor: Tensor, index_bits: int | None = None, use_huffman: bool = True) -> Encoded:
-    """Encode a tensor; `decode_tensor` gives back the same bits.
+    """Encode a tensor; `decode_tensor` gives back the same values.
 
     Args:
-        tensor: tensor of any dtype that numpy has.
+        tensor: tensor.
         index_bits: bits of a gap; None chooses the best.
         use_huffman: code the streams by Huffman codes where that is smaller.
     """
     layout = choose_layout(tensor, index_bits)
-    array = tensor.detach().cpu().contiguous().numpy()
-    shape, dtype = list(array.shape), str(tensor.dtype).removeprefix("torch.")
+    shape, dtype = list(tensor.shape), str(tensor.dtype).removeprefix("torch.")
     if layout.kind == "raw":
-        return Encoded(layout, shape, dtype, array.tobytes())
+        return Encoded(layout, shape, dtype, raw_bytes(tensor))
+    array = tensor.detach().cpu().contiguous().numpy()
     values = array.reshape(-1)
     streams = {}
     if "sparse" in layout.kind:

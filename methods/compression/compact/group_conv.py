@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from methods.architectures.classifier import Classifier, ClassifierArgs, check_image_size
+from methods.compression.layers import OwnLayer
 
 Element = tuple[int, int]  # mirrored first (0 or 1), then rotated by quarter turns
 
@@ -44,7 +45,7 @@ def relative_order(group: str) -> list[list[int]]:
     return [[all_elements.index(compose(inverse(g), h)) for h in all_elements] for g in all_elements]
 
 
-class LiftingConv2d(nn.Module):
+class LiftingConv2d(OwnLayer):
     """Convolution of an image with all transformed copies of its filters: (B, I, H, W) -> (B, O, G, H, W).
 
     Args:
@@ -70,7 +71,7 @@ class LiftingConv2d(nn.Module):
         return conv2d(x, filters, padding=self.padding).unflatten(1, (len(self.weight), -1))
 
 
-class GroupConv2d(nn.Module):
+class GroupConv2d(OwnLayer):
     """Convolution over a group: (B, I, G, H, W) -> (B, O, G, H, W).
 
     Args:

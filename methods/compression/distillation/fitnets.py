@@ -47,6 +47,10 @@ class FitNets(Distillation):
     def __init__(self, mode: str = "joint", hint_epochs: int = 10, level: int = 1, **options: Any) -> None:
         super().__init__(**({"r": 1.0, "a": 0.0, "b": 100.0} | options))
         check_choice("mode", mode, ("joint", "two_stage"))
+        if mode == "two_stage":
+            if not self.a:
+                raise ValueError("mode=two_stage trains on soft targets after the hint: a must be above 0")
+            self.b = 0.0
         self.mode, self.hint_epochs, self.level = mode, hint_epochs, level
 
     def prepare(self, student: nn.Module, teacher: nn.Module, context: Context) -> list[nn.Module]:
@@ -69,6 +73,7 @@ class FitNets(Distillation):
                 more_modules=[self.regressor],
                 label=f"{context.label}, hint",
             )
+            return []
         return [self.regressor]
 
     def _hint(self, network: nn.Module, teacher: nn.Module, batch: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from datasets.checks import check_choice, check_not_negative, check_positive
 from datasets.images.loader import ImageSet
-from methods.compression.stage import FLOAT, Context, Stage
+from methods.compression.stage import Context, Stage
 from methods.compression.training import Recipe
 
 
@@ -40,10 +40,6 @@ class Distillation(Stage):
         recipe: training.
     """
 
-    accepts = (FLOAT,)
-    result = FLOAT
-    b_default = 0.0
-
     def __init__(
         self,
         student: Callable[..., nn.Module] | None = None,
@@ -58,6 +54,7 @@ class Distillation(Stage):
         check_not_negative("stage", r=r, a=a, b=b)
         check_choice("transfer_set", transfer_set, ("train", "unlabeled"))
         self.student, self.temperature, self.r, self.a, self.b = student, temperature, r, a, b
+        self.first_only = student is not None  # which would take the place of what earlier stages made
         self.transfer_set = transfer_set
         self.recipe = recipe or Recipe(240, 0.05, weight_decay=5e-4, schedule="step", milestones=(0.625, 0.75, 0.875))
 

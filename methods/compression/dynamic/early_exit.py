@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +15,7 @@ from methods.architectures.cifar_resnet import CifarResNet
 from methods.architectures.convnet import ConvNet
 from methods.architectures.resnet import ResNet
 from methods.compression.macs import count_macs
-from methods.compression.stage import FLOAT, Context, Stage
+from methods.compression.stage import EXITS, FLOAT, Context, Stage
 from methods.compression.training import Recipe
 
 THRESHOLDS = (1e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.2, 0.5, 0.75, 1.0, 5.0, 10.0)
@@ -84,14 +84,16 @@ class EarlyExitNetwork(nn.Module):
         parts: parts of the network.
         exits: classifiers of the outputs of all parts but the last.
         thresholds: largest entropy at which an image leaves at each exit; 0 lets none leave.
-    """
 
-    expected_macs: int
+    Attributes:
+        shares: shares of the images that leave at each exit, the last one's last.
+    """
 
     def __init__(self, parts: Sequence[nn.Module], exits: Sequence[nn.Module], thresholds: Sequence[float]) -> None:
         super().__init__()
         self.parts, self.exits = nn.ModuleList(parts), nn.ModuleList(exits)
         self.thresholds = [float(t) for t in thresholds]
+        self.shares = [0.0] * len(exits) + [1.0]
 
     def all_logits(self, x: Tensor) -> list[Tensor]:
         """Return the logits of all exits, the last one's last."""
@@ -124,6 +126,16 @@ class EarlyExitNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits: of the last exit in training, of the exit that each image takes otherwise."""
         return self.all_logits(x)[-1] if self.training else self.leave(x)[0]
+
+    def whole(self) -> EarlyExitNetwork:
+        """Return a copy that no image leaves early, so that all exits and parts run."""
+        network = copy.deepcopy(self)
+        network.thresholds = [0.0] * len(self.thresholds)
+        return network
+
+    def reached(self, layer: str) -> float:
+        """Return the share of the images for which a layer runs: of those that leave at its part's exit or later."""
+        return sum(self.shares[int(layer.split(".")[1]) :])
 
 
 def exit_macs(network: EarlyExitNetwork, x: Tensor) -> list[int]:
@@ -188,7 +200,7 @@ class EarlyExit(Stage):
     """
 
     accepts = (FLOAT,)
-    result = FLOAT
+    result = EXITS
 
     def __init__(
         self,
@@ -235,11 +247,9 @@ class EarlyExit(Stage):
         table = exit_table(exits, batches, THRESHOLDS)
         threshold = self.choose(table, costs)
         exits.thresholds = [threshold] * len(exits.exits)
-        shares = exit_table(exits, context.data.test_dataloader(), [threshold])[threshold][1]
-        exits.expected_macs = round(expected_macs(costs, shares))
-        context.numbers |= {f"exit_{i}": share for i, share in enumerate(shares)}
-        context.numbers |= {"threshold": threshold, "expected_macs": exits.expected_macs}
-        context.numbers["batch1_ms"] = mean_milliseconds(exits, context)
+        exits.shares = exit_table(exits, context.data.test_dataloader(), [threshold])[threshold][1]
+        context.numbers |= {f"exit_{i}": share for i, share in enumerate(exits.shares)}
+        context.numbers |= {"threshold": threshold, "expected_macs": expected_macs(costs, exits.shares)}
         return exits
 
     def choose(self, table: dict[float, tuple[float, list[float]]], costs: Sequence[int]) -> float:
@@ -252,14 +262,3 @@ class EarlyExit(Stage):
             return max(fitting, key=lambda t: (fitting[t][0], -t))
         best = max(acc for acc, _ in table.values())
         return max(t for t, (acc, _) in table.items() if acc >= best - self.tolerance)
-
-
-@torch.no_grad()
-def mean_milliseconds(network: nn.Module, context: Context, images: int = 100) -> float:
-    """Return the mean milliseconds of a test image in batches of one."""
-    x = context.data.parts["test"].images[:images].to(context.device).float() / 255
-    network.eval()(x[:1])
-    started = time.perf_counter()
-    for image in x.split(1):
-        network(image)
-    return 1000 * (time.perf_counter() - started) / len(x)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.compression.layers import HEAD
+from methods.compression.layers import HEAD, OwnLayer
 from methods.compression.lowrank.decomposition import Decomposition
 from methods.compression.stage import Context
 
@@ -19,7 +19,7 @@ def circulant_matrix(r: Tensor) -> Tensor:
     return torch.stack([r.roll(j) for j in range(len(r))], 1)
 
 
-class CirculantLinear(nn.Module):
+class CirculantLinear(OwnLayer):
     """y = first m entries of C(r) (signs * x) + bias, x padded to d = max(m, n); d weights instead of m n.
 
     Args:
@@ -44,6 +44,10 @@ class CirculantLinear(nn.Module):
     def extra_macs(self) -> int:
         """Multiply-accumulates of three real FFTs and the products: about 4 d log2 d + 2 d."""
         return round(4 * self.size * math.log2(max(self.size, 2)) + 2 * self.size)
+
+    def counted_weight(self) -> Tensor:
+        """Return the first column of the circulant matrix."""
+        return self.r
 
     def reset_parameters(self) -> None:
         """Draw new weights with the variance of a dense layer's."""

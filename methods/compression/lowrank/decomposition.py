@@ -12,7 +12,7 @@ from torch import nn
 from datasets.checks import check_not_negative
 from methods.compression.layers import HEAD, STEM, replace_layer, selected_layers
 from methods.compression.macs import count_macs
-from methods.compression.stage import FLOAT, Context, Stage
+from methods.compression.stage import BUILT, Context, Stage
 from methods.compression.training import Recipe
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ class Decomposition(Stage):
         bn_recal_batches: batches that measure batch normalisation anew after the decomposition.
     """
 
-    result = FLOAT
+    result = BUILT
+    keeps_zeros = False
     kinds: tuple[type[nn.Module], ...] = (nn.Conv2d,)
 
     def __init__(
@@ -113,5 +114,5 @@ def checked_rank(rank: int, full: int, what: str) -> int:
 
 
 def share_of(rank: int | float, full: int) -> int:
-    """Return a rank given as a number, or as a share of the full one (a float below 1)."""
-    return max(1, round(rank * full)) if isinstance(rank, float) and rank < 1 else int(rank)
+    """Return a rank given as a number, or as a share of the full one (a float in (0, 1))."""
+    return max(1, round(rank * full)) if isinstance(rank, float) and 0 < rank < 1 else int(rank)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_not_negative, check_positive
 from datasets.images.loader import ImageSet
 from methods.compression.figures import plot_cell
 from methods.compression.nas.darts_network import DartsNetwork, Genotype, SearchNetwork, hessian_step, loss_of
-from methods.compression.stage import FLOAT, Context, Stage
-from methods.compression.training import Recipe, to_device
+from methods.compression.stage import BUILT, Context, Stage
+from methods.compression.training import Recipe, TrainingState, to_device
 
 log = logging.getLogger(__name__)
 UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of few cells may have no reduction
@@ -85,7 +86,8 @@ class Darts(Stage):
         order: first or second.
         search_channels: channels of a node in the search.
         search_layers: cells in the search.
-        search_recipe: training of the weights in the search; its rate falls by a cosine.
+        search_recipe: training of the weights in the search.
+        min_lr: rate at which the schedule of the search ends.
         alpha_lr: learning rate of the architecture weights (Adam).
         alpha_weight_decay: their weight decay.
         clip: largest norm of the gradient of the weights.
@@ -97,7 +99,7 @@ class Darts(Stage):
     """
 
     first_only = True
-    result = FLOAT
+    result = BUILT
 
     def __init__(
         self,
@@ -105,6 +107,7 @@ class Darts(Stage):
         search_channels: int = 16,
         search_layers: int = 8,
         search_recipe: Recipe | None = None,
+        min_lr: float = 0.001,
         alpha_lr: float = 3e-4,
         alpha_weight_decay: float = 1e-3,
         clip: float = 5.0,
@@ -119,6 +122,8 @@ class Darts(Stage):
             "stage", search_channels=search_channels, search_layers=search_layers, alpha_lr=alpha_lr, clip=clip
         )
         check_positive("stage", channels=channels, layers=layers)
+        check_not_negative("stage", min_lr=min_lr)
+        self.min_lr = min_lr
         self.order, self.search_channels, self.search_layers = order, search_channels, search_layers
         self.search_recipe = search_recipe or Recipe(50, 0.025, weight_decay=3e-4)
         self.alpha_lr, self.alpha_weight_decay, self.clip, self.max_skips = (
@@ -139,12 +144,14 @@ class Darts(Stage):
         recipe = self.search_recipe
         optimizer = recipe.make_optimizer(network.weights())
         adam = torch.optim.Adam(network.alphas, self.alpha_lr, (0.5, 0.999), weight_decay=self.alpha_weight_decay)
-        for epoch in range(recipe.epochs):
-            lr = recipe.lr * recipe.factor(epoch / recipe.epochs)
+        state = TrainingState(context.next_state(), [network], [optimizer, adam], f"{context.label}, search")
+        done = state.load()
+        val_batches = endless(val_loader, done * len(train_loader))
+        for epoch in range(done, recipe.epochs):
+            lr = self.min_lr + (recipe.lr - self.min_lr) * recipe.factor(epoch / recipe.epochs)
             optimizer.param_groups[0]["lr"] = lr
             train_loader.set_epoch(epoch)
             network.train()
-            val_batches = endless(val_loader)
             for batch in train_loader:
                 train, val = to_device(batch, context.device), to_device(next(val_batches), context.device)
                 self._alpha_step(network, train, val, lr, optimizer, adam)
@@ -165,6 +172,7 @@ class Darts(Stage):
             if self.max_skips is not None and skips(found) > self.max_skips:
                 log.warning("%s: the search collapses to skip connections and ends", context.label)
                 break
+            state.save(epoch + 1, recipe.epochs)
         context.numbers["alpha_moved"] = float(max(alpha.detach().abs().max() for alpha in network.alphas))
         return network.genotype()
 
@@ -185,7 +193,8 @@ class Darts(Stage):
 
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Search, build, train."""
-        genotype = self.search(context)
+        found = context.remember("found", lambda: self.search(context))
+        genotype = Genotype(*([(name, source) for name, source in pairs] for pairs in found))
         context.numbers["skips"] = skips(genotype)
         for kind in ("normal", "reduce"):
             edges = [(name, source, 2 + i // 2) for i, (name, source) in enumerate(getattr(genotype, kind))]
@@ -195,9 +204,9 @@ class Darts(Stage):
             final = DartsNetwork(genotype, self.channels, self.layers, self.drop_path, **context.dims)
 
         def progress(epoch: int) -> None:
-            final.set_progress((epoch + 1) / self.recipe.epochs)
+            final.set_progress(epoch / self.recipe.epochs)
 
-        return context.train(final.to(context.device), self.recipe, after_epoch=progress)
+        return context.train(final.to(context.device), self.recipe, before_epoch=progress)
 
 
 def halves(context: Context) -> tuple[Any, Any]:
@@ -217,10 +226,10 @@ def halves(context: Context) -> tuple[Any, Any]:
     return loaders[0], loaders[1]
 
 
-def endless(loader: Any) -> Iterator[Any]:
-    """Yield batches without an end, shuffled anew each time."""
-    epoch = 0
+def endless(loader: Any, skip: int = 0) -> Iterator[Any]:
+    """Yield batches without an end, shuffled anew each time; leave out the first ones."""
+    epoch, skip = divmod(skip, len(loader))
     while True:
         loader.set_epoch(epoch)
-        yield from loader
-        epoch += 1
+        yield from islice(loader, skip, None)
+        epoch, skip = epoch + 1, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections import deque
@@ -11,10 +12,11 @@ from typing import Any, TypeVar
 from torch import nn
 
 from datasets.checks import check_choice, check_positive
+from methods.compression.files import write_json
 from methods.compression.nas.chain_space import ChainSpace, seeded_network
 from methods.compression.nas.latency_table import LatencyTable, additivity, table_for
 from methods.compression.optional import import_optional
-from methods.compression.stage import FLOAT, Context, Stage
+from methods.compression.stage import BUILT, Context, Stage
 from methods.compression.training import Recipe
 
 log = logging.getLogger(__name__)
@@ -130,7 +132,7 @@ class EvolutionarySearch(Stage):
     """
 
     first_only = True
-    result = FLOAT
+    result = BUILT
 
     def __init__(
         self,
@@ -170,19 +172,23 @@ class EvolutionarySearch(Stage):
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Search and train."""
         size = context.dims["image_size"]
-        table = table_for(self.space, context.dims, self.lut)
+        table = table_for(self.space, context, self.lut)
         context.numbers |= additivity(table, self.space, context.dims)
         bound = self.bound(table, size)
-        seen: dict[tuple[str, ...], float] = {}
+        file = context.folder / "seen.json" if context.folder else None
+        seen: dict[str, float] = json.loads(file.read_text()) if file and file.exists() else {}
 
         def fitness(architecture: tuple[str, ...]) -> float:
-            if architecture not in seen:
+            key = " ".join(architecture)
+            if key not in seen:
                 proxy = seeded_network(self.space, architecture, context.seed, context.dims).to(context.device)
                 context.train(
                     proxy, self.proxy_recipe, label=f"{context.label}, candidate {len(seen) + 1}", checkpoint=None
                 )
-                seen[architecture] = context.accuracy(proxy)
-            return seen[architecture]
+                seen[key] = context.accuracy(proxy)
+                if file is not None:
+                    write_json(file, seen)  # the search is drawn by the seed: a resumed one finds its candidates here
+            return seen[key]
 
         best = self._best(fitness, lambda a: table.predict(self.space, a, size), bound, size, context)
         latency = table.predict(self.space, best, size)

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from datasets.files import atomic_write
+from methods.compression.files import write_json
 from methods.compression.latency import time_in_turns
 from methods.compression.nas.chain_space import SKIP, BlockPlace, ChainNetwork, ChainSpace, make_block
+from methods.compression.stage import Context
 
 log = logging.getLogger(__name__)
 
@@ -58,19 +59,25 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the table as JSON."""
-        content = {"host": self.host, "rest": self.rest, "blocks": self.blocks}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(path, {"host": self.host, "rest": self.rest, "blocks": self.blocks})
 
     @classmethod
-    def load(cls, path: Path) -> LatencyTable:
-        """Read a table. Raises ValueError if it is damaged or was measured on another machine."""
+    def load(cls, path: Path, anywhere: bool = False) -> LatencyTable:
+        """Read a table.
+
+        Args:
+            path: file.
+            anywhere: take a table that was measured on another machine too.
+
+        Raises:
+            ValueError: it is damaged, or was measured on another machine.
+        """
         try:
             content = json.loads(path.read_text())
             table = cls(content["blocks"], content["rest"], content["host"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"lut={path} cannot be read: {error}") from error
-        if table.host != host_signature():
+        if not anywhere and table.host != host_signature():
             raise ValueError(f"lut={path} was measured elsewhere ({table.host}), this machine is {host_signature()}")
         return table
 
@@ -130,12 +137,23 @@ def additivity(
     return {"lut_mape": error, "lut_kendall_tau": float(kendalltau(predicted, measured).statistic)}
 
 
-def table_for(space: ChainSpace, dims: dict[str, Any], lut: str | None) -> LatencyTable:
-    """Return the table of a file, or measure it (and write the file if a path is given that does not exist)."""
-    if lut is not None and Path(lut).exists():
-        return LatencyTable.load(Path(lut))
-    log.info("measuring the latency of %d blocks", len(space.operations) * len(set(space.places(dims["image_size"]))))
-    table = measure_table(space, dims)
-    if lut is not None:
-        table.save(Path(lut))
+def table_for(space: ChainSpace, context: Context, lut: str | None) -> LatencyTable:
+    """Return the table of a file, or measure it, and write the file if it does not exist.
+
+    Without a file the table is kept in the folder of the stage, so that a resumed search goes on with the same numbers.
+
+    Args:
+        space: space.
+        context: context of the search.
+        lut: file; None: measured in the run.
+    """
+    own = context.folder / "lut.json" if context.folder and lut is None else None
+    path = own or (Path(lut) if lut else None)
+    if path is not None and path.exists():
+        return LatencyTable.load(path, anywhere=path == own)
+    size = context.dims["image_size"]
+    log.info("measuring the latency of %d blocks", len(space.operations) * len(set(space.places(size))))
+    table = measure_table(space, context.dims)
+    if path is not None:
+        table.save(path)
     return table

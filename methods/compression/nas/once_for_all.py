@@ -19,7 +19,7 @@ from methods.compression.dynamic.early_exit import Normalize
 from methods.compression.macs import count_macs
 from methods.compression.nas.chain_space import SKIP, BlockPlace, ChainNetwork, ChainSpace, MBConv
 from methods.compression.nas.evolution import regularized_evolution
-from methods.compression.stage import FLOAT, Context, Stage
+from methods.compression.stage import BUILT, Context, Stage
 from methods.compression.training import Recipe, recalibrate_batchnorm
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class OnceForAll(Stage):
     """
 
     first_only = True
-    result = FLOAT
+    result = BUILT
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class OnceForAll(Stage):
             torch.manual_seed(context.seed + 8)
             elastic = ElasticNetwork(self.space, context.dims).to(context.device)
         self.shrink(elastic, context)
-        best = self.search(elastic, context)
+        best = tuple(context.remember("found", lambda: self.search(elastic, context)))
         final = self._recalibrated(elastic, best, context)
         log.info("%s: %s", context.label, " ".join(best))
         return context.train(final, self.recipe) if self.recipe.epochs else final
@@ -233,12 +233,12 @@ class OnceForAll(Stage):
         elastic.architecture = list(largest)
         context.train(elastic, self.full_recipe, label=f"{context.label}, whole network")
         teacher = copy.deepcopy(elastic).requires_grad_(False)
-        rng = random.Random(context.seed)
         for phase, name in enumerate(PHASES, 1):
             space = ElasticSpace(self.space, self.min_depth, phase)
 
             def loss(net: Any, batch: Any, space: ElasticSpace = space) -> Tensor:
                 targets, total = softmax(teacher(batch.x), 1), torch.zeros((), device=batch.x.device)
+                rng = random.Random(int(torch.randint(2**31, ())))  # torch's state is kept with an unfinished training
                 for _ in range(self.subnets):
                     net.architecture = list(space.draw(rng))
                     logits = net(batch.x)

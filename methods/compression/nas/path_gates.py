@@ -17,8 +17,8 @@ from methods.compression.dynamic.early_exit import Normalize
 from methods.compression.nas.chain_space import ChainSpace, make_block, seeded_network
 from methods.compression.nas.darts import endless, halves
 from methods.compression.nas.latency_table import LatencyTable, additivity, key_of, table_for
-from methods.compression.stage import FLOAT, Context, Stage
-from methods.compression.training import Recipe, to_device
+from methods.compression.stage import BUILT, Context, Stage
+from methods.compression.training import Recipe, TrainingState, to_device
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,8 @@ class PathGateSearch(Stage):
         weight: weight of the latency.
         exponent: exponent of the product.
         reference_ms: reference latency; None: that of the uniform mixture at the start.
-        warmup_epochs: epochs of weights alone.
+        warmup_epochs: epochs of weights alone before the search.
+        warmup_lr: learning rate of these epochs, which falls by a cosine.
         every: weight steps between two architecture steps.
         alpha_lr: learning rate of the architecture weights (Adam).
         lut: file of the latency table; None: measured in the run.
@@ -191,7 +192,7 @@ class PathGateSearch(Stage):
     """
 
     first_only = True
-    result = FLOAT
+    result = BUILT
 
     def __init__(
         self,
@@ -200,6 +201,7 @@ class PathGateSearch(Stage):
         exponent: float = 0.3,
         reference_ms: float | None = None,
         warmup_epochs: int = 40,
+        warmup_lr: float = 0.05,
         every: int = 5,
         alpha_lr: float = 1e-3,
         lut: str | None = None,
@@ -208,7 +210,8 @@ class PathGateSearch(Stage):
         recipe: Recipe | None = None,
     ) -> None:
         check_choice("loss", loss, ("add", "multiply"))
-        check_positive("stage", reference_ms=reference_ms, every=every, alpha_lr=alpha_lr)
+        check_positive("stage", reference_ms=reference_ms, every=every, alpha_lr=alpha_lr, warmup_lr=warmup_lr)
+        self.warmup_lr = warmup_lr
         check_not_negative("stage", warmup_epochs=warmup_epochs, weight=weight)
         self.loss, self.weight, self.exponent, self.reference_ms = loss, weight, exponent, reference_ms
         self.warmup_epochs, self.every, self.alpha_lr, self.lut = warmup_epochs, every, alpha_lr, lut
@@ -219,14 +222,21 @@ class PathGateSearch(Stage):
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Search and train."""
         size = context.dims["image_size"]
-        table = table_for(self.space, context.dims, self.lut)
+        table = table_for(self.space, context, self.lut)
         context.numbers |= additivity(table, self.space, context.dims)
-        found = self.search(table, context)
+        found = tuple(context.remember("found", lambda: self.search(table, context)))
         context.numbers["predicted_ms"] = table.predict(self.space, found, size)
         context.numbers["skipped_blocks"] = sum(op == "skip" for op in found)
         log.info("%s: %s", context.label, " ".join(found))
         final = seeded_network(self.space, found, context.seed, context.dims).to(context.device)
         return context.train(final, self.recipe)
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of the weights in an epoch, those of the warm-up included."""
+        if epoch < self.warmup_epochs:
+            return self.warmup_lr * 0.5 * (1 + math.cos(math.pi * epoch / self.warmup_epochs))
+        recipe = self.search_recipe
+        return recipe.lr * recipe.factor((epoch - self.warmup_epochs) / recipe.epochs)
 
     def search(self, table: LatencyTable, context: Context) -> tuple[str, ...]:
         """Return the most probable chain after the search."""
@@ -243,11 +253,15 @@ class PathGateSearch(Stage):
             optimizer = self.search_recipe.make_optimizer(network.weights())
             adam = torch.optim.Adam([e.alpha for e in network.gated()], self.alpha_lr, (0.0, 0.999))
             train_loader, val_loader = halves(context)
-            val_batches, step, epochs = endless(val_loader), 0, self.warmup_epochs + self.search_recipe.epochs
-            for epoch in range(epochs):
+            epochs, label = self.warmup_epochs + self.search_recipe.epochs, f"{context.label}, search"
+            state = TrainingState(context.next_state(), [network], [optimizer, adam], label)
+            done = state.load()
+            step, warmup = (n * len(train_loader) for n in (done, self.warmup_epochs))
+            val_batches = endless(val_loader, max(step // self.every - warmup // self.every, 0))
+            for epoch in range(done, epochs):
                 train_loader.set_epoch(epoch)
                 network.train()
-                optimizer.param_groups[0]["lr"] = self.search_recipe.lr * self.search_recipe.factor(epoch / epochs)
+                optimizer.param_groups[0]["lr"] = self.rate(epoch)
                 for batch in train_loader:
                     network.draw()
                     optimizer.zero_grad()
@@ -265,6 +279,7 @@ class PathGateSearch(Stage):
                             edge.alpha.grad = gradient
                         adam.step()
                 log.info("%s: search epoch %d/%d, loss %.3f", context.label, epoch + 1, epochs, loss.detach())
+                state.save(epoch + 1, epochs)
         final = expected_latency([e.probabilities().detach() for e in network.gated()], latencies)
         context.numbers |= {"reference_ms": reference, "expected_ms": float(final)}
         return network.architecture()

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from methods.architectures.mobilenet import InvertedResidual
 from methods.architectures.resnet import BasicBlock, PreActBlock
 
+# Layers that keep the channels apart and in their order.
+CHANNELWISE = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity)
+
 
 @dataclass
 class Unit:
@@ -43,15 +46,15 @@ def find_units(network: nn.Module) -> list[Unit]:
     """Return the groups of channels of a network, in the order they run.
 
     Found are the inner channels of residual blocks (`BasicBlock`, `PreActBlock`, `InvertedResidual`) and those between
-    the layers of plain sequences (VGG, LeNet, ConvNet). The channels of residual streams belong to several layers;
-    `prune_depgraph` prunes them.
+    the layers of plain sequences (VGG, LeNet, ConvNet, MobileNetV1). The channels of residual streams belong to several
+    layers; `prune_depgraph` prunes them.
 
     Raises:
         ValueError: the network has none.
     """
     units = [unit for name, module in network.named_modules() for unit in _block_units(name, module)]
     if not units and isinstance(getattr(network, "layers", None), nn.Sequential):
-        units = list(_chain_units(network))
+        units = _chain_units(network)
     if not units:
         kinds = "residual blocks or plain sequences of layers"
         raise ValueError(f"{type(network).__name__} has no channels to prune here: it is not made of {kinds}")
@@ -67,19 +70,29 @@ def _block_units(name: str, block: nn.Module) -> Iterator[Unit]:
         yield Unit(f"{name}.conv1", block.conv1, block.conv3, [block.bn1, block.bn2], [block.conv2])
 
 
-def _chain_units(network: nn.Module) -> Iterator[Unit]:
-    """Yield the units of a network that runs its leaves in the order of their definition."""
+def _chain_units(network: nn.Module) -> list[Unit]:
+    """Return the units of a network of `layers` and `head`, or none if a layer may mix channels in a way of its own."""
+    parts = dict(network.named_children())
+    if not parts.keys() <= {"layers", "head"}:
+        return []
+    units: list[Unit] = []
     producer: tuple[str, Any] | None = None
     norms: list[nn.Module] = []
-    for name, module in network.named_modules():
+    depthwise: list[nn.Module] = []
+    layers = {f"layers.{name}": layer for name, layer in parts["layers"].named_children()}
+    for name, module in (layers | {name: m for name, m in parts.items() if name == "head"}).items():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             norms.append(module)
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        if producer is not None:
-            width = len(producer[1].weight)
-            yield Unit(*producer, module, norms, spatial=module.weight.shape[1] // width)
-        producer, norms = (name, module), []
+        elif isinstance(module, nn.Conv2d) and producer and module.groups == module.in_channels == module.out_channels:
+            depthwise.append(module)
+        elif isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+            if producer is not None:
+                width = len(producer[1].weight)
+                units.append(Unit(*producer, module, norms, depthwise, module.weight.shape[1] // width))
+            producer, norms, depthwise = (name, module), [], []
+        elif not isinstance(module, CHANNELWISE):
+            return []
+    return units
 
 
 @torch.no_grad()
@@ -100,6 +113,8 @@ def keep_channels(unit: Unit, kept: Tensor) -> None:
         norm.num_features = len(kept)
     for conv in unit.depthwise:
         _take(conv, "weight", kept, 0)
+        if conv.bias is not None:
+            _take(conv, "bias", kept, 0)
         conv.in_channels = conv.out_channels = conv.groups = len(kept)
     inputs = (kept[:, None] * unit.spatial + torch.arange(unit.spatial, device=kept.device)).flatten()
     _take(unit.consumer, "weight", inputs, 1)

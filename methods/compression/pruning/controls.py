@@ -132,8 +132,13 @@ class SmallDense(Stage):
         raise ValueError(f"max_bytes={self.max_bytes}: even the narrowest version of the network is larger")
 
     def check(self, network: nn.Module, data: Any) -> None:
-        """Check that a version fits."""
-        self.widest(network)
+        """Check that a version fits, and that it runs: widths that depend on each other are not always scaled right."""
+        small = self.widest(network)
+        try:
+            with torch.no_grad():
+                small(data.train_images[:2].float() / 255)
+        except RuntimeError as error:
+            raise ValueError(f"the widths of {type(network).__name__} cannot be scaled: {error}") from error
 
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Train the small network."""

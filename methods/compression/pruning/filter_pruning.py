@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datasets.checks import check_fraction, check_positive
 from methods.compression.pruning.channels import Unit, find_units, keep_channels, kept_count, strongest
-from methods.compression.stage import Context, Stage
+from methods.compression.stage import FLOAT, Context, Stage
 from methods.compression.training import Recipe
 
 
@@ -26,6 +26,8 @@ class FilterPruning(Stage):
         recipe: training after it.
         bn_recal_batches: batches that measure batch normalisation anew, if nothing is trained.
     """
+
+    accepts = (FLOAT,)
 
     def __init__(
         self,

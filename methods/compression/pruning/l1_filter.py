@@ -103,8 +103,9 @@ class L1FilterPruning(FilterPruning):
             super().remove(network, context)  # type: ignore[arg-type]
             return
         units = find_units(network)
-        for unit, count in zip(units, self.counts(units), strict=True):
-            keep_channels(unit, strongest(l1_scores(unit), count))  # later producers have lost these inputs already
+        for number, count in enumerate(self.counts(units)):
+            scores = self.scores(network, units, context)  # later producers have lost inputs to earlier removals
+            keep_channels(units[number], strongest(scores[number], count))
 
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Remove filters and train; scan the sensitivity before, if asked for."""

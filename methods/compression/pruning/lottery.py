@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from datasets.checks import check_choice, check_not_negative, check_positive
+from methods.compression.files import write_state
 from methods.compression.layers import selected_layers, weight_layers
 from methods.compression.pruning.masks import smallest
-from methods.compression.pruning.weight_pruning import PRUNED, density_of
+from methods.compression.pruning.weight_pruning import PRUNED, density_of, refuse_empty
 from methods.compression.stage import Context, Stage
 from methods.compression.training import Recipe, apply_masks
 
@@ -52,6 +53,7 @@ class LotteryTicket(Stage):
     """
 
     first_only = True
+    prunes = True
 
     def __init__(
         self,
@@ -72,23 +74,30 @@ class LotteryTicket(Stage):
         if self.rewind_epochs >= self.recipe.epochs:
             raise ValueError(f"rewind_epochs={rewind_epochs} must be below recipe.epochs={self.recipe.epochs}")
 
+    def check(self, network: nn.Module, data: Any) -> None:
+        """Check the names of the layers."""
+        selected_layers(network, self.ignore)
+
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Find a ticket and train it."""
         network = context.fresh()
         names = [f"{name}.weight" for name in selected_layers(network, self.ignore)]
         masks = {name: torch.ones_like(network.get_parameter(name), dtype=torch.bool) for name in names}
         rewind = copy.deepcopy(network.state_dict())
+        file = context.folder / "rewind.pt" if context.folder else None
 
         def keep(epoch: int) -> None:
-            if epoch + 1 == self.rewind_epochs:
+            if epoch == self.rewind_epochs:
                 rewind.update(copy.deepcopy(network.state_dict()))
+                if file is not None:
+                    write_state(file, rewind)
 
-        options: dict[str, Any] = (
-            {"checkpoint": None} if self.rewind_epochs else {}
-        )  # a resumed training would not pass that epoch
-        context.train(network, self.recipe, after_epoch=keep, label=f"{context.label}, dense", **options)
+        context.train(network, self.recipe, before_epoch=keep, label=f"{context.label}, dense")
+        if file is not None:
+            rewind = torch.load(file, weights_only=True)  # a resumed training does not pass that epoch
         for level in range(1, self.levels + 1):
             masks = next_masks(network, masks, self.fraction)
+            refuse_empty(masks, "fewer levels, or a smaller fraction")
             last = level == self.levels
             network.load_state_dict(rewind)
             if last and self.control == "reinit":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from datasets.checks import check_positive
 from methods.compression.layers import layer_of
 from methods.compression.pruning.weight_pruning import WeightPruning
 from methods.compression.stage import Context
@@ -47,6 +48,7 @@ class OptimalBrainDamage(WeightPruning):
 
     def __init__(self, images: int = 128, **options: Any) -> None:
         super().__init__(**options)
+        check_positive("stage", images=images)
         self.images = images
 
     def scores(self, network: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:

@@ -64,6 +64,8 @@ class SemiStructuredPruning(Stage):
         bn_recal_batches: batches that measure batch normalisation anew, if nothing is trained.
     """
 
+    prunes = True
+
     def __init__(
         self,
         pattern: str = "2:4",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datasets.checks import check_choice, check_fraction, check_positive
 from methods.compression.layers import HEAD, STEM, selected_layers, weight_layers
 from methods.compression.pruning.masks import SCHEDULES, global_masks, layer_masks, sparsity_after
-from methods.compression.stage import FLOAT, Context, Stage
+from methods.compression.stage import Context, Stage
 from methods.compression.training import Recipe
 
 PRUNED = -1.0  # score of a weight that is pruned already, below all others
@@ -34,7 +34,7 @@ class WeightPruning(Stage):
         ValueError: a value is out of its range.
     """
 
-    result = FLOAT
+    prunes = True
 
     def __init__(
         self,
@@ -98,8 +98,15 @@ class WeightPruning(Stage):
             masks = layer_masks(scores, share)
         else:
             masks = (global_masks if self.scope == "global" else layer_masks)(scores, sparsity)
+        refuse_empty(masks, "a smaller sparsity, or scope=layer")
         for name, mask in masks.items():
             layers[name].weight.mul_(mask)
+
+
+def refuse_empty(masks: Mapping[str, Tensor], remedy: str) -> None:
+    """Raise ValueError if a mask leaves no weight of its layer."""
+    if empty := [name for name, mask in masks.items() if not mask.any()]:
+        raise ValueError(f"the pruning would empty {', '.join(empty)}; choose {remedy}")
 
 
 def density_of(network: nn.Module) -> float:

@@ -21,7 +21,7 @@ from methods.compression.quantization.layers import (
     quantize_layers,
     straight_through,
 )
-from methods.compression.stage import FLOAT, QUANTIZED, Context, Stage
+from methods.compression.stage import QUANTIZED, Context, Stage
 from methods.compression.training import Recipe, classification_loss
 
 
@@ -194,8 +194,8 @@ class BinaryStage(Stage):
         bn_recal_batches: batches that measure batch normalisation anew at the end.
     """
 
-    accepts = (FLOAT,)
     result = QUANTIZED
+    keeps_zeros = False
 
     def __init__(
         self,
@@ -204,7 +204,8 @@ class BinaryStage(Stage):
         recipe: Recipe | None = None,
         bn_recal_batches: int = 50,
     ) -> None:
-        self.fresh, self.ignore = fresh, tuple(ignore)
+        self.fresh = self.first_only = fresh
+        self.ignore = tuple(ignore)
         self.recipe = recipe or Recipe(200, 0.001, optimizer="adam", weight_decay=0.0)
         self.bn_recal_batches = bn_recal_batches
 

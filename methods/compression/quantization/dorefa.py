@@ -16,7 +16,7 @@ from methods.compression.quantization.layers import (
     quantize_layers,
     straight_through,
 )
-from methods.compression.stage import FLOAT, QUANTIZED, Context, Stage
+from methods.compression.stage import QUANTIZED, Context, Stage
 from methods.compression.training import Recipe
 
 
@@ -101,8 +101,8 @@ class DoReFa(Stage):
         bn_recal_batches: batches that measure batch normalisation anew at the end.
     """
 
-    accepts = (FLOAT,)
     result = QUANTIZED
+    keeps_zeros = False
 
     def __init__(
         self,
@@ -119,7 +119,8 @@ class DoReFa(Stage):
                 raise ValueError(f"{name} must be in 1..{allowed}, or 32 for full precision, got {bits}")
         if w_bits == 32:
             raise ValueError("w_bits=32 quantizes no weight; choose 1..8")
-        self.w_bits, self.a_bits, self.g_bits, self.fresh = w_bits, a_bits, g_bits, fresh
+        self.w_bits, self.a_bits, self.g_bits = w_bits, a_bits, g_bits
+        self.fresh = self.first_only = fresh
         self.ignore, self.recipe = tuple(ignore), recipe or Recipe(200, 0.1, schedule="step")
         self.bn_recal_batches = bn_recal_batches
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +23,8 @@ from methods.compression.macs import count_macs
 from methods.compression.measure import Sheet, activation_values, count_parameters
 from methods.compression.memory import peak_activation_bytes
 from methods.compression.optional import import_optional
-from methods.compression.stage import FLOAT, INT8, Context, Stage
-from methods.compression.training import Recipe
+from methods.compression.stage import INT8, Context, Stage
+from methods.compression.training import Recipe, apply_masks
 
 log = logging.getLogger(__name__)
 PT2E = "torchao.quantization.pt2e"
@@ -59,24 +61,23 @@ class Int8Network(nn.Module):
         self.compiled: Any = None
 
     def compile_kernels(self) -> None:
-        """Compile the graph to int8 kernels; the first call takes a minute. Needs a C++ compiler."""
+        """Compile the graph to int8 kernels, anew for each size of a batch; it takes up to a minute and a C++ compiler.
+
+        With a free size Inductor takes the wrong strides for the outputs of its int8 convolutions, and fails.
+        """
         import torch._inductor.config as inductor
 
         inductor.freezing = True
         inductor.cpp_wrapper = False
-        self.compiled = torch.compile(self.graph)
+        self.compiled = torch.compile(self.graph, dynamic=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
-        return (self.compiled or self.graph)(x)
+        return (self.graph if self.compiled is None else self.compiled)(x)
 
     def train(self, mode: bool = True) -> Int8Network:
         """Do nothing: an exported graph has no modes."""
         return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Int8Network:
-        """Return a network with a copy of the graph, not compiled."""
-        return Int8Network(copy.deepcopy(self.graph, memo), self.numbers)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that the graph uses."""
@@ -100,9 +101,10 @@ class Int8Network(nn.Module):
             macs=macs,
             macs_effective=macs,
             bops=bops,
-            peak_memory=peak_activation_bytes(self, x),
+            peak_memory=peak_activation_bytes(Int8Network(self.graph, self.numbers), x),  # not compiled
             energy_j=joules,
             energy_source=source,
+            simulated=self.compiled is None,
         )
 
     def content(self, notes: dict[str, Any]) -> bytes:
@@ -216,20 +218,22 @@ class PostTrainingInt8(Stage):
 
     Args:
         calib_images: images that measure the ranges of the activations.
-        compile: compile to int8 kernels (a minute); without it the graph runs slowly as it is.
+        compile: compile to int8 kernels (a minute); without it the graph simulates them, and slowly.
     """
 
-    accepts = (FLOAT,)
     result = INT8
-    qat = False
+    cpu_only = True
 
     def __init__(self, calib_images: int = 1000, compile: bool = True) -> None:
         check_positive("stage", calib_images=calib_images)
         self.calib_images, self.compile = calib_images, compile
 
     def check(self, network: nn.Module, data: Any) -> None:
-        """Check the library."""
+        """Check the library and the compiler."""
         import_optional(f"{PT2E}.quantize_pt2e", "torchao", "int8 quantization")
+        compiler = os.environ.get("CXX", "g++")
+        if self.compile and shutil.which(compiler) is None:
+            raise ValueError(f"int8 kernels need the C++ compiler {compiler}; install it, or simulate by compile=false")
 
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Calibrate and convert."""
@@ -246,9 +250,13 @@ class PostTrainingInt8(Stage):
             expected, found = network.cpu().eval()(images[:100]), converted(images[:100])
         context.numbers["output_error"] = float((found - expected).norm() / expected.norm())
         context.numbers["quantized_nodes"] = quantized_nodes(converted.graph)
-        if self.compile:
-            converted.compile_kernels()
         return converted
+
+    def ready(self, network: nn.Module) -> nn.Module:
+        """Return the network with compiled kernels."""
+        if self.compile and isinstance(network, Int8Network):
+            network.compile_kernels()
+        return network
 
 
 class QuantizationAwareInt8(PostTrainingInt8):
@@ -269,7 +277,9 @@ class QuantizationAwareInt8(PostTrainingInt8):
         images = context.images(self.calib_images).cpu()
         prepared = prepare(network, images[:2], qat=True)
         trained = _ExportedTraining(prepared, pt2e)
-        context.train(trained, self.recipe, keep_zeros=False, checkpoint=None)
+        masks = {n: p != 0 for n, p in trained.named_parameters() if p.dim() > 1 and bool((p == 0).any())}
+        after_step = (lambda net: apply_masks(net, masks)) if masks else None
+        context.train(trained, self.recipe, after_step=after_step)
         trained.train(False)
         return self._finish(prepared, network, images, context)
 

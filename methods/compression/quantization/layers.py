@@ -195,16 +195,23 @@ def deploy(network: nn.Module) -> nn.Module:
 
 def plain(network: nn.Module) -> nn.Module:
     """Return a copy of a network with ordinary layers that hold the quantized weights as floating-point numbers."""
-    network = copy.deepcopy(network).eval()
-    for name, layer in list(weight_layers(network).items()):
-        if isinstance(layer, QuantConv2d | QuantLinear):
-            new = copy.copy(layer)
-            new.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear  # type: ignore[assignment]
-            new._modules, new._parameters = {}, dict(layer._parameters)
-            with torch.no_grad():
-                new.weight = nn.Parameter(layer.weight_quantizer(layer.weight).detach().clone())
-            replace_layer(network, name, new)
+    network = deploy(network)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, CodedConv2d | CodedLinear):
+            replace_layer(network, name, _plain_layer(layer))
     return network
+
+
+@torch.no_grad()
+def _plain_layer(layer: Any) -> nn.Module:
+    weight, bias = coded_weight(layer), layer.bias is not None
+    if isinstance(layer, CodedLinear):
+        new: Any = nn.Linear(weight.shape[1], len(weight), bias)
+    else:
+        args = layer.stride, layer.padding, layer.dilation, layer.groups
+        new = nn.Conv2d(weight.shape[1] * layer.groups, len(weight), weight.shape[2:], *args, bias)  # type: ignore[arg-type]
+    new.weight, new.bias = nn.Parameter(weight), layer.bias
+    return new.eval()
 
 
 def is_quantized(network: nn.Module) -> bool:

@@ -19,7 +19,8 @@ from methods.compression.quantization.layers import (
     per_channel,
     quantized_layer,
 )
-from methods.compression.stage import FLOAT, QUANTIZED, Context, Stage
+from methods.compression.quantization.post_training import layer_inputs
+from methods.compression.stage import QUANTIZED, Context, Stage
 from methods.compression.training import Recipe, zero_masks
 
 MIN_STEP = 1e-8
@@ -52,17 +53,21 @@ class LearnedStep(Quantizer):
 
     Args:
         bits: bits of a code.
-        signed: codes in -2^(b-1)..2^(b-1)-1 for weights, else 0..2^b-1 for activations after ReLU.
+        signed: codes in -2^(b-1)..2^(b-1)-1, else 0..2^b-1 for activations after ReLU.
         channels: number of output channels with a step each; None: one step.
         dims: number of dimensions of what is quantized, for steps by channel.
+        of_images: quantize a batch of activations; the gradient of the step is scaled by the features of one image.
     """
 
     ready: Tensor
 
-    def __init__(self, bits: int, signed: bool, channels: int | None = None, dims: int = 4) -> None:
+    def __init__(
+        self, bits: int, signed: bool, channels: int | None = None, dims: int = 4, of_images: bool = False
+    ) -> None:
         super().__init__(bits)
         if bits < 2 and signed:
-            raise ValueError(f"learned steps need at least 2 bits for weights, got {bits}; use bwn_xnor for 1")
+            raise ValueError(f"signed codes with a learned step need at least 2 bits, got {bits}; bwn_xnor does 1")
+        self.of_images = of_images
         self.q_n: int = 2 ** (bits - 1) if signed else 0
         self.q_p: int = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         shape = () if channels is None else (channels, *([1] * (dims - 1)))
@@ -77,12 +82,10 @@ class LearnedStep(Quantizer):
         self.ready.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return quantized values. The first batch sets the step of activations."""
-        if not self.ready:
+        """Return quantized values. The first batch of a training sets the step of activations."""
+        if self.training and not self.ready:
             self.initialize(x)
-        count = x.numel() if self.step.dim() == 0 else x[0].numel()
-        if self.q_n == 0:
-            count = x[0].numel()  # features of one image
+        count = x[0].numel() if self.of_images or self.step.dim() else x.numel()
         return _LearnedStep.apply(x, self.step.clamp(min=MIN_STEP), self.q_n, self.q_p, 1 / math.sqrt(count * self.q_p))
 
     def codes(self, x: Tensor) -> AffineCodes:
@@ -124,6 +127,12 @@ class PactInput(Quantizer):
         return _Pact.apply(x, self.alpha, self.bits)
 
 
+def signed_inputs(network: nn.Module, x: Tensor) -> list[str]:
+    """Return the layers, but the first, that get inputs below zero."""
+    inputs = layer_inputs(network, list(weight_layers(network))[1:], x)
+    return [name for name, given in inputs.items() if bool((given < 0).any())]
+
+
 WEIGHT_DECAY_FACTORS = {3: 0.5, 2: 0.25}  # of LSQ, by bits
 
 
@@ -141,7 +150,6 @@ class LearnedStepQuantization(Stage):
         recipe: training; its weight decay is halved at 3 and quartered at 2 bits. Steps have none, levels of PACT do.
     """
 
-    accepts = (FLOAT,)
     result = QUANTIZED
 
     def __init__(
@@ -162,10 +170,23 @@ class LearnedStepQuantization(Stage):
             raise ValueError(f"a_bits must be in 1..8, or 32 for full precision, got {a_bits}")
         self.w_bits, self.a_bits, self.activations, self.per_channel = w_bits, a_bits, activations, per_channel
         self.first_last_bits, self.alpha = first_last_bits, alpha
+        self.keeps_zeros = activations == "lsq"  # the weights of PACT are DoReFa's
         self.recipe = recipe or Recipe(90, 0.01)
 
-    def quantize(self, network: nn.Module) -> nn.Module:
-        """Return the network with quantizers."""
+    def check(self, network: nn.Module, data: Any) -> None:
+        """Check that PACT, which clips at zero, gets inputs above it."""
+        if self.activations == "pact" and self.a_bits != 32:
+            signed = signed_inputs(network, data.train_images[:32].float() / 255)
+            if signed:
+                raise ValueError(f"activations=pact clips inputs below zero, which {', '.join(signed[:3])} has")
+
+    def quantize(self, network: nn.Module, signed: Sequence[str] = ()) -> nn.Module:
+        """Return the network with quantizers.
+
+        Args:
+            network: network.
+            signed: layers with inputs below zero.
+        """
         layers = weight_layers(network)
         names = list(layers)
         for name, layer in layers.items():
@@ -180,18 +201,20 @@ class LearnedStepQuantization(Stage):
             inputs: Quantizer | None = None
             if self.a_bits != 32 and name != names[0]:
                 input_bits = self.first_last_bits if outer else self.a_bits
-                inputs = (
-                    PactInput(input_bits, self.alpha) if self.activations == "pact" else LearnedStep(input_bits, False)
-                )
+                if self.activations == "pact":
+                    inputs = PactInput(input_bits, self.alpha)
+                else:
+                    inputs = LearnedStep(input_bits, name in signed, of_images=True)
             replace_layer(network, name, quantized_layer(layer, weight, inputs))
         return network
 
     def __call__(self, network: nn.Module, context: Context) -> nn.Module:
         """Quantize and train."""
         sparse = bool(zero_masks(network))
-        network = self.quantize(network).to(context.device)
+        images = context.images(128)
+        network = self.quantize(network, signed_inputs(network, images)).to(context.device)
         with torch.no_grad():
-            network.train()(context.images(min(128, len(context.data.train_images))))  # first steps of activations
+            network.train()(images)  # first steps of activations
         if self.recipe.epochs:
             decay = self.recipe.weight_decay * WEIGHT_DECAY_FACTORS.get(self.w_bits, 1.0)
             steps = [p for n, p in network.named_parameters() if n.endswith(".step")]

@@ -19,7 +19,7 @@ from methods.compression.quantization.layers import (
     quantized_layer,
     straight_through,
 )
-from methods.compression.stage import FLOAT, QUANTIZED, SHARED, Context, Stage
+from methods.compression.stage import BUILT, FLOAT, QUANTIZED, SHARED, Context, Stage
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class FakePTQ(Stage):
         bn_recal_batches: batches that measure batch normalisation anew.
     """
 
-    accepts = (FLOAT, SHARED)
+    accepts = (FLOAT, BUILT, SHARED)
     result = QUANTIZED
 
     def __init__(
@@ -195,19 +195,21 @@ class RoundedWeight(FixedStep):
     """
 
     base: Tensor
+    kept: Tensor
     low, high = -0.1, 1.1  # the stretched sigmoid reaches 0 and 1
 
     def __init__(self, weight: Tensor, bits: int, clip: str = "mse") -> None:
         super().__init__(weight, bits, clip)
         scaled = weight.detach() / self.step
         self.register_buffer("base", scaled.floor())
+        self.register_buffer("kept", weight.detach() != 0)  # a pruned weight is not rounded up
         share = ((scaled - scaled.floor() - self.low) / (self.high - self.low)).clamp(0.01, 0.99)
         self.logit = nn.Parameter(torch.log(share / (1 - share)))
         self.soft = False
 
     def up(self) -> Tensor:
         """Return the share h in [0, 1] by which each weight is rounded up."""
-        return (torch.sigmoid(self.logit) * (self.high - self.low) + self.low).clamp(0, 1)
+        return (torch.sigmoid(self.logit) * (self.high - self.low) + self.low).clamp(0, 1) * self.kept
 
     def forward(self, x: Tensor) -> Tensor:
         """Return quantized weights: with shares while they are learned, then rounded."""

@@ -178,6 +178,16 @@ def test_a_dcz_file_gives_the_network_back(tmp_path):
     assert abs(8 * without - storage_bits(network)) < 8 * 2000  # the header
 
 
+def test_tied_and_half_precision_weights_come_back(tmp_path):
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).to(torch.bfloat16)
+    network[2].weight = network[0].weight
+    save_dcz(tmp_path / "net.dcz", network)
+    back = load_dcz(tmp_path / "net.dcz")[0]
+    x = torch.rand(2, 8, dtype=torch.bfloat16)
+    assert torch.equal(back(x), network(x))
+    assert storage_bits(network) == 16 * 2 * (64 + 8)
+
+
 @pytest.mark.parametrize("damage", ["torn", "flipped", "foreign", "empty"])
 def test_a_damaged_dcz_file_is_refused(tmp_path, damage):
     path = tmp_path / "net.dcz"

@@ -88,6 +88,15 @@ def test_a_distillation_trains_the_student_alone(name):
     assert not student._modules["layers"]._forward_hooks
 
 
+def test_the_second_of_two_stages_trains_on_soft_targets_alone():
+    stage = FitNets("two_stage", 1, student=STUDENT, r=0.0, a=1.0, recipe=ONE)
+    assert stage.prepare(STUDENT(**digits().dims), dense(), context()) == []
+    batch = next(iter(digits().train_dataloader()))
+    loss = stage.loss(dense().eval(), dense().eval(), batch)
+    stage.finish()
+    assert float(loss) == pytest.approx(0, abs=1e-6)  # the student's logits are the teacher's
+
+
 def test_unlabelled_images_teach_what_the_teacher_knows():
     recipe = Recipe(25, 0.1, schedule="onecycle")
     student = KnowledgeDistillation(STUDENT, transfer_set="unlabeled", recipe=recipe)(dense(), context())
@@ -105,4 +114,5 @@ def test_bad_settings_are_named():
     data.setup()
     with pytest.raises(ValueError, match=r"dataset\.holdout"):
         KnowledgeDistillation(transfer_set="unlabeled").check(dense(), data)
-    assert digits().parts["val"] is not None
+    with pytest.raises(ValueError, match="a must be above 0"):
+        FitNets("two_stage")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from methods.compression.compact.lenet import LeNet300100
 from methods.compression.dynamic.early_exit import EarlyExit, entropy, exit_macs, exit_table, expected_macs, segments
 from methods.compression.dynamic.stochastic_depth import StochasticBlock, StochasticDepthResNet, survival_probability
 from methods.compression.macs import count_macs
+from methods.compression.measure import Sheet, add_latencies, measure
 from methods.compression.training import Recipe
 from tests.methods.compression.problems import NONE, context, dense, digits, dims, randomized
 
@@ -84,6 +83,28 @@ def test_costs_of_exits_add_up():
     assert expected_macs(costs, [0.25, 0.75]) == pytest.approx(0.25 * costs[0] + 0.75 * costs[1])
 
 
+def test_the_sheet_of_early_exits_is_that_of_a_mean_image():
+    network = EarlyExit((1.0, 0.3), recipe=NONE).with_exits(dense(), context()).eval()
+    x = context().example
+    costs = exit_macs(network, x)
+    for thresholds, shares in (([0.0], [0.0, 1.0]), ([100.0], [1.0, 0.0]), ([100.0], [0.25, 0.75])):
+        network.thresholds, network.shares = thresholds, shares
+        sheet = measure(network, x)
+        assert sheet.macs == sheet.macs_effective == round(expected_macs(costs, shares))
+        assert sheet.bops == 1024 * sheet.macs
+    assert sheet.peak_memory > 0
+
+
+def test_latency_is_the_mean_over_images():
+    network = EarlyExit((1.0, 0.3), recipe=NONE).with_exits(dense(), context()).eval()
+    seen = []
+    network.parts[0].register_forward_hook(lambda m, x, y: seen.append(len(x[0])))
+    network.thresholds = [1.0]
+    add_latencies([Sheet("a")], {"a": network}, context().test_images(7), 2, 0.001)
+    assert set(seen) == {1}
+    assert len(seen) % 7 == 0
+
+
 def test_a_budget_is_met_or_refused():
     stage = EarlyExit((1.0, 0.3), budget_macs=0.5)
     table = {0.1: (0.9, [0.2, 0.8]), 0.5: (0.8, [0.9, 0.1]), 1.0: (0.7, [1.0, 0.0])}
@@ -99,4 +120,3 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="not LeNet300100"):
         EarlyExit().check(LeNet300100(**dims(10, 1, 28)), None)
     assert entropy(torch.zeros(1, 10)).item() == pytest.approx(2.302585, rel=1e-5)
-    assert copy.deepcopy(dense()) is not None

@@ -12,10 +12,12 @@ from torch import nn
 
 from methods.architectures.cifar_resnet import CifarResNet
 from methods.compression import energy
+from methods.compression.compact.group_conv import GroupConvNet
 from methods.compression.energy import estimate, rapl_counters, rapl_difference
 from methods.compression.figures import pipeline_figures, plot_cell, plot_pareto, plot_ranks, plot_sensitivity
 from methods.compression.latency import speedup, summarize, time_in_turns
-from methods.compression.macs import effective_macs, layer_macs
+from methods.compression.lowrank.circulant import CirculantLinear
+from methods.compression.macs import count_macs, effective_macs, layer_macs
 from methods.compression.measure import add_latencies, count_parameters, markdown, measure, net_score, storage_bits
 from methods.compression.memory import peak_activation_bytes
 from methods.compression.quantization.post_training import FakePTQ
@@ -103,6 +105,31 @@ def test_energy_is_read_from_counters_that_wrap(tmp_path):
     after = dict(zip(before, (3_000_000, 500_000), strict=True))
     assert rapl_difference(before, after) == pytest.approx(2 + 1.5)
     assert rapl_counters(tmp_path / "none") == {}
+
+
+def test_measured_energy_goes_on_over_the_end_of_a_counter(tmp_path, monkeypatch):
+    counter = tmp_path / "energy_uj"
+    (tmp_path / "max_energy_range_uj").write_text("1000000000\n")
+    readings = iter([999_000_000, 999_500_000, 5_000_000])  # the counter starts again while the network runs
+    monkeypatch.setattr(energy, "rapl_counters", lambda: {counter: next(readings)})
+    passes = []
+    joules, source = energy.measure(lambda: (passes.append(1), time.sleep(0.001)), 1, on_gpu=False, seconds=0.05)
+    assert source == "rapl"
+    assert joules == pytest.approx((5.5 - 0.5) / len(passes), rel=0.1)
+
+
+def test_operations_of_own_layers_are_counted_by_layer():
+    x = torch.rand(1, 3, 8, 8)
+    network = GroupConvNet(widths=[3, 4], **dims(size=8))
+    circulant = nn.Sequential(nn.Flatten(), CirculantLinear(192, 20), nn.Linear(20, 4))
+    for net in (network, circulant):
+        counts = layer_macs(net, x)
+        assert sum(counts.values()) == count_macs(net, x)
+        assert measure(net, x).macs_effective == count_macs(net, x)
+    network.layers[4].weight.data[:, 0] = 0
+    counts = layer_macs(network, x)
+    saved = counts["layers.4"] // 3
+    assert effective_macs(network, counts) == count_macs(network, x) - saved
 
 
 def test_energy_is_none_without_a_sensor_and_estimated_by_the_table(monkeypatch):

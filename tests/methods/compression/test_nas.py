@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import islice
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from methods.compression.nas.chain_space import SKIP, ChainSpace, seeded_network
-from methods.compression.nas.darts import Darts, second_order_gradient, skips
+from methods.compression.nas.darts import Darts, endless, halves, second_order_gradient, skips
 from methods.compression.nas.darts_network import EDGES, Genotype, SearchNetwork, parse_genotype, plan
 from methods.compression.nas.darts_ops import OPERATIONS, make_operation
 from methods.compression.nas.evolution import EvolutionarySearch, nsga2, regularized_evolution
@@ -25,8 +26,9 @@ from methods.compression.nas.path_gates import (
     gate_gradient,
     latency_loss,
 )
-from methods.compression.training import Recipe
-from tests.methods.compression.problems import NONE, ONE, context, dense, digits, dims
+from methods.compression.stage import Context
+from methods.compression.training import Recipe, TrainingState
+from tests.methods.compression.problems import ONE, context, dense, digits
 
 
 class Toy(nn.Module):
@@ -262,6 +264,87 @@ def test_phases_of_shrinking_free_one_choice_after_another():
     assert all(part[0] != SKIP and part[2] != SKIP for part in drawn[3])
 
 
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+def stopped_and_resumed(monkeypatch, search, folder) -> dict[str, float]:
+    """Numbers of a search that is stopped after its second epoch, and goes on."""
+    save, saved = TrainingState.save, []
+
+    def save_and_stop(self: TrainingState, epoch: int, epochs: int) -> None:
+        self.every_seconds = 0.0
+        save(self, epoch, epochs)
+        saved.append(epoch)
+        if saved == [1, 2]:
+            raise Stop
+
+    monkeypatch.setattr(TrainingState, "save", save_and_stop)
+    with pytest.raises(Stop):
+        search(context(folder=folder))
+    resumed = context(folder=folder)
+    search(resumed)
+    assert saved == [1, 2, 3]
+    return resumed.numbers
+
+
+@pytest.mark.parametrize("name", ["gates", pytest.param("darts", marks=pytest.mark.slow)])
+def test_a_search_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name):
+    gates = PathGateSearch(space=SPACE, warmup_epochs=1, every=2, alpha_lr=0.1, search_recipe=Recipe(2, 0.02))
+    darts = Darts("first", 2, 1, Recipe(3, 0.025), alpha_lr=0.01)
+    table = table_of(SPACE, 8)
+    search = {"gates": lambda ctx: gates.search(table, ctx), "darts": darts.search}[name]
+    whole = context()
+    search(whole)
+    assert stopped_and_resumed(monkeypatch, search, tmp_path) == whole.numbers
+
+
+@pytest.mark.slow
+def test_what_a_search_found_is_kept_until_its_network_is_trained(tmp_path, monkeypatch):
+    space = ChainSpace([4], 2, [3], [2])
+    stage = EvolutionarySearch(budget=3, population=2, sample=1, space=space, proxy_recipe=ONE, recipe=ONE)
+    first, labels, train = context(folder=tmp_path), [], Context.train
+
+    def record(self: Context, network: nn.Module, recipe: Recipe, **options) -> nn.Module:
+        labels.append(options.get("label", "final"))
+        return train(self, network, recipe, **options)
+
+    monkeypatch.setattr(Context, "train", record)
+    stage(dense(), first)
+    assert labels[-1] == "final"
+    candidates = len(labels) - 1
+    assert candidates == first.numbers["evaluated"]
+    table = LatencyTable.load(tmp_path / "lut.json")
+    LatencyTable(table.blocks, table.rest, {"machine": "other"}).save(tmp_path / "lut.json")
+    again = context(folder=tmp_path)
+    stage(dense(), again)
+    assert labels[candidates + 1 :] == ["final"]
+    assert again.numbers["predicted_ms"] == first.numbers["predicted_ms"]
+
+    gates = PathGateSearch(space=space, search_recipe=ONE, recipe=ONE)
+    monkeypatch.setattr(PathGateSearch, "search", lambda self, table, ctx: ("k3e2", SKIP))
+    gates(dense(), context(folder=tmp_path / "gates"))
+    monkeypatch.setattr(PathGateSearch, "search", lambda self, table, ctx: pytest.fail("searched again"))
+    network = gates(dense(), context(folder=tmp_path / "gates"))
+    assert network.architecture == ["k3e2", SKIP]
+
+
+def test_validation_batches_go_on_in_another_order():
+    loader = halves(context())[1]
+    batches = [batch.y.tolist() for batch in islice(endless(loader), 2 * len(loader))]
+    assert batches[: len(loader)] != batches[len(loader) :]
+    rest = [batch.y.tolist() for batch in islice(endless(loader, len(loader) + 1), len(loader) - 1)]
+    assert rest == batches[len(loader) + 1 :]
+
+
+def test_rates_of_the_search_by_gates_begin_anew_after_the_warm_up():
+    stage = PathGateSearch(warmup_epochs=4, search_recipe=Recipe(10, 0.025))
+    assert stage.rate(0) == 0.05
+    assert stage.rate(2) == pytest.approx(0.025)
+    assert stage.rate(4) == 0.025
+    assert stage.rate(13) < 0.001
+
+
 @pytest.mark.slow
 def test_searches_return_trained_networks():
     space = ChainSpace([4, 8], 1, [3, 5], [2])
@@ -291,5 +374,3 @@ def test_searches_return_trained_networks():
 def test_bad_settings_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-    assert dims()
-    assert NONE.epochs == 0

@@ -15,6 +15,9 @@ from methods.architectures.mobilenet import MobileNetV2
 from methods.architectures.resnet import ResNet
 from methods.architectures.wide_resnet import WideResNet
 from methods.compression.compact.lenet import LeNet5Caffe
+from methods.compression.compact.mobilenet import MobileNetV1, MobileNetV2Compact
+from methods.compression.compact.shufflenet import ShuffleNetV1, ShuffleNetV2
+from methods.compression.compact.squeezenet import SqueezeNet
 from methods.compression.compact.vgg import CompressionVGG
 from methods.compression.macs import count_macs
 from methods.compression.pruning.channels import find_units, keep_channels, mask_channels, strongest
@@ -31,7 +34,6 @@ from methods.compression.pruning.semi_structured import SemiStructuredPruning, a
 from methods.compression.pruning.slimming import NetworkSlimming, add_subgradient, slimmed_channels
 from methods.compression.pruning.taylor import TaylorFilterPruning, taylor_scores
 from methods.compression.pruning.weight_pruning import density_of
-from methods.compression.stage import Context
 from methods.compression.training import Recipe, train, zero_masks
 from tests.methods.compression.problems import NONE, ONE, context, dense, digits, dims, randomized
 
@@ -112,6 +114,16 @@ def test_lottery_levels_prune_a_fifth_of_what_is_left_and_rewind():
 NONE_BUT_REWIND = Recipe(1, 1e-9, weight_decay=0.0)
 
 
+def test_a_ticket_goes_back_to_early_weights_after_a_resumption_too(tmp_path):
+    stage = LotteryTicket(1, rewind_epochs=1, recipe=Recipe(2, 0.05))
+    whole = stage(dense(), context())
+    stage(dense(), context(folder=tmp_path))
+    (tmp_path / "training_2.pt").unlink()  # as if stopped after the first training
+    again = stage(dense(), context(folder=tmp_path))
+    for own, other in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
+        torch.testing.assert_close(own, other)
+
+
 @pytest.mark.parametrize("control", ["reinit", "shuffle"])
 def test_controls_of_lottery_tickets_keep_the_density(control):
     ticket = LotteryTicket(1, control=control, recipe=NONE_BUT_REWIND)(dense(), context())
@@ -143,6 +155,7 @@ def networks() -> dict[str, tuple[nn.Module, torch.Tensor]]:
         "ConvNet": (ConvNet(widths=[8, 12, 16], **dims(size=16)), x),
         "VGG": (CompressionVGG(widths=[[8, 8], [12]], hidden=[10], **dims(size=16)), x),
         "flattened VGG": (CompressionVGG(widths=[[8], [6]], flatten=True, hidden=[10], **dims(size=16)), x),
+        "MobileNetV1": (MobileNetV1(width=0.25, **dims(size=16)), x),
         "LeNet": (LeNet5Caffe(**dims(10, 1, 28)), grey),
     }
 
@@ -170,6 +183,46 @@ def test_filters_go_at_equal_cost(stage):
     assert network.layers[3].weight.shape[:2] == (8, 4)
     if stage is not RandomFilterPruning:
         assert context().test_accuracy(network) > 0.2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        SqueezeNet,
+        MobileNetV2Compact,
+        ShuffleNetV1,
+        ShuffleNetV2,
+        lambda **d: CompressionVGG(widths=[[8], [8]], crelu=True, **d),
+    ],
+)
+def test_networks_that_mix_channels_in_their_own_way_are_refused(make):
+    with pytest.raises(ValueError, match="no channels to prune here"):
+        L1FilterPruning().check(make(**dims()), None)
+
+
+def test_a_small_dense_network_that_cannot_run_is_refused():
+    network = CompressionVGG(widths=[[8], [8]], crelu=True, **digits().dims)
+    with pytest.raises(ValueError, match="widths of CompressionVGG cannot be scaled"):
+        SmallDense(2000, ONE).check(network, digits())
+
+
+def test_random_filters_are_random_in_greedy_order_too():
+    kept = [
+        RandomFilterPruning(ratio=0.5, greedy=greedy, recipe=NONE)(dense(), context()).layers[0].weight
+        for greedy in (False, True)
+    ]
+    by_norm = L1FilterPruning(ratio=0.5, recipe=NONE)(dense(), context()).layers[0].weight
+    assert torch.equal(*kept)
+    assert not torch.equal(kept[0], by_norm)
+
+
+def test_a_sparsity_that_empties_a_layer_is_refused():
+    network = dense()
+    network.layers[3].weight.data.mul_(1e-6)
+    with pytest.raises(ValueError, match=r"would empty layers\.3; choose a smaller sparsity"):
+        MagnitudePruning(0.95, ignore=[], recipe=NONE)(network, context())
+    with pytest.raises(ValueError, match=r"would empty .*; choose fewer levels"):
+        LotteryTicket(40, 0.5, recipe=NONE_BUT_REWIND)(dense(), context())
 
 
 def test_greedy_scores_leave_out_the_inputs_that_are_gone():
@@ -304,15 +357,17 @@ def test_bad_settings_are_named(make, message):
 
 def test_the_context_trains_from_where_it_was_stopped(tmp_path):
     def stop(epoch: int) -> None:
-        if epoch == 1:
+        if epoch == 2:
             raise KeyboardInterrupt
 
     options = {"every_seconds": 0.0, "checkpoint": tmp_path / "state.pt"}
     whole = train(dense(), digits().train_dataloader(), Recipe(3, 0.05))
     network = dense()
     with pytest.raises(KeyboardInterrupt):
-        train(network, digits().train_dataloader(), Recipe(3, 0.05), after_epoch=stop, **options)
+        train(network, digits().train_dataloader(), Recipe(3, 0.05), before_epoch=stop, **options)
     resumed = train(dense(), digits().train_dataloader(), Recipe(3, 0.05), **options)
     for own, other in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
         torch.testing.assert_close(own, other)
-    assert isinstance(context(), Context)
+    other = ConvNet(widths=[4, 4], **digits().dims)
+    with pytest.raises(ValueError, match=r"state\.pt holds another training"):
+        train(other, digits().train_dataloader(), Recipe(3, 0.05), **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from methods.architectures.convnet import ConvNet
+from methods.compression.artifacts import export_onnx
 from methods.compression.coding.dcz import load_dcz, save_dcz
 from methods.compression.layers import selected_layers, weight_layers
 from methods.compression.macs import bit_operations, layer_macs
@@ -26,7 +28,7 @@ from methods.compression.quantization.binary import (
 )
 from methods.compression.quantization.dorefa import DoReFa, DoReFaInput, DoReFaWeight, QuantizeGradient
 from methods.compression.quantization.layers import Quantizer, deploy, plain, quantize_layers
-from methods.compression.quantization.lsq import LearnedStep, LearnedStepQuantization, PactInput
+from methods.compression.quantization.lsq import LearnedStep, LearnedStepQuantization, PactInput, signed_inputs
 from methods.compression.quantization.post_training import (
     AdaRound,
     AffineInput,
@@ -229,6 +231,32 @@ def test_a_stage_yields_a_network_whose_file_is_small_and_exact(name, tmp_path):
     saved = (32 - bits) * 1152
     assert storage_bits(network) < storage_bits(dense()) - 0.7 * saved
     assert count_parameters(deploy(network))[0] >= 1152
+
+
+def test_inputs_below_zero_get_signed_codes_and_are_refused_by_pact():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    x = context().images(20)
+    assert signed_inputs(network, x) == ["1"]
+    with pytest.raises(ValueError, match="activations=pact clips inputs below zero, which 1 has"):
+        LearnedStepQuantization(4, 4, "pact").check(network, digits())
+    out = LearnedStepQuantization(8, 8).quantize(copy.deepcopy(network), ["1"]).train()
+    assert float((out(x) - network(x)).norm() / network(x).norm()) < 0.05
+
+
+def test_adaround_keeps_zeros():
+    network = dense()
+    network.layers[3].weight.data[:, :4] = 0
+    out = AdaRound(iterations=40, w_bits=2, calib_images=60, lr=0.1)(network, context())
+    weight = out.layers[3].weight_quantizer(out.layers[3].weight)
+    assert not weight[:, :4].any()
+
+
+@pytest.mark.slow
+def test_stored_low_bit_networks_become_onnx_graphs(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = LearnedStepQuantization(4, 4, recipe=ONE)(dense(), context())
+    assert export_onnx(tmp_path / "net.onnx", deploy(network), context().images(4)) < 1e-4
 
 
 def test_more_bits_lose_less():
