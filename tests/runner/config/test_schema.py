@@ -81,6 +81,10 @@ def test_several_mistakes_are_all_named():
         (["model._target_=torch.nn.Linear"], "model._target_=torch.nn.Linear is not a class"),
         (["schedule.max_epochs=0"], "schedule.max_epochs must be a positive whole number"),
         (["+schedule.max_steps=1.5"], "schedule.max_steps must be a positive whole number"),
+        (["+trainer.max_epochs=0"], "trainer.max_epochs must be a positive whole number"),
+        (["+trainer.limit_train_batches=0"], "trainer.limit_train_batches=0 leaves nothing to do"),
+        (["+schedule.limit_train_batches=0.0"], "schedule.limit_train_batches=0 leaves nothing to do"),
+        (["+trainer.limit_test_batches=0"], "trainer.limit_test_batches=0 leaves nothing to do"),
         (["trainer=gpu"], "finds no GPU on this machine"),
     ],
 )
