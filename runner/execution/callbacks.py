@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging
 
 from runner.errors import Diverged
 from runner.execution.checkpoints import LastCheckpoint, is_last_epoch
@@ -157,6 +157,42 @@ class Recorder(Checkpoint):
             writer.writeheader()
         writer.writerows(self.rows)
         write_whole(self.folder / "metrics.csv", text.getvalue())
+
+
+class WeightEMA(EMAWeightAveraging):
+    """Exponential moving average of the parameters and of the running statistics of normalisation.
+
+    Validation and test use it. Other buffers, such as a method's best accuracy so far, are no weights: the average has
+    the present ones.
+    """
+
+    def _share_state(self, module: pl.LightningModule) -> None:
+        if self._average_model is None:
+            return
+        averaged = dict(self._average_model.module.named_modules())
+        for name, part in module.named_modules():
+            if name in averaged:
+                averaged[name]._buffers |= {k: b for k, b in part._buffers.items() if not k.startswith("running_")}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validate the average."""
+        self._share_state(module)
+        super().on_validation_epoch_start(trainer, module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Go back to the weights that are trained."""
+        self._share_state(module)
+        super().on_validation_epoch_end(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the average in the module."""
+        self._share_state(module)
+        super().on_train_end(trainer, module)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save both."""
+        self._share_state(module)
+        super().on_save_checkpoint(trainer, module, checkpoint)
 
 
 class FiniteGuard(Callback):

@@ -126,6 +126,8 @@ def make_loggers(run: Run) -> list[Any]:
 
     Those of the runner get the run and its whole config, with `choices`; any logger of Lightning can be a node too.
     """
+    from pytorch_lightning.loggers import Logger
+
     own = {"run": run, "config": resolved(run.cfg) | {"choices": choices(run)}}
     loggers = []
     for name, node in run.cfg.logger.items():
@@ -133,6 +135,8 @@ def make_loggers(run: Run) -> list[Any]:
             taken = parameters(get_object(node._target_))
             more = {key: value for key, value in own.items() if key in taken}
             loggers.append(instantiate(run.cfg, f"logger.{name}", **more))
+            if not isinstance(loggers[-1], Logger):
+                raise ValueError(f"logger.{name} must be a Logger of pytorch_lightning, got {loggers[-1]!r}")
     return loggers
 
 
