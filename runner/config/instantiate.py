@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -93,6 +93,8 @@ def _check_object(value: Any, hint: Any, key: str) -> None:
     if isinstance(value, bool | int | float | str):
         if members and all(map(_is_object, members)):
             raise UserError(f"{key} must be a node with a _target_, got {value}")
+        if members and all(get_origin(member) in (dict, Mapping) for member in members):
+            raise UserError(f"{key} must be a mapping, got {value}")
     elif OmegaConf.is_list(value) or (isinstance(value, DictConfig) and "_target_" not in value):
         items = value.items() if isinstance(value, DictConfig) else enumerate(value)
         of = [get_args(member)[-1] for member in members if get_args(member) and not _is_object(member)]

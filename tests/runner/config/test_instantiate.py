@@ -128,6 +128,12 @@ def test_a_plain_value_in_the_place_of_an_object(keys):
         instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Composed"} | keys}), "method")
 
 
+def test_a_plain_value_in_the_place_of_a_mapping():
+    node = {"_target_": f"{__name__}.Composed", "options": "a"}
+    with pytest.raises(UserError, match=r"method\.options must be a mapping, got a"):
+        instantiate(OmegaConf.create({"method": node}), "method")
+
+
 def test_plain_values_where_they_may_stand():
     node = {"part": None, "options": {"a": 1}, "size": 3, "file": "a.txt", "either": "text", "stages": []}
     made = instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Composed"} | node}), "method")
