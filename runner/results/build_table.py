@@ -13,7 +13,7 @@ from runner.errors import UserError
 from runner.results.experiment_runs import runs_of
 from runner.results.node_schema import TableNode, read_node
 from runner.results.numerics import count_fingerprints, differences, most_frequent, numerics_notes
-from runner.results.reductions import REDUCTIONS, Measurements, Reduction
+from runner.results.reductions import REDUCTIONS, Measurements, Reduction, count_partial_epochs
 from runner.results.significance import LEGEND, welch
 from runner.results.sources import OUTPUTS, RunOutcome, look_up
 from runner.results.table_model import Cell, Table, TableSpec
@@ -71,6 +71,10 @@ def build_table(
         compare_rows(cells, main)
     finished = [o.finished for o in outcomes if o.finished]
     damaged = [run.damage for run in finished if run.damage] if reduction.per_epoch else []
+    partial = {f"{row} / {column}": count_partial_epochs(g.finished, g.metric) for (row, column), g in groups.items()}
+    if reduction.per_epoch and any(partial.values()):
+        places = ", ".join(f"{place} ({count})" for place, count in partial.items() if count)
+        left_out.append(f"epochs that not all runs of a cell have, left out: of {places}")
     return Table(
         title=spec.title,
         source=spec.source,

@@ -344,3 +344,16 @@ def test_metrics_may_have_scale_and_digits_of_their_own(stories) -> None:
 def test_html_alone_imports_jinja() -> None:
     code = "import sys, runner.table; sys.exit('jinja2' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_epoch_is_chosen_among_those_that_all_runs_have() -> None:
+    from runner.results.reductions import Measurements, count_partial_epochs, values_at_best_epoch
+
+    def run(**curve: float) -> Measurements:
+        return Measurements({}, [{"epoch": int(e[1:]), "val/acc": v} for e, v in curve.items()], {})
+
+    runs = [run(e0=0.1, e1=0.2, e2=0.9), run(e1=0.3, e2=0.8, e3=1.0)]
+    assert values_at_best_epoch(runs, "val/acc") == [0.9, 0.8]
+    assert count_partial_epochs(runs, "val/acc") == 2
+    with pytest.raises(ValueError, match="an epoch that all runs"):
+        values_at_best_epoch([run(e0=0.1), run(e1=0.2)], "val/acc")
