@@ -49,6 +49,12 @@ def wandb_mode() -> str:
     Without either of them it is `offline`. Also makes W&B print less.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        wandb_settings()
+    except ValueError as error:  # pydantic's, with a line for each wrong variable
+        log.warning("W&B's settings are wrong, runs are kept offline and WANDB_BASE_URL is left out: %s", error)
+        os.environ["WANDB_MODE"] = "offline"
+        os.environ.pop("WANDB_BASE_URL", None)
     if mode := os.environ.get("WANDB_MODE"):
         return mode
     return "online" if wandb_key_is_set() and wandb_server_answers(str(wandb_settings().base_url)) else "offline"
