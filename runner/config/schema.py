@@ -96,6 +96,7 @@ def check_root(cfg: DictConfig) -> None:
     Raises:
         UserError: a key is unknown, missing, or has a value of a wrong type or out of range.
     """
+    _check_keys(cfg, "")
     groups = ("trainer", "logger", "method", "dataset", "model", "callbacks")  # their contents may hold interpolations
     content = {str(key): _contents(cfg, str(key), resolve=key not in groups) for key in cfg}
     validate(RootConfig, content)
@@ -116,6 +117,15 @@ def validate(model: type[Node], content: Any, name: str = "") -> dict[str, Any]:
         return model.model_validate(content).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise UserError("\n".join(_describe(detail, model, name) for detail in error.errors())) from None
+
+
+def _check_keys(node: Any, name: str) -> None:
+    """Check that all keys are text, which an id can be made of. Raises UserError."""
+    if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+        for key in node:
+            if not isinstance(key, str):
+                raise UserError(f"{name} has the key {key}: keys are text, such as '{key}' in quotes")
+            _check_keys(node._get_node(key), f"{name}.{key}" if name else key)
 
 
 def _contents(cfg: DictConfig, key: str, resolve: bool) -> Any:
