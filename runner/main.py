@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def record_failure(run: Run, error: BaseException) -> None:
         message = str(error) or "stopped by SIGTERM"
     record.write_state(run.folder, state, error=message, mistake=isinstance(error, UserError), pruned=pruned)
     if isinstance(error, Preempted) and error.job:
-        slurm.requeue(error.job)
+        try:
+            slurm.requeue(error.job)
+        except (OSError, subprocess.SubprocessError) as failure:
+            log.warning("job %s could not be requeued (%s): give the same command again", error.job, failure)
 
 
 def checkpoint_of(run: Run) -> Path:

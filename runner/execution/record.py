@@ -32,13 +32,13 @@ COST_UNITS = ("_seconds", "_gib", "_bytes")  # endings of metrics that are costs
 MOST_METRICS = 14
 PROGRESS = ("epoch", "step", "seconds")  # columns of metrics.csv that are not metrics
 EARLIER = ".earlier"  # in a run's folder: what an earlier execution left, until a new one is set up
-RESULT_KEYS = {"metrics", "seconds", "code"}  # a result.json without them is not one of a finished run
+RESULT_KEYS = {"metrics", "seconds", "code"}  # a result.json without these mappings is not one of a finished run
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return the result of a finished run, else None."""
-    result = read_json(folder / "result.json")
-    return result if result is not None and result.keys() >= RESULT_KEYS else None
+    result = read_json(folder / "result.json") or {}
+    return result if all(isinstance(result.get(key), dict) for key in RESULT_KEYS) else None
 
 
 def write_state(folder: Path, state: str, **more: Any) -> None:
