@@ -84,10 +84,11 @@ def record_failure(run: Run, error: BaseException) -> None:
         message = str(error) or "stopped by SIGTERM"
     record.write_state(run.folder, state, error=message, mistake=isinstance(error, UserError), pruned=pruned)
     if isinstance(error, Preempted) and error.job:
+        job, error.job = error.job, None  # the run that needs this one ends by the same error
         try:
-            slurm.requeue(error.job)
+            slurm.requeue(job)
         except (OSError, subprocess.SubprocessError) as failure:
-            log.warning("job %s could not be requeued (%s): give the same command again", error.job, failure)
+            log.warning("job %s could not be requeued (%s): give the same command again", job, failure)
 
 
 def checkpoint_of(run: Run) -> Path:

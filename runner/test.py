@@ -56,7 +56,8 @@ def test_of(finished: FinishedRun, overrides: list[str]) -> Run:
         groups = [DEFAULT]  # all of it comes from the finished run, whose own files need not be found
     cfg, choices = compose_run([*groups, *searchpath, *(o for o in overrides if is_group(parse(o)))])
     choices |= {group: finished.choices[group] for group in NAMED if group not in chosen}
-    choices["experiment"] = choices["experiment"] if "experiment" in chosen else None
+    if "experiment" not in chosen:
+        choices.pop("experiment", None)
     for key in KEPT:
         if key not in chosen:
             OmegaConf.update(cfg, key, finished.config[key], merge=False)

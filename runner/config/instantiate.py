@@ -99,7 +99,7 @@ def _check_object(value: Any, hint: Any, key: str) -> None:
         items = value.items() if isinstance(value, DictConfig) else enumerate(value)
         of = [get_args(member)[-1] for member in members if get_args(member) and not _is_object(member)]
         for name, item in items if len(of) == 1 else ():
-            _check_object(item, of[0], f"{key}.{name}")
+            _check_object(item, of[0], f"{key}.{name!s}")
 
 
 def _is_object(hint: Any) -> bool:

@@ -124,7 +124,7 @@ def _check_keys(node: Any, name: str) -> None:
     if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
         for key in node:
             if not isinstance(key, str):
-                raise UserError(f"{name} has the key {key}: keys are text, such as '{key}' in quotes")
+                raise UserError(f"{name} has the key {key!s}: keys are text, such as '{key!s}' in quotes")
             _check_keys(node._get_node(key), f"{name}.{key}" if name else key)
 
 

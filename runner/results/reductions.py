@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def values_at_best_epoch(runs: list[Measurements], metric: str) -> list[float]:
         ValueError: the runs have no epoch in common.
     """
     curves = curves_of(runs, metric)
-    common = sorted(set.intersection(*map(set, curves)))
+    common = sorted(epoch for epoch in curves[0] if all(epoch in curve for curve in curves))
     if not common:
         raise ValueError("an epoch that all runs of the cell have")
     values = np.array([[curve[epoch] for epoch in common] for curve in curves])
@@ -92,8 +93,8 @@ def curves_of(runs: list[Measurements], metric: str) -> list[dict[int, float]]:
 
 def count_partial_epochs(runs: list[Measurements], metric: str) -> int:
     """Return the number of epochs that some of the runs have, but not all."""
-    epochs = [set(curve) for curve in curves_of(runs, metric)]
-    return len(set.union(*epochs) - set.intersection(*epochs)) if epochs else 0
+    counts = Counter(epoch for curve in curves_of(runs, metric) for epoch in curve)
+    return sum(count < len(runs) for count in counts.values())
 
 
 def fold_means(runs: list[Measurements], metric: str) -> list[float]:

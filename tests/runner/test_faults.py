@@ -72,13 +72,19 @@ def test_a_job_that_cannot_be_requeued_keeps_why_its_run_ended(tmp_path, monkeyp
     from runner.config.address import Run
     from runner.errors import Preempted
 
+    asked = []
+
     def fail(job: str) -> None:
+        asked.append(job)
         raise subprocess.CalledProcessError(1, "scontrol")
 
     run = Run.compose(["method=graphnorm", "dataset=atlas", f"paths.outputs={tmp_path}"])
     run.folder.mkdir(parents=True)
     monkeypatch.setattr(main.slurm, "requeue", fail)
-    main.record_failure(run, Preempted("saved after epoch 3", "12"))
+    error = Preempted("saved after epoch 3", "12")
+    main.record_failure(run, error)
+    main.record_failure(run, error)  # as of the run that needs it
+    assert asked == ["12"]
     assert read_json(run.folder / "state.json")["error"] == "saved after epoch 3"
     assert "job 12 could not be requeued" in caplog.text
 

@@ -98,7 +98,8 @@ def test_a_run_is_tested_where_its_own_config_files_are_not_found(finished, tmp_
     loaded.__dict__["config"], loaded.result["choices"]["model"] = run.cfg, "toy/plain"
     test = config_of_test(loaded, ["logger=csv", f"paths.outputs={tmp_path}"])
     assert (test.cfg.model._target_, test.choices["model"]) == ("tests.runner.toy.Plain", "toy/plain")
-    assert (test.choices["method"], test.choices["experiment"], test.cfg.threads) == ("graphnorm", None, 2)
+    assert (test.choices["method"], test.cfg.threads) == ("graphnorm", 2)
+    assert "experiment" not in test.choices
     with pytest.raises(Exception, match="toy/plain"):
         config_of_test(loaded, ["dataset=mutag"])
     assert config_of_test(loaded, ["dataset=mutag", conf]).cfg.dataset.name == "MUTAG"
