@@ -120,12 +120,12 @@ def validate(model: type[Node], content: Any, name: str = "") -> dict[str, Any]:
 
 
 def _check_keys(node: Any, name: str) -> None:
-    """Check that all keys are text, which an id can be made of. Raises UserError."""
+    """Check that the keys of each node are of one kind, so that an id can be made of them. Raises UserError."""
     if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+        if len({type(key) for key in node}) > 1:
+            raise UserError(f"{name}: keys must be all text or all numbers, got {', '.join(map(repr, node))}")
         for key in node:
-            if not isinstance(key, str):
-                raise UserError(f"{name} has the key {key!s}: keys are text, such as '{key!s}' in quotes")
-            _check_keys(node._get_node(key), f"{name}.{key}" if name else key)
+            _check_keys(node._get_node(key), f"{name}.{key!s}" if name else str(key))
 
 
 def _contents(cfg: DictConfig, key: str, resolve: bool) -> Any:
