@@ -11,14 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.config.address import Run
-from runner.config.compose import VERSION_BASE, check_group_values, strip, with_formats
+from runner.config.compose import DEFAULT, VERSION_BASE, check_group_values, searchpath_of, strip, with_formats
 from runner.config.help import print_help
 from runner.config.messages import cli_errors
 from runner.config.place import CONF
 from runner.console import exit_on_broken_pipe
 from runner.errors import exit_interrupted, is_keyboard_interrupt
-
-DEFAULT = "experiment=default"  # for a command line without any override
 
 
 @exit_on_broken_pipe()
@@ -82,10 +80,10 @@ def _single_run(errors: list[BaseException]) -> None:
     def job(cfg: DictConfig) -> None:
         from runner.main import execute
 
-        choices = dict(HydraConfig.get().runtime.choices)
+        hydra_cfg = HydraConfig.get()
         try:
             strip(cfg)
-            execute(Run(cfg, choices))
+            execute(Run(cfg, dict(hydra_cfg.runtime.choices), searchpath_of(hydra_cfg.overrides.hydra)))
         except BaseException as error:
             errors.append(error)
 

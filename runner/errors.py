@@ -41,5 +41,6 @@ def is_keyboard_interrupt(error: BaseException) -> bool:
 
 def exit_interrupted() -> NoReturn:
     """End the process after Ctrl-C, with exit code 130."""
-    print("\nstopped; the same command continues", file=sys.stderr)
+    hint = " without rerun=true" if "rerun=true" in sys.argv else ""
+    print(f"\nstopped; the same command{hint} continues", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)

@@ -70,6 +70,8 @@ class FinishedRun:
         """Checkpoint of the best epoch if the method picks one, else of the last. Raises UserError if none was kept."""
         from runner.execution.checkpoints import checkpoint_for_others
 
+        if "fit" not in self.config.stages:
+            raise UserError(f"{self.folder} has trained nothing: there are no weights to take from it")
         checkpoint = checkpoint_for_others(self.folder)
         if checkpoint is None:
             raise UserError(f"{self.folder} has no intact checkpoint; rerun=true checkpoint.keep=true makes one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -27,29 +28,42 @@ log = logging.getLogger(__name__)
 def execute(run: Run) -> dict[str, Any]:
     """Return the result of a run: read it if the run is finished, else run it. Other processes wait meanwhile."""
     result, waited = record.read_result(run.folder), False
-    if result is None or run.cfg.rerun:
+    anew = run.cfg.rerun and not slurm.restarts()  # a requeued job continues
+    if result is None or anew:
         with run_lock(run.folder, wait=run.cfg.wait) as waited:
+            record.put_back(run.folder)  # of an execution that was killed while it was set up
             result = record.read_result(run.folder)
-            if result is not None and run.cfg.rerun and not waited:
-                record.clear(run.folder)
-                result = None
-            if result is None:
-                return run_and_record(run)
+            if result is None or (anew and not waited):
+                return run_and_record(run, anew=anew and not waited)
     hint = "; another process has finished it" if waited else "; rerun=true runs it again"
     log.info("%s\n  finished%s%s", run.folder, provenance.staleness(run, result), hint)
     record.show(run.folder, result)
     return result
 
 
-def run_and_record(run: Run) -> dict[str, Any]:
-    """Run the needed runs, then the run itself. A failure is recorded in state.json and raised again."""
-    check_before_needs(run)
-    checkpoints = {argument: checkpoint_of(needed) for argument, needed in run.needs.items()}
+def run_and_record(run: Run, anew: bool = False) -> dict[str, Any]:
+    """Run the needed runs, then the run itself. A failure is recorded in state.json and raised again.
+
+    Args:
+        run: run to execute; this process holds its lock.
+        anew: whether to leave aside what an earlier execution has left. It is put back if the new one fails before
+            its first stage.
+
+    Returns:
+        Content of result.json.
+    """
+    if anew:
+        record.set_aside(run.folder)
     record.write_state(run.folder, "running")
-    provenance.reset_peak_memory()
     try:
+        with as_user_error():
+            checks.check_run(run.cfg)  # before hours are spent on needed runs
+            check_before_needs(run)
+        checkpoints = {argument: checkpoint_of(needed) for argument, needed in run.needs.items()}
+        provenance.reset_peak_memory()
         result = run_stages(run, checkpoints)
     except BaseException as error:
+        record.put_back(run.folder)
         if not disk_is_full(error, run.folder):
             record_failure(run, error)
             raise
@@ -68,20 +82,14 @@ def check_before_needs(run: Run) -> None:
     and their `prepare(data)` says what cannot work.
 
     Raises:
-        UserError: the method refuses.
+        ValueError: the method refuses.
     """
     if all(record.read_result(needed.folder) for needed in run.needs.values()):
         return  # nothing will be trained before the run itself checks
-    import_lightning()
-    try:
-        with as_user_error():
-            checks.check_run(run.cfg)
-            if getattr(get_object(run.cfg.method._target_), "check_before_needs", False):
-                data = make_data(run.cfg)
-                make_module(run.cfg, data, {}).prepare(data)
-    except Exception as error:
-        record_failure(run, error)
-        raise
+    if getattr(get_object(run.cfg.method._target_), "check_before_needs", False):
+        import_lightning()
+        data = make_data(run.cfg)
+        make_module(run.cfg, data, {}).prepare(data)
 
 
 def record_failure(run: Run, error: BaseException) -> None:
@@ -95,25 +103,30 @@ def record_failure(run: Run, error: BaseException) -> None:
         message = str(error) or "stopped by SIGTERM"
     record.write_state(run.folder, state, error=message, mistake=isinstance(error, UserError), pruned=pruned)
     if isinstance(error, Preempted) and error.job:
-        slurm.requeue(error.job)
+        job, error.job = error.job, None  # the run that needs this one ends by the same error
+        try:
+            slurm.requeue(job)
+        except (OSError, subprocess.SubprocessError) as failure:
+            log.warning("job %s could not be requeued (%s): give the same command again", job, failure)
 
 
 def checkpoint_of(run: Run) -> Path:
     """Return the checkpoint of a run that another one needs. Run it if the checkpoint is missing."""
     from runner.execution.checkpoints import checkpoint_for_others
 
+    if "fit" not in run.cfg.stages:
+        raise UserError(f"{run.name}, which this run needs, trains nothing: there is no checkpoint to take from it")
     checkpoint = checkpoint_for_others(run.folder)
     if record.read_result(run.folder) is None or checkpoint is None:
         log.info("first, a run that this one needs: %s", run.folder)
-        with run_lock(run.folder, wait=True):
-            checkpoint = checkpoint_for_others(run.folder)
-            if checkpoint is None and record.read_result(run.folder):
-                record.clear(run.folder)  # finished, but its checkpoint was not kept or is damaged
-            if record.read_result(run.folder) is None:
-                run_and_record(run)
+        with run_lock(run.folder, wait=run.cfg.wait):
+            record.put_back(run.folder)
+            checkpoint, result = checkpoint_for_others(run.folder), record.read_result(run.folder)
+            if result is None or checkpoint is None:
+                run_and_record(run, anew=result is not None)  # its checkpoint was not kept or is damaged
                 checkpoint = checkpoint_for_others(run.folder)
     if checkpoint is None:
-        raise UserError(f"{run.folder} left no checkpoint for the run that needs it: does it have a fit stage?")
+        raise UserError(f"{run.folder} left no checkpoint for the run that needs it")
     return checkpoint
 
 
@@ -161,7 +174,6 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
     cfg, folder, started = run.cfg, run.folder, time.time()
     with runner_trainer.run_log(folder), finish_wandb_on_error():
         with as_user_error():
-            checks.check_run(cfg)
             record.write_config(run)
             runner_trainer.set_threads(cfg.threads)
             pl.seed_everything(cfg.seed, verbose=False)
@@ -173,6 +185,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             loggers = make_loggers(run)
             trainer, recorder = runner_trainer.make_trainer(run, module, loggers)
             checks.check_processes(module, trainer)
+        record.drop_earlier(folder)
 
         log.info("%s on %s: %s", run.name, trainer.strategy.root_device, folder)
         metrics: dict[str, float] = {}
@@ -182,6 +195,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             if stage == "fit":
                 with stage_errors():
                     trainer.fit(module, data, ckpt_path=files.checkpoint_to_resume(folder), weights_only=True)
+                checks.check_trained(module, trainer, folder)
                 seconds["fit"] = recorder.seconds
             else:
                 best = files.checkpoint_to_test(folder)
@@ -191,7 +205,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
                 seconds[stage] = time.time() - started
 
         device = str(trainer.strategy.root_device)
-        result = record.describe(run, metrics, seconds, trainer.world_size, device, places(loggers))
+        result = record.describe(run, metrics, seconds, trainer.world_size, device, recorder.code, places(loggers))
         if trainer.is_global_zero:
             figures = save_figures(module, folder, cfg.figures.format)
             write_json(folder / "result.json", result)  # before the tracker, which may hang

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Predict or export. Exit codes: 0; 2 for a mistake of the user; 1 for other failures."""
     from hydra.core.utils import configure_log
 
-    from runner.config.compose import compose
+    from runner.config.compose import DEFAULT, compose
 
     options, rest = split_arguments(sys.argv[1:] if arguments is None else arguments, OPTIONS)
     if not options["run"]:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     if bool(options["input"]) == bool(options["export"]):
         raise UserError(f"give input=<files> to predict, or export={'|'.join(EXPORTS)}: {USAGE}")
     finished = load(options["run"], options["paths.outputs"])
-    configure_log(compose([f"method={finished.choices['method']}"]).hydra.job_logging)
+    configure_log(compose([DEFAULT]).hydra.job_logging)
     out = Path(options["out"] or Path(options["paths.outputs"]) / "predictions" / finished.result["id"])
     for path in predict(finished, options["input"], out, options["export"], rest):
         print(path)
@@ -72,7 +72,7 @@ def predict(finished: FinishedRun, given: str, out: Path, export: str, rest: Seq
     import torch
 
     paths = [] if export else find_inputs(given)
-    bare = {key: value for key, _, value in (o.partition("=") for o in rest) if "." not in key}
+    bare = {key: parse_option(key, value) for key, _, value in (o.partition("=") for o in rest) if "." not in key}
     dotted = [o for o in rest if "." in o.partition("=")[0]]
     change_keys(finished.config, dotted, f"those of the run are in {finished.folder}/config.yaml")
     with as_user_error(), torch.inference_mode(mode=not export):
@@ -86,18 +86,30 @@ def predict(finished: FinishedRun, given: str, out: Path, export: str, rest: Seq
                 raise UserError(f"export must be {' or '.join(EXPORTS)}, and takes no other options: {USAGE}")
             return [export_network(module, data, out, export)]
         predictor, other = predictor_of(module, data)
-        return predictor(paths, out, other, **read_options(predictor, bare))
+        return predictor(paths, out, other, **check_options(predictor, bare))
 
 
 def find_inputs(given: str) -> list[Path]:
     """Return the files and folders that `input=` names. Raises UserError if one does not exist."""
     paths: list[Path] = []
-    for part in filter(None, given.split(",")):
+    parts = list(filter(None, given.split(",")))
+    while parts:
+        several = [",".join(parts[:n]) for n in range(len(parts), 0, -1)]  # a name may have a comma
+        part = next((name for name in several if Path(name).exists()), parts[0])
         found = [Path(part)] if Path(part).exists() else [Path(p) for p in sorted(glob.glob(part, recursive=True))]
         if not found:
             raise UserError(f"input={part}: there is no such file or folder, and no file that fits this pattern")
         paths += found
+        del parts[: part.count(",") + 1]
     return paths
+
+
+def parse_option(key: str, value: str) -> Any:
+    """Return the value of a predictor's option, read as YAML. Raises UserError if it cannot be read."""
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={value} cannot be read: {error}") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -127,13 +139,13 @@ def predictor_of(module: Any, data: Any) -> tuple[Callable[..., list[Path]], Any
     )
 
 
-def read_options(predictor: Callable[..., Any], given: dict[str, str]) -> dict[str, Any]:
-    """Return the options of a predictor, converted as YAML. Raises UserError if it has no such option."""
+def check_options(predictor: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a predictor. Raises UserError if it has no such option."""
     known = list(inspect.signature(predictor).parameters)[GIVEN:]
     if unknown := given.keys() - set(known):
         options = f"its options: {', '.join(known)}" if known else "it has no options"
         raise UserError(f"{', '.join(sorted(unknown))}: no option of this predictor; {options}")
-    return {key: yaml.safe_load(value) for key, value in given.items()}
+    return given
 
 
 if __name__ == "__main__":

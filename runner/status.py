@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config.messages import cli_errors
 from runner.config.place import CONF
 from runner.console import exit_on_broken_pipe
+from runner.execution.record import read_result
 from runner.sweeps.run_status import HasFolder, RunStatus, count_states, run_statuses
 from runner.sweeps.sweep import plan
 
@@ -54,7 +55,7 @@ def unfinished_runs(overrides: list[str]) -> list[RunOnDisk]:
     root = OmegaConf.merge(OmegaConf.load(CONF / "config.yaml"), OmegaConf.from_dotlist(overrides))
     outputs = Path(root.paths.outputs)
     folders = {path.parent for name in ("state", "job") for path in outputs.glob(f"*/*/*/{name}.json")}
-    folders = {folder for folder in folders if not (folder / "result.json").exists()}
+    folders = {folder for folder in folders if read_result(folder) is None}
     return [RunOnDisk(folder.absolute(), config_of(folder)) for folder in sorted(folders)]
 
 

@@ -11,13 +11,13 @@ import sys
 from omegaconf import OmegaConf
 
 from runner.config.address import Run, resolved
-from runner.config.compose import change_keys, compose_run, is_group, parse
+from runner.config.compose import DEFAULT, change_keys, compose_run, is_group, parse, searchpath_of
 from runner.config.messages import cli_errors
 from runner.console import exit_on_broken_pipe
 from runner.errors import UserError
 from runner.loading import FinishedRun, load
 
-KEPT = ("method", "model", "dataset", "schedule", "needs", "alias", "seed", "vars")  # of the finished run
+KEPT = ("method", "model", "dataset", "schedule", "needs", "alias", "seed", "vars", "threads")  # of the finished run
 NAMED = ("method", "model", "dataset")
 
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     overrides = [a for a in arguments if not a.startswith("run=")]
     outputs = next((a.partition("=")[2] for a in overrides if a.startswith("paths.outputs=")), "outputs")
     finished = load(reference, outputs)
-    configure_log(compose([f"method={finished.choices['method']}"]).hydra.job_logging)
+    configure_log(compose([DEFAULT]).hydra.job_logging)
     execute(test_of(finished, overrides))
 
 
@@ -50,15 +50,21 @@ def test_of(finished: FinishedRun, overrides: list[str]) -> Run:
             run's, other keys change its config.
     """
     chosen = {parse(o).key_or_group for o in overrides if is_group(parse(o))}
+    searchpath = searchpath_of(overrides)
     groups = [f"{group}={finished.choices[group]}" for group in NAMED if group not in chosen]
-    cfg, choices = compose_run([*groups, *(o for o in overrides if is_group(parse(o)))])
+    if not chosen & {*NAMED, "experiment"}:
+        groups = [DEFAULT]  # all of it comes from the finished run, whose own files need not be found
+    cfg, choices = compose_run([*groups, *searchpath, *(o for o in overrides if is_group(parse(o)))])
+    choices |= {group: finished.choices[group] for group in NAMED if group not in chosen}
+    if "experiment" not in chosen:
+        choices.pop("experiment", None)
     for key in KEPT:
         if key not in chosen:
             OmegaConf.update(cfg, key, finished.config[key], merge=False)
-    values = [o for o in overrides if not is_group(parse(o))]
+    values = [o for o in overrides if not is_group(parse(o)) and o not in searchpath]
     change_keys(cfg, values, f"those of the finished run are in {finished.folder}/config.yaml")
     cfg.stages, cfg.init_from = ["test"], str(finished.checkpoint)
-    return Run(OmegaConf.create(resolved(cfg)), choices)
+    return Run(OmegaConf.create(resolved(cfg)), choices, searchpath)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def write_results(runs: list[tuple[Run, str]], epochs: int) -> None:
     draw = random.Random(0)
     for number, (run, experiment) in enumerate(runs):
         run.folder.mkdir(parents=True)
-        result = record.describe(run, {}, {"setup": 0.5, "fit": 60.0, "test": 0.2}, 1, "cpu")
+        result = record.describe(run, {}, {"setup": 0.5, "fit": 60.0, "test": 0.2}, 1, "cpu", {})
         result["choices"]["experiment"] = experiment
         result["metrics"] = {f"test/{metric}": draw.random() for metric in METRICS}
         if number % 100 == 99:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError
 
-from runner.config.compose import compose_run
+from runner.config.compose import compose_run, searchpath_of
 from runner.config.schema import check_root
 from runner.errors import UserError
 from runner.files import file_digest
@@ -57,6 +58,7 @@ class Run:
     Args:
         cfg: composed config, without Hydra's node and those of tables, figures and sweeps.
         choices: chosen file of each config group.
+        searchpath: overrides that name further folders of config files, for needed runs.
 
     Raises:
         UserError: the root config does not follow its schema.
@@ -64,6 +66,7 @@ class Run:
 
     cfg: DictConfig
     choices: dict[str, Any]
+    searchpath: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_root(self.cfg)
@@ -73,7 +76,7 @@ class Run:
     @classmethod
     def compose(cls, overrides: list[str]) -> Run:
         """Return the run of `python -m runner <overrides>`."""
-        return cls(*compose_run(overrides))
+        return cls(*compose_run(overrides), searchpath_of(overrides))
 
     @cached_property
     def needs(self) -> dict[str, Run]:
@@ -83,7 +86,7 @@ class Run:
     def _needed_run(self, need: list[str] | dict[str, list[str]]) -> Run:
         overrides, same = (need["run"], need.get("same", [])) if isinstance(need, dict) else (need, [])
         groups = [f"{group}={self.choices[group]}" for group in same if group in self.choices]
-        run = Run.compose([*overrides, *groups, *(["smoke=true"] if self.cfg.smoke else [])])
+        run = Run.compose([*overrides, *groups, *self.searchpath, *(["smoke=true"] if self.cfg.smoke else [])])
         for key in same:
             OmegaConf.update(run.cfg, key, OmegaConf.select(self.cfg, key), merge=False)
         OmegaConf.update(run.cfg, "rerun", False)
@@ -158,7 +161,10 @@ class Run:
 
 
 def shorten(cfg: DictConfig) -> None:
-    """Make a run as short as can be, in a folder of its own, without trackers: one epoch, two batches of each stage."""
+    """Make a run as short as can be, in a folder of its own, without trackers and exports.
+
+    It has one epoch and two batches of each stage.
+    """
     with open_dict(cfg):
         cfg.schedule.max_epochs = 1
         if "check_val_every_n_epoch" in cfg.schedule:
@@ -166,6 +172,8 @@ def shorten(cfg: DictConfig) -> None:
         for stage in ("train", "val", "test"):
             cfg.trainer[f"limit_{stage}_batches"] = 2
         cfg.logger, cfg.rerun = {}, True
+        if cfg.method.get("export"):
+            cfg.method.export = None
         if Path(cfg.paths.outputs).name != SMOKE:
             cfg.paths.outputs = str(Path(cfg.paths.outputs) / SMOKE)
 

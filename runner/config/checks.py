@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from runner.config.help import choices
+from runner.config.instantiate import parameters
 from runner.config.targets import target_of
 from runner.errors import UserError
 
@@ -16,6 +18,7 @@ from runner.errors import UserError
 def check_run(cfg: DictConfig) -> None:
     """Run all checks that need only the config. Raises UserError."""
     check_tasks(cfg)
+    check_needs(cfg)
     check_schedule(cfg)
     check_accelerator(cfg)
 
@@ -39,6 +42,16 @@ def check_tasks(cfg: DictConfig) -> None:
             )
 
 
+def check_needs(cfg: DictConfig) -> None:
+    """Check that the method takes the checkpoints of the needed runs. Raises UserError."""
+    arguments = parameters(get_object(cfg.method._target_))
+    for name in map(str, cfg.needs):
+        if name not in arguments and "..." not in arguments:
+            raise UserError(
+                f"needs.{name} is not an argument of {cfg.method._target_}; its arguments: {', '.join(arguments)}"
+            )
+
+
 def _declared(cfg: DictConfig, group: str, attribute: str) -> Any:
     """Return `task` or `tasks` of the class that a group instantiates."""
     target = cfg[group].get("_target_")
@@ -54,14 +67,19 @@ def _declared(cfg: DictConfig, group: str, attribute: str) -> Any:
 
 
 def check_schedule(cfg: DictConfig) -> None:
-    """Check that the numbers of epochs and steps train something. Raises UserError."""
-    if "fit" not in cfg.stages:
-        return
-    for key in ("max_epochs", "max_steps"):
-        value = cfg.schedule.get(key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and (not whole or value < 1) and value != -1:
-            raise UserError(f"schedule.{key} must be a positive whole number, or -1 without an end, got {value}")
+    """Check that the numbers of epochs, steps and batches leave something to do. Raises UserError."""
+    stages = {"train": "fit", "test": "test"}
+    lengths = ("max_epochs", "max_steps") if "fit" in cfg.stages else ()
+    limits = [f"limit_{part}_batches" for part, stage in stages.items() if stage in cfg.stages]
+    for group in ("schedule", "trainer"):
+        for key in lengths:
+            value = cfg[group].get(key)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not whole or value < 1) and value != -1:
+                raise UserError(f"{group}.{key} must be a positive whole number, or -1 without an end, got {value}")
+        for key in limits:
+            if cfg[group].get(key) == 0:
+                raise UserError(f"{group}.{key}=0 leaves nothing to do; without that stage: stages=[...]")
 
 
 def check_accelerator(cfg: DictConfig) -> None:
@@ -97,6 +115,27 @@ def check_processes(module: Any, trainer: Any) -> None:
     """Check that a method that runs in one process is not run in several. Raises UserError."""
     if trainer.world_size > 1 and not getattr(module, "distributed", True):
         raise UserError(f"this method runs in one process, not in {trainer.world_size}: trainer=cpu or trainer=gpu")
+
+
+def check_trained(module: Any, trainer: Any, folder: Path) -> None:
+    """Check after training that there was some, and that the epoch to test was chosen if the method asks for that.
+
+    Args:
+        module: LightningModule after `trainer.fit`.
+        trainer: Trainer.
+        folder: folder of the run.
+
+    Raises:
+        UserError: no batch was trained, now or before an interruption, or no epoch has measured `module.monitor`.
+    """
+    if trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:
+        raise UserError("training ended before its first batch: look at schedule and trainer (max_time, limits)")
+    monitor = getattr(module, "monitor", None)
+    if monitor and not trainer.fast_dev_run and not (folder / "checkpoints" / "best.ckpt").exists():
+        raise UserError(
+            f"no epoch has measured {monitor}, by which the weights to test are chosen: validate more often "
+            "(check_val_every_n_epoch), or test the last weights with method.monitor=null"
+        )
 
 
 def _datasets_for(tasks: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,6 +25,7 @@ from runner.config.place import CONF
 from runner.errors import UserError
 
 VERSION_BASE = "1.3"
+DEFAULT = "experiment=default"  # for a command line without any override
 PRESENTATION = ("table", "figure", "sweep")  # nodes of an experiment that say nothing about a single run
 
 # OmegaConf parses an interpolation anew each time that it is read, which is most of what addressing a run takes.
@@ -57,6 +58,11 @@ def _read_files_once() -> None:
 
     load_config.reads_once = True  # type: ignore[attr-defined]
     source_class.load_config = load_config  # type: ignore[assignment, method-assign]
+
+
+def searchpath_of(overrides: Iterable[str]) -> list[str]:
+    """Return the overrides that name further folders of config files."""
+    return [override for override in overrides if override.startswith("hydra.searchpath=")]
 
 
 @contextmanager
@@ -137,8 +143,13 @@ def with_formats(arguments: Iterable[str]) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def parse(override: str) -> Override:
-    """Parse an override in Hydra's grammar. Raises OverrideParseException."""
-    return OverridesParser.create().parse_override(override)
+    """Parse an override in Hydra's grammar. Raises UserError if it does not follow it."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise UserError(
+            f"{override}: {error}\nAn override is key=value; special characters of a value need quotes: 'key=\"a~b\"'"
+        ) from error
 
 
 @lru_cache(maxsize=1024)

@@ -34,7 +34,7 @@ def expand_sweep(cfg: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: a grid is malformed, or an override sweeps over no value or over a continuous interval.
     """
-    grids = [{key: values_of(f"{key}={_as_text(key, value)}") for key, value in g.items()} for g in _grids(cfg)]
+    grids = [{key: values_of(f"{key}={as_text(key, value)}") for key, value in g.items()} for g in _grids(cfg)]
     given = {parse(o).get_key_element(): o for o in overrides}
     values = {key: values_of(o) for key, o in given.items() if _is_value(parse(o))}
     flags = [o for key, o in given.items() if key not in values]  # deletions (~key)
@@ -58,12 +58,12 @@ def _grids(cfg: DictConfig) -> list[dict[str, Any]]:
     return grids
 
 
-def _as_text(key: str, value: Any) -> str:
+def as_text(key: str, value: Any) -> str:
     """Return a grid's value in Hydra's syntax: a YAML list becomes several values, other text stays."""
     if isinstance(value, dict) or value is None:
         raise UserError(f"sweep: {key} must be a value, values separated by commas, or a list, got {value}")
     if isinstance(value, list):
-        return ",".join(_as_text(key, item) for item in value)
+        return ",".join(as_text(key, item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import hydra.utils
 from hydra.utils import get_object
@@ -13,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.errors import UserError
 
+UNIONS = (Union, UnionType)
 # Annotations that are checked: accepted classes, and how a message names them.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
@@ -54,19 +58,56 @@ def instantiate(cfg: DictConfig, group: str, **more: Any) -> Any:
 def check_types(node: Any, key: str) -> None:
     """Check the values of a node, and of the nodes in it, against the annotations of their targets.
 
-    Only annotations of `KINDS`, of Literal, and unions of them are checked.
+    Only annotations of `KINDS`, of Literal, and unions of them are checked; and that what is an object, a function, or
+    a mapping or list of them is no plain value.
 
     Raises:
-        UserError: a value has another type, or is none of a Literal's choices.
+        UserError: a value has another type, is none of a Literal's choices, or stands where an object must be.
     """
     if not isinstance(node, DictConfig) or node._is_none():
         return
-    arguments = parameters(get_object(node._target_)) if "_target_" in node else {}
+    target = get_object(node._target_) if "_target_" in node else None
+    arguments, hints = (parameters(target), _hints(target)) if target else ({}, {})
     for name in map(str, node):
         value = node[name]
         check_types(value, f"{key}.{name}")
         if name in arguments and not isinstance(value, Path):
             _check_value(value, arguments[name].annotation, f"{key}.{name}")
+        if name in hints:
+            _check_object(value, hints[name], f"{key}.{name}")
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Return the annotations of a target's parameters as objects, as far as their names can be resolved."""
+    found: dict[str, Any] = {}
+    functions = [vars(c).get("__init__") for c in target.__mro__[::-1]] if inspect.isclass(target) else [target]
+    for function in filter(None, functions):
+        with suppress(Exception):  # names that only a type checker imports
+            found |= get_type_hints(function)
+    return found
+
+
+def _check_object(value: Any, hint: Any, key: str) -> None:
+    """Raise UserError if a plain value stands where the annotation has an object or a function."""
+    members = [m for m in (get_args(hint) if get_origin(hint) in UNIONS else (hint,)) if m is not type(None)]
+    if isinstance(value, bool | int | float | str):
+        if members and all(map(_is_object, members)):
+            raise UserError(f"{key} must be a node with a _target_, got {value}")
+        if members and all(get_origin(member) in (dict, Mapping) for member in members):
+            raise UserError(f"{key} must be a mapping, got {value}")
+    elif OmegaConf.is_list(value) or (isinstance(value, DictConfig) and "_target_" not in value):
+        items = value.items() if isinstance(value, DictConfig) else enumerate(value)
+        of = [get_args(member)[-1] for member in members if get_args(member) and not _is_object(member)]
+        for name, item in items if len(of) == 1 else ():
+            _check_object(item, of[0], f"{key}.{name!s}")
+
+
+def _is_object(hint: Any) -> bool:
+    """Return whether an annotation is a function, or a class that no plain value of YAML is an instance of."""
+    if get_origin(hint) is Callable:
+        return True
+    plain = (str, int, float, bool, list, tuple, dict, object, Path, Any)
+    return inspect.isclass(hint) and get_origin(hint) is None and hint not in plain
 
 
 def _check_value(value: Any, annotation: Any, key: str) -> None:

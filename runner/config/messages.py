@@ -79,20 +79,19 @@ def as_user_error() -> Iterator[None]:
 def stage_errors() -> Iterator[None]:
     """Turn a ValueError that a method or data set itself raises while a stage runs into UserError.
 
-    One that a library raises is no mistake of the user and keeps its traceback, save what Lightning says of settings
-    that do not fit each other.
+    One that a library raises is no mistake of the user and keeps its traceback, save what Lightning and its callbacks
+    say of settings that do not fit each other.
     """
     try:
         yield
     except Exception as error:
         if type(error).__name__ == LIGHTNING_REFUSES:
             raise UserError(str(error)) from error
-        if not isinstance(error, ValueError):
-            raise
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-        if raised_in.partition(".")[0] not in ("methods", "datasets"):
-            raise
-        raise UserError(str(error)) from error
+        own = isinstance(error, ValueError) and raised_in.partition(".")[0] in ("methods", "datasets")
+        if own or (isinstance(error, RuntimeError) and raised_in.startswith("pytorch_lightning.callbacks")):
+            raise UserError(str(error)) from error
+        raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,44 +13,46 @@ from runner.errors import UserError
 TARGET = r"^[A-Za-z_][\w.]*$"  # a dotted name
 
 
-class _Node(BaseModel):
+class Node(BaseModel):
+    """Node of the config whose keys are all known and have values of one type."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Paths(_Node):
+class Paths(Node):
     """Folders of data and of results."""
 
     data: str = Field(min_length=1)
     outputs: str = Field(min_length=1)
 
 
-class Loader(_Node):
+class Loader(Node):
     """Loading of data."""
 
     workers: int = Field(ge=0)
 
 
-class Checkpoint(_Node):
+class Checkpoint(Node):
     """Keeping of checkpoints."""
 
     keep: bool
     every_seconds: float = Field(ge=0, allow_inf_nan=False)
 
 
-class Figures(_Node):
+class Figures(Node):
     """Figures of runs, tables and experiments."""
 
     format: list[Literal["png", "pdf", "svg"]] = Field(min_length=1)
 
 
-class Need(_Node):
+class Need(Node):
     """Run that makes a checkpoint for this one."""
 
     run: list[str]
     same: list[str] = []
 
 
-class RootConfig(_Node):
+class RootConfig(Node):
     """Root config of a run, without the contents of its groups."""
 
     seed: int = Field(ge=0, lt=2**32)
@@ -94,12 +96,36 @@ def check_root(cfg: DictConfig) -> None:
     Raises:
         UserError: a key is unknown, missing, or has a value of a wrong type or out of range.
     """
+    _check_keys(cfg, "")
     groups = ("trainer", "logger", "method", "dataset", "model", "callbacks")  # their contents may hold interpolations
     content = {str(key): _contents(cfg, str(key), resolve=key not in groups) for key in cfg}
+    validate(RootConfig, content)
+
+
+def validate(model: type[Node], content: Any, name: str = "") -> dict[str, Any]:
+    """Return the keys that a node gives, checked.
+
+    Args:
+        model: schema of the node.
+        content: node as plain Python.
+        name: key of the node, for messages.
+
+    Raises:
+        UserError: a key is unknown, missing, or has a value of a wrong type or out of range.
+    """
     try:
-        RootConfig.model_validate(content)
+        return model.model_validate(content).model_dump(exclude_unset=True)
     except ValidationError as error:
-        raise UserError("\n".join(_describe(detail) for detail in error.errors())) from None
+        raise UserError("\n".join(_describe(detail, model, name) for detail in error.errors())) from None
+
+
+def _check_keys(node: Any, name: str) -> None:
+    """Check that the keys of each node are of one kind, so that an id can be made of them. Raises UserError."""
+    if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+        if len({type(key) for key in node}) > 1:
+            raise UserError(f"{name}: keys must be all text or all numbers, got {', '.join(map(repr, node))}")
+        for key in node:
+            _check_keys(node._get_node(key), f"{name}.{key!s}" if name else str(key))
 
 
 def _contents(cfg: DictConfig, key: str, resolve: bool) -> Any:
@@ -109,11 +135,12 @@ def _contents(cfg: DictConfig, key: str, resolve: bool) -> Any:
     return OmegaConf.to_container(value, resolve=resolve)
 
 
-def _describe(detail: Any) -> str:
+def _describe(detail: Any, model: type[BaseModel], name: str) -> str:
     """Return one line for an error of pydantic: key, what is wrong, value."""
-    key = ".".join(str(part) for part in detail["loc"] if not re.match(r"^(list\[|function-|Need$)", str(part)))
+    parts = [str(part) for part in detail["loc"] if not re.match(r"^(list\[|function-|Need$)", str(part))]
+    key = ".".join([name, *parts] if name else parts)
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {key}; known at this place: {', '.join(_known(detail['loc'][:-1]))}"
+        return f"unknown key {key}; known at this place: {', '.join(_known(model, detail['loc'][:-1]))}"
     if detail["type"] == "missing":
         return f"{key} is missing"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
@@ -121,11 +148,15 @@ def _describe(detail: Any) -> str:
     return f"{key}: {message}, got {value if len(value) <= 80 else value[:77] + '...'}"
 
 
-def _known(path: tuple[Any, ...]) -> list[str]:
-    model: type[BaseModel] = RootConfig
+def _known(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     for part in path:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return list(Need.model_fields)
-        model = annotation
+        if field := model.model_fields.get(str(part)):
+            model = _model_in(field.annotation) or model
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the schema that an annotation is, or that its lists, mappings or unions hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

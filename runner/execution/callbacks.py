@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import random
 import signal
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging
 
 from runner.errors import Diverged
 from runner.execution.checkpoints import LastCheckpoint, is_last_epoch
+from runner.execution.provenance import mixed_code
 from runner.execution.record import read_metrics
+from runner.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +89,11 @@ class Recorder(Checkpoint):
 
     Args:
         folder: folder of the run.
+        code: hashes of the code that the run depends on.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, code: dict[str, str]) -> None:
+        self.folder, self.code = folder, code
         self.rows: list[dict[str, float]] = []
         self.names: list[str] = []
         self.before, self.started = 0.0, time.monotonic()
@@ -101,19 +105,25 @@ class Recorder(Checkpoint):
         return self.before + time.monotonic() - self.started
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds of fitting, for the checkpoint."""
-        return {"seconds": self.seconds}
+        """Return the seconds of fitting and the hashes of the code, for the checkpoint."""
+        return {"seconds": self.seconds, "code": self.code}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the seconds of interrupted executions."""
+        """Take over the seconds of interrupted executions, and the hashes of their code where it has changed."""
         self.before = state["seconds"]
+        mixed = mixed_code(state.get("code", {}), self.code)
+        if changed := [path for path in mixed if mixed[path] != self.code[path]]:
+            log.warning(
+                "the run continues by other code than it began with; rerun=true starts anew: %s", ", ".join(changed)
+            )
+        self.code = mixed
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Drop the rows of epochs that are repeated."""
         self.started = time.monotonic()
         self.rows = [row for row in read_metrics(self.folder) if row["epoch"] < trainer.current_epoch]
         if trainer.is_global_zero:
-            self._write(self.rows, "w")
+            self._write()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Begin an epoch that has not been validated yet."""
@@ -133,16 +143,56 @@ class Recorder(Checkpoint):
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(self.seconds, 3)} | metrics
         self.rows.append(row)
         if trainer.is_global_zero:
-            self._write(*(([row], "a") if list(row) == self.names else (self.rows, "w")))
+            self._append(row) if list(row) == self.names else self._write()
 
-    def _write(self, rows: list[dict[str, float]], mode: str) -> None:
-        if mode == "w":
-            self.names = list(dict.fromkeys(name for row in rows for name in row))
-        with open(self.folder / "metrics.csv", mode, newline="") as file:
-            writer = csv.DictWriter(file, self.names)
-            if mode == "w" and self.names:
-                writer.writeheader()
-            writer.writerows(rows)
+    def _append(self, row: dict[str, float]) -> None:
+        with open(self.folder / "metrics.csv", "a", newline="") as file:
+            csv.DictWriter(file, self.names).writerow(row)
+
+    def _write(self) -> None:
+        self.names = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.names)
+        if self.names:
+            writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.folder / "metrics.csv", text.getvalue())
+
+
+class WeightEMA(EMAWeightAveraging):
+    """Exponential moving average of the parameters and of the running statistics of normalisation.
+
+    Validation and test use it. Other buffers, such as a method's best accuracy so far, are no weights: the average has
+    the present ones.
+    """
+
+    def _share_state(self, module: pl.LightningModule) -> None:
+        if self._average_model is None:
+            return
+        averaged = dict(self._average_model.module.named_modules())
+        for name, part in module.named_modules():
+            if name in averaged:
+                averaged[name]._buffers |= {k: b for k, b in part._buffers.items() if not k.startswith("running_")}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validate the average."""
+        self._share_state(module)
+        super().on_validation_epoch_start(trainer, module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Go back to the weights that are trained."""
+        self._share_state(module)
+        super().on_validation_epoch_end(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the average in the module."""
+        self._share_state(module)
+        super().on_train_end(trainer, module)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save both."""
+        self._share_state(module)
+        super().on_save_checkpoint(trainer, module, checkpoint)
 
 
 class FiniteGuard(Callback):

@@ -49,6 +49,12 @@ def wandb_mode() -> str:
     Without either of them it is `offline`. Also makes W&B print less.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        wandb_settings()
+    except ValueError as error:  # pydantic's, with a line for each wrong variable
+        log.warning("W&B's settings are wrong, runs are kept offline and WANDB_BASE_URL is left out: %s", error)
+        os.environ["WANDB_MODE"] = "offline"
+        os.environ.pop("WANDB_BASE_URL", None)
     if mode := os.environ.get("WANDB_MODE"):
         return mode
     return "online" if wandb_key_is_set() and wandb_server_answers(str(wandb_settings().base_url)) else "offline"
@@ -126,6 +132,8 @@ def make_loggers(run: Run) -> list[Any]:
 
     Those of the runner get the run and its whole config, with `choices`; any logger of Lightning can be a node too.
     """
+    from pytorch_lightning.loggers import Logger
+
     own = {"run": run, "config": resolved(run.cfg) | {"choices": choices(run)}}
     loggers = []
     for name, node in run.cfg.logger.items():
@@ -133,6 +141,8 @@ def make_loggers(run: Run) -> list[Any]:
             taken = parameters(get_object(node._target_))
             more = {key: value for key, value in own.items() if key in taken}
             loggers.append(instantiate(run.cfg, f"logger.{name}", **more))
+            if not isinstance(loggers[-1], Logger):
+                raise ValueError(f"logger.{name} must be a Logger of pytorch_lightning, got {loggers[-1]!r}")
     return loggers
 
 

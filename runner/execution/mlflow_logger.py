@@ -41,6 +41,7 @@ def mlflow_logger(run: Run, config: dict[str, Any], uri: str | None = None, wait
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     place = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{Path(run.cfg.paths.outputs).absolute() / 'mlruns'}"
     careful, known = Careful("MLflow"), run.folder / "mlflow.json"
+    tracked = read_json(known) or {}
 
     class Logger(MLFlowLogger):
         @property
@@ -79,7 +80,7 @@ def mlflow_logger(run: Run, config: dict[str, Any], uri: str | None = None, wait
         run_name=run.title,
         tracking_uri=place,
         tags={"run": run.id, **dict.fromkeys(run.cfg.tags, "true")},
-        run_id=(read_json(known) or {}).get("run_id"),
+        run_id=tracked.get("run_id") if tracked.get("uri") == place else None,
     )
     careful(start, wait_seconds)
     return logger

@@ -31,13 +31,14 @@ HEADLINE = ("acc", "ppl", "dense_ppl", "zeroshot_acc", "auc", "iou", "fid", "mae
 COST_UNITS = ("_seconds", "_gib", "_bytes")  # endings of metrics that are costs
 MOST_METRICS = 14
 PROGRESS = ("epoch", "step", "seconds")  # columns of metrics.csv that are not metrics
-RESULT_KEYS = {"metrics", "seconds", "code"}  # a result.json without them is not one of a finished run
+EARLIER = ".earlier"  # in a run's folder: what an earlier execution left, until a new one is set up
+RESULT_KEYS = {"metrics", "seconds", "code"}  # a result.json without these mappings is not one of a finished run
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return the result of a finished run, else None."""
-    result = read_json(folder / "result.json")
-    return result if result is not None and result.keys() >= RESULT_KEYS else None
+    result = read_json(folder / "result.json") or {}
+    return result if all(isinstance(result.get(key), dict) for key in RESULT_KEYS) else None
 
 
 def write_state(folder: Path, state: str, **more: Any) -> None:
@@ -95,12 +96,37 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
     return numbers | {name: int(numbers[name]) for name in ("epoch", "step") if name in numbers}
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier execution left, except for the lock file."""
+def set_aside(folder: Path) -> None:
+    """Move what an earlier execution left out of the way of a new one."""
+    if global_rank() > 0:
+        return
+    (folder / EARLIER).mkdir(exist_ok=True)
     for path in folder.iterdir():
-        if path.name == ".lock":
-            continue
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if path.name not in (".lock", "job.json", EARLIER):  # job.json names the present job
+            path.rename(folder / EARLIER / path.name)
+
+
+def put_back(folder: Path) -> None:
+    """Take back what was set aside, if anything was: the new execution has not come far enough to replace it."""
+    if global_rank() > 0 or not (folder / EARLIER).exists():
+        return
+    for path in (folder / EARLIER).iterdir():
+        _remove(folder / path.name)
+        path.rename(folder / path.name)
+    (folder / EARLIER).rmdir()
+
+
+def drop_earlier(folder: Path) -> None:
+    """Remove what was set aside."""
+    if global_rank() == 0:
+        _remove(folder / EARLIER)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def choices(run: Run) -> dict[str, Any]:
@@ -120,6 +146,7 @@ def describe(
     seconds: dict[str, float],
     world_size: int,
     device: str,
+    code: dict[str, str],
     tracked: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json.
@@ -130,6 +157,7 @@ def describe(
         seconds: wall time of each stage.
         world_size: number of processes.
         device: PyTorch's name of the device.
+        code: hashes of the code that made the result.
         tracked: place of the run in each tracker.
     """
     memory = provenance.peak_memory()
@@ -151,7 +179,7 @@ def describe(
         "versions": provenance.versions(),
         "numerics": provenance.numerics(run, device),
         "git": provenance.git_state(),
-        "code": provenance.code_hashes(),
+        "code": code,
         "identity": run.identity,
     }
 

@@ -20,7 +20,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from runner.config.address import Run, resolved
 from runner.config.instantiate import instantiate
-from runner.execution import slurm
+from runner.execution import provenance, slurm
 from runner.execution.callbacks import EpochSeed, FiniteGuard, Interruption, ProgressLines, Recorder
 from runner.execution.checkpoints import BestCheckpoint, LastCheckpoint
 from runner.execution.preemption import Preemption
@@ -53,7 +53,7 @@ def make_trainer(run: Run, module: Any, loggers: list[Any]) -> tuple[pl.Trainer,
         The Trainer, and the callback that records metrics.csv.
     """
     cfg = run.cfg.copy()
-    recorder = Recorder(run.folder)
+    recorder = Recorder(run.folder, provenance.code_hashes(run))
     users = user_callbacks(cfg)
     callbacks: list[Callback] = [EpochSeed(cfg.seed), FiniteGuard(), *users, recorder]
     if "fit" in cfg.stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from pytorch_lightning.loggers.logger import DummyExperiment
 from runner.execution.careful import Careful, ThreadedCall
 
 log = logging.getLogger(__name__)
+INIT_SECONDS = 10  # for which a run waits at its start for the server to take it
 
 
 class PatientWandbLogger(WandbLogger):
@@ -26,7 +28,8 @@ class PatientWandbLogger(WandbLogger):
     """
 
     def __init__(self, wait_seconds: float = 30.0, **settings: Any) -> None:
-        super().__init__(**settings)
+        seconds = float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_SECONDS))
+        super().__init__(settings=wandb.Settings(init_timeout=seconds), **settings)
         self._wandb_init.pop("anonymous", None)  # Lightning passes it on unasked, and W&B warns of it
         self.wait_seconds = wait_seconds
         self.careful = Careful("W&B")
@@ -40,6 +43,7 @@ class PatientWandbLogger(WandbLogger):
             return super().experiment
         except Exception as error:
             log.warning("W&B failed, the run is kept offline (scripts/wandb_sync.sh uploads it): %s", error)
+            os.environ["WANDB_MODE"] = "offline"  # of the next runs of this process too, which would wait as long
         try:
             wandb.teardown()  # it still holds the run's id
             self._wandb_init["mode"] = "offline"

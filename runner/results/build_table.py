@@ -11,11 +11,12 @@ from runner.config.address import Run, resolved
 from runner.config.compose import compose_without_sweep, parse
 from runner.errors import UserError
 from runner.results.experiment_runs import runs_of
+from runner.results.node_schema import TableNode, read_node
 from runner.results.numerics import count_fingerprints, differences, most_frequent, numerics_notes
-from runner.results.reductions import REDUCTIONS, Measurements, Reduction
+from runner.results.reductions import REDUCTIONS, Measurements, Reduction, count_partial_epochs
 from runner.results.significance import LEGEND, welch
 from runner.results.sources import OUTPUTS, RunOutcome, look_up
-from runner.results.table_model import Cell, Table, TableSpec, as_names
+from runner.results.table_model import Cell, Table, TableSpec
 
 Place = tuple[str, str]  # labels of row and column
 
@@ -70,6 +71,10 @@ def build_table(
         compare_rows(cells, main)
     finished = [o.finished for o in outcomes if o.finished]
     damaged = [run.damage for run in finished if run.damage] if reduction.per_epoch else []
+    partial = {f"{row} / {column}": count_partial_epochs(g.finished, g.metric) for (row, column), g in groups.items()}
+    if reduction.per_epoch and any(partial.values()):
+        places = ", ".join(f"{place} ({count})" for place, count in partial.items() if count)
+        left_out.append(f"epochs that not all runs of a cell have, left out: of {places}")
     return Table(
         title=spec.title,
         source=spec.source,
@@ -107,16 +112,16 @@ def table_spec(overrides: list[str]) -> TableSpec:
     experiment = str(cfg.hydra.runtime.choices.get("experiment"))
     if "table" not in cfg:
         raise UserError(f"experiment={experiment} has no table: node")
-    node = resolved(cfg.table)
+    node = read_node(TableNode, resolved(cfg.table), "table")
     keys = {override: parse(override).key_or_group or "" for override in overrides}
     of_table = {key: override for override, key in keys.items() if key.startswith("table.")}
     if "table.metric" in of_table:
         own = compose_without_sweep([o for o in overrides if o not in of_table.values()]).table
-        if resolved(own).get("metric") != node["metric"]:
-            title = f"{experiment}: {', '.join(as_names(node['metric']))}"
+        if read_node(TableNode, resolved(own), "table")["metric"] != node["metric"]:
+            title = f"{experiment}: {', '.join(node['metric'])}"
             other: dict[str, object] = {"title": title, "digits": None, "reported": []}
             if isinstance(scale := node.get("scale"), dict):
-                other["scale"] = {metric: scale[metric] for metric in as_names(node["metric"]) if metric in scale}
+                other["scale"] = {metric: scale[metric] for metric in node["metric"] if metric in scale}
             node |= {key: value for key, value in other.items() if f"table.{key}" not in of_table}
     spec = TableSpec.read(node, experiment)
     if spec.reduce not in REDUCTIONS:

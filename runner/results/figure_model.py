@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config.help import choices
-from runner.errors import UserError
-from runner.results.table_model import as_names
+from runner.results.node_schema import FigureNode, read_node
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,10 @@ class FigureSpec:
     @classmethod
     def read(cls, experiment: str, node: dict[str, Any]) -> FigureSpec:
         """Return the specification of a node. Raises UserError if a key is missing, unknown or malformed."""
-        place = f"figure, in conf/experiment/{experiment}.yaml,"
-        known = {f.name: f for f in fields(cls)}
-        if unknown := node.keys() - known.keys():
-            raise UserError(f"{place} has the unknown keys {', '.join(sorted(unknown))}; it knows {', '.join(known)}")
-        required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-        if lacking := [n for n in required if n not in node]:
-            raise UserError(f"{place} lacks {', '.join(lacking)}")
-        lines = as_names(node["lines"])
-        order = tuple(
-            node.get("colour_order") or (methods_of(experiment.partition("/")[0]) if lines[-1] == "method" else ())
-        )
-        spec = cls(**node | {"lines": lines, "colour_order": order})
-        for point in spec.reported:
-            if point.keys() != {"panel", "line", "x", "y"} or len(point["x"]) != len(point["y"]):
-                raise UserError(f"{place} has a reported entry that is not {{panel, line, x: [..], y: [..]}}: {point}")
-        return spec
+        content = read_node(FigureNode, node, "figure")
+        if "colour_order" not in content and content["lines"][-1] == "method":
+            content["colour_order"] = tuple(methods_of(experiment.partition("/")[0]))
+        return cls(**content)
 
     @property
     def has_points(self) -> bool:
@@ -80,7 +67,7 @@ class FigureSpec:
 
     def reported_for(self, line: Line) -> list[dict[str, Any]]:
         """Return the entries of `reported` that belong to a line."""
-        return [p for p in self.reported if str(p["panel"]) == line.panel and as_names(p["line"]) == line.name]
+        return [p for p in self.reported if p["panel"] == line.panel and p["line"] == line.name]
 
 
 def methods_of(paper: str) -> list[str]:

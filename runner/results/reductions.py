@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,11 +73,28 @@ def final_values(runs: list[Measurements], metric: str) -> list[float]:
 def values_at_best_epoch(runs: list[Measurements], metric: str) -> list[float]:
     """Return the value of each run at the epoch with the best mean over all runs (Xu et al. 2019).
 
-    This is optimistic: the epoch is chosen on the folds that are reported.
+    This is optimistic: the epoch is chosen on the folds that are reported. Epochs that a run lacks are left out.
+
+    Raises:
+        ValueError: the runs have no epoch in common.
     """
-    curves = [[row[metric] for row in run.rows if metric in row] for run in runs]
-    values = np.array([curve[: min(map(len, curves))] for curve in curves])
+    curves = curves_of(runs, metric)
+    common = sorted(epoch for epoch in curves[0] if all(epoch in curve for curve in curves))
+    if not common:
+        raise ValueError("an epoch that all runs of the cell have")
+    values = np.array([[curve[epoch] for epoch in common] for curve in curves])
     return list(map(float, values[:, int(values.mean(0).argmax())]))
+
+
+def curves_of(runs: list[Measurements], metric: str) -> list[dict[int, float]]:
+    """Return the metric by epoch of each run."""
+    return [{int(row["epoch"]): row[metric] for row in run.rows if metric in row} for run in runs]
+
+
+def count_partial_epochs(runs: list[Measurements], metric: str) -> int:
+    """Return the number of epochs that some of the runs have, but not all."""
+    counts = Counter(epoch for curve in curves_of(runs, metric) for epoch in curve)
+    return sum(count < len(runs) for count in counts.values())
 
 
 def fold_means(runs: list[Measurements], metric: str) -> list[float]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import UserError
-
-
-def as_names(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Return one or several names, as they stand in YAML, as a tuple."""
-    return (value,) if isinstance(value, str) else tuple(map(str, value))
+from runner.results.node_schema import TableNode, read_node
 
 
 @dataclass(frozen=True)
@@ -57,27 +53,16 @@ class TableSpec:
             place: name of the experiment, for messages.
 
         Raises:
-            UserError: a key is missing or unknown.
+            UserError: a key is missing or unknown, or its value does not fit.
         """
-        known = {f.name: f for f in fields(cls)}
-        if unknown := node.keys() - known.keys():
-            raise UserError(
-                f"table: of experiment={place} has the unknown keys {', '.join(sorted(unknown))}; "
-                f"it knows {', '.join(known)}"
-            )
-        required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-        if lacking := [name for name in required if not node.get(name)]:
-            raise UserError(f"table: of experiment={place} lacks {', '.join(lacking)}")
-        content = {key: value for key, value in node.items() if value is not None}
-        names = {key: as_names(content[key]) for key in ("rows", "metric", "columns", "notes") if key in content}
+        content = read_node(TableNode, node, "table")
         for key in ("scale", "digits"):
             given = content.get(key)
-            if unknown := given.keys() - set(names["metric"]) if isinstance(given, dict) else set():
+            if unknown := given.keys() - set(content["metric"]) if isinstance(given, dict) else set():
                 raise UserError(
                     f"table.{key} of experiment={place} names {', '.join(sorted(unknown))}, no table.metric"
                 )
-        labels = {str(key): str(value) for key, value in content.get("labels", {}).items()}
-        return cls(**content | names | {"labels": labels, "reported": tuple(content.get("reported", ()))})
+        return cls(**content)
 
     def label(self, values: Sequence[str]) -> str:
         """Return the label of a row or column, given the values of its keys."""

@@ -55,10 +55,11 @@ def run_status(run: HasFolder, queue: dict[str, str] | None = None) -> RunStatus
         run: run to look at.
         queue: SLURM's state of each job (`slurm.queue()`), or None if SLURM was not asked.
     """
-    result = read_result(run.folder)
+    result, state = read_result(run.folder), read_json(run.folder / "state.json")
     if result is not None:
-        return RunStatus("finished", f"{sum(result['seconds'].values()):.0f} s{main_metrics(result)}")
-    state, submitted = read_json(run.folder / "state.json"), read_json(run.folder / "job.json")
+        again = f"; running it again failed: {state.get('error')}" if state and state.get("state") == "failed" else ""
+        return RunStatus("finished", f"{sum(result['seconds'].values()):.0f} s{main_metrics(result)}{again}")
+    submitted = read_json(run.folder / "job.json")
     job = submitted["job"] if submitted else None
     if job and queue and job in queue:
         waits = queue[job] in QUEUED

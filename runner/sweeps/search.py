@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.address import Run
 from runner.config.compose import compose
+from runner.config.grids import as_text
 from runner.errors import UserError
 from runner.execution.run_lock import run_lock
 from runner.files import write_whole
@@ -50,12 +51,13 @@ def search(arguments: list[str]) -> int:
     settings = make_settings(cfg)
     own = [o for o in overrides if not LAUNCHING.fullmatch(o)]
     given = {o.partition("=")[0] for o in own}
-    own += [f"{key}={value}" for key, value in settings.params.items() if key not in given]
+    own += [f"{key}={as_text(key, value)}" for key, value in settings.params.items() if key not in given]
     fixed, space = split_space(own)
     first = Run.compose(first_point(fixed, space))
     configure_log(cfg.hydra.job_logging)
-    folder = study_folder(first, settings, fixed, space)
+    folder, identity = study_folder(first, settings, fixed, space)
     with run_lock(folder, wait=False):
+        check_identity(folder, identity)
         write_whole(folder / "command.txt", shlex.join(["python", "-m", "runner", *arguments]) + "\n")
         trials = Trials(settings, fixed, space, folder / "study.journal")
         try:
@@ -96,8 +98,8 @@ def is_interval(override: str) -> bool:
     return bool(re.search(r"=.*interval\(", override))
 
 
-def study_folder(first: Run, settings: Settings, fixed: Sequence[str], space: Sequence[Dimension]) -> Path:
-    """Return the folder of the study: below outputs/searches/<experiment or method>.
+def study_folder(first: Run, settings: Settings, fixed: Sequence[str], space: Sequence[Dimension]) -> tuple[Path, str]:
+    """Return the folder of the study, below outputs/searches/<experiment or method>, and what it is of, as text.
 
     Args:
         first: any run of the space.
@@ -114,7 +116,18 @@ def study_folder(first: Run, settings: Settings, fixed: Sequence[str], space: Se
     text = json.dumps([what, identity, [o for o in fixed if o.startswith("init_from=")]], sort_keys=True)
     name = settings.study or hashlib.sha256(text.encode()).hexdigest()[:8]
     place = first.choices.get("experiment") or first.choices["method"]
-    return Path(first.cfg.paths.outputs).absolute() / "searches" / str(place) / name
+    return Path(first.cfg.paths.outputs).absolute() / "searches" / str(place) / name, text
+
+
+def check_identity(folder: Path, text: str) -> None:
+    """Write what a study is of into its folder. Raises UserError if it is there and of something else."""
+    path = folder / "identity.json"
+    if path.exists() and path.read_text() != text:
+        raise UserError(
+            f"{folder}\nis a study of another space, metric, sampler, pruner or of other fixed keys: "
+            "choose another name with study="
+        )
+    write_whole(path, text)
 
 
 def _forget(node: Any, path: list[str]) -> None:

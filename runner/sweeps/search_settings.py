@@ -67,11 +67,13 @@ class Settings:
         ):
             if value not in options:
                 raise UserError(f"{key} must be one of {', '.join(options)}, got {value}")
-        for key, number, least in (("trials", trials, 1), ("startup", startup, 0), ("warmup", warmup, 0)):
-            if not isinstance(number, int) or number < least:
-                raise UserError(f"{key} must be a whole number, at least {least}, got {number}")
-        if parallel is not None and (not isinstance(parallel, int) or parallel < 1):
-            raise UserError(f"parallel must be a whole number, at least 1, got {parallel}")
+        least = {"trials": 1, "startup": 0, "warmup": 0, "seed": 0, "parallel": 1}
+        numbers = (trials, startup, warmup, seed, 1 if parallel is None else parallel)
+        for (key, low), number in zip(least.items(), numbers, strict=True):
+            if not isinstance(number, int) or isinstance(number, bool) or number < low:
+                raise UserError(f"{key} must be a whole number, at least {low}, got {number}")
+        if study is not None and not (isinstance(study, str) and re.fullmatch(r"\w[\w.+-]{0,63}", study)):
+            raise UserError(f"study must be a name of letters, digits and . + - _ that is no number, got {study}")
         if sampler == "cmaes" and len(self.metrics) > 1:
             raise UserError("sampler=cmaes has one metric; tpe and nsga2 can have several")
         self.trials, self.sampler, self.pruner, self.startup = trials, sampler, pruner, startup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,8 +77,8 @@ def dimension(override: str) -> Dimension:
     log = "log" in (getattr(value, "tags", None) or ())
     if isinstance(value, IntervalSweep):
         low, high = value.start, value.end
-        if low is None or high is None or low >= high:
-            raise UserError(f"{override}: the first number of an interval must be the lesser one")
+        if low is None or high is None or not -math.inf < low < high < math.inf:
+            raise UserError(f"{override}: an interval has two finite numbers, the lesser one first")
         found = Dimension(key, low=low, high=high, log=log, whole=isinstance(low, int) and isinstance(high, int))
     elif isinstance(value, RangeSweep) and _is_whole_range(value):
         numbers = range(int(value.start or 0), int(value.stop or 0), int(value.step))

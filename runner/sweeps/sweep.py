@@ -43,7 +43,7 @@ def sweep(arguments: list[str]) -> int:
     configure_log(cfg.hydra.job_logging)
     statuses = run_statuses([task.run for task in tasks])
     log.info("%d runs: %s", len(tasks), count_states(statuses))
-    todo = [t for t, s in zip(tasks, statuses, strict=True) if is_wanted(s, cfg.rerun)]
+    todo = [t for t, s in zip(tasks, statuses, strict=True) if is_wanted(s, t.run.cfg.rerun)]
     if todo:
         launch(cfg, todo, arguments)
         statuses = run_statuses([task.run for task in tasks])

@@ -24,7 +24,7 @@ LONGEST_GRID = 100_000
 class Trials:
     """Iterator over the tasks of a search. Each one is asked for when the launcher is free to run it.
 
-    A trial whose run is finished already is told at once, and is no task.
+    A trial whose run is finished already is told at once, and is no task unless `rerun=true`.
 
     Args:
         settings: settings of the search.
@@ -74,9 +74,13 @@ class Trials:
         points = math.prod(map(len, options))
         if points > LONGEST_GRID:
             raise UserError(f"the grid has {points} points; take another sampler")
-        self.limit = min(self.limit, points)
-        for values in itertools.islice(itertools.product(*options), len(self.study.trials), self.limit):
-            self.study.enqueue_trial(dict(zip(self.distributions, values, strict=True)))
+        trials = self.study.trials
+        known = {frozenset(trial.system_attrs.get("fixed_params", trial.params).items()) for trial in trials}
+        grid = (dict(zip(self.distributions, values, strict=True)) for values in itertools.product(*options))
+        new = [point for point in grid if frozenset(point.items()) not in known]
+        self.limit = min(self.limit, len(trials) + len(new))
+        for point in new[: max(0, self.limit - len(trials))]:
+            self.study.enqueue_trial(point)
 
     def __iter__(self) -> Iterator[Task]:
         return self
@@ -86,7 +90,7 @@ class Trials:
             number, params = asked
             task = self._task(number, params)
             self.running[id(task)] = number
-            if read_result(task.run.folder) is None:
+            if read_result(task.run.folder) is None or task.run.cfg.rerun:
                 return task
             self.finish(task)
         raise StopIteration

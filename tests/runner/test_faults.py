@@ -51,6 +51,44 @@ def test_an_unreadable_result_does_not_count(call, tiny, tmp_path, content) -> N
     assert metrics_of(folder) == metrics
 
 
+@pytest.mark.parametrize("damage", [{"seconds": None}, {"code": []}, {"metrics": 5}])
+def test_a_result_that_was_edited_into_something_else_does_not_count(tmp_path, damage) -> None:
+    from runner.status import unfinished_runs
+
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    result = {"metrics": {}, "seconds": {"fit": 1.0}, "code": {}}
+    (folder / "result.json").write_text(json.dumps(result))
+    record.write_state(folder, "failed", error="e")
+    assert record.read_result(folder) == result
+    assert not unfinished_runs([f"paths.outputs={tmp_path}"])
+    (folder / "result.json").write_text(json.dumps(result | damage))
+    assert record.read_result(folder) is None
+    assert [run.folder for run in unfinished_runs([f"paths.outputs={tmp_path}"])] == [folder]
+
+
+def test_a_job_that_cannot_be_requeued_keeps_why_its_run_ended(tmp_path, monkeypatch, caplog) -> None:
+    from runner import main
+    from runner.config.address import Run
+    from runner.errors import Preempted
+
+    asked = []
+
+    def fail(job: str) -> None:
+        asked.append(job)
+        raise subprocess.CalledProcessError(1, "scontrol")
+
+    run = Run.compose(["method=graphnorm", "dataset=atlas", f"paths.outputs={tmp_path}"])
+    run.folder.mkdir(parents=True)
+    monkeypatch.setattr(main.slurm, "requeue", fail)
+    error = Preempted("saved after epoch 3", "12")
+    main.record_failure(run, error)
+    main.record_failure(run, error)  # as of the run that needs it
+    assert asked == ["12"]
+    assert read_json(run.folder / "state.json")["error"] == "saved after epoch 3"
+    assert "job 12 could not be requeued" in caplog.text
+
+
 def test_a_checkpoint_that_is_cut_short_starts_the_run_anew(call, tiny, tmp_path) -> None:
     call(*tiny)
     folder = only_run(tmp_path)

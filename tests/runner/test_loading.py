@@ -86,6 +86,33 @@ def test_a_finished_run_is_tested_on_other_data(finished, capfd):
     assert len(list(finished.glob("*/*/*/result.json"))) == 2
 
 
+def test_a_run_is_tested_where_its_own_config_files_are_not_found(finished, tmp_path):
+    from runner.config.address import Run
+    from tests.runner.conftest import ROOT, TINY
+
+    conf = f"hydra.searchpath=[{ROOT / 'tests/runner/conf'}]"
+    overrides = [*TINY, conf, "model=toy/plain", "~model.norm", "threads=2"]
+    run = Run.compose([o for o in overrides if not o.startswith("model.layers")])
+    (folder,) = (path.parents[1] for path in finished.glob("*/*/*/checkpoints/last.ckpt"))
+    loaded = runner.load(folder)
+    loaded.__dict__["config"], loaded.result["choices"]["model"] = run.cfg, "toy/plain"
+    test = config_of_test(loaded, ["logger=csv", f"paths.outputs={tmp_path}"])
+    assert (test.cfg.model._target_, test.choices["model"]) == ("tests.runner.toy.Plain", "toy/plain")
+    assert (test.choices["method"], test.cfg.threads) == ("graphnorm", 2)
+    assert "experiment" not in test.choices
+    with pytest.raises(Exception, match="toy/plain"):
+        config_of_test(loaded, ["dataset=mutag"])
+    assert config_of_test(loaded, ["dataset=mutag", conf]).cfg.dataset.name == "MUTAG"
+
+
+def test_a_run_that_trained_nothing_has_no_weights(finished):
+    (folder,) = (path.parents[1] for path in finished.glob("*/*/*/checkpoints/last.ckpt"))
+    loaded = runner.load(folder)
+    loaded.config.stages = ["test"]
+    with pytest.raises(UserError, match="has trained nothing"):
+        _ = loaded.checkpoint
+
+
 def test_the_same_test_gives_the_recorded_metrics(finished):
     (folder,) = (p.parent for p in finished.glob("*/*/*/result.json") if "fit" in read_result(p.parent)["seconds"])
     run_test([f"run={folder.name}", "logger=csv", f"paths.outputs={finished}"])

@@ -116,8 +116,25 @@ def test_onnx(call, tmp_path) -> None:
         )
 
 
+def test_a_name_with_a_comma_is_one_file(tmp_path) -> None:
+    from runner.predict import find_inputs
+
+    for name in ("c,d.txt", "e.txt"):
+        (tmp_path / name).write_text("")
+    given = f"{tmp_path}/c,d.txt,{tmp_path}/e.txt,{tmp_path}/*.txt"
+    assert [path.name for path in find_inputs(given)] == ["c,d.txt", "e.txt", "c,d.txt", "e.txt"]
+
+
+def test_an_option_that_cannot_be_read_is_told_before_the_model_is_made() -> None:
+    from runner.errors import UserError
+    from runner.predict import predict
+
+    with pytest.raises(UserError, match=r"tokens=\[1 cannot be read"):
+        predict(None, str(Path(__file__)), Path("nowhere"), "", ["tokens=[1"])
+
+
 def test_a_method_of_ones_own_predictor_comes_first() -> None:
-    from runner.predict import predictor_of, read_options
+    from runner.predict import check_options, predictor_of
 
     class Module:
         def predict_files(self, paths, out, data, threshold=0.5):
@@ -131,6 +148,6 @@ def test_a_method_of_ones_own_predictor_comes_first() -> None:
     predictor, other = predictor_of(module, data)
     assert predictor == module.predict_files
     assert other is data
-    assert read_options(predictor, {"threshold": "0.25"}) == {"threshold": 0.25}
+    assert check_options(predictor, {"threshold": 0.25}) == {"threshold": 0.25}
     predictor, other = predictor_of(object(), data)
     assert predictor == data.predict_files

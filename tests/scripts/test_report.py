@@ -33,7 +33,7 @@ def finish(outputs: Path, value: float, *overrides: str) -> Run:
 
     run = Run.compose([f"experiment={EXPERIMENT}", f"paths.outputs={outputs}", *overrides])
     (run.folder / "figures").mkdir(parents=True)
-    result = record.describe(run, {"test/auc": value, "test/loss": 1.0}, {"fit": 75.0, "test": 5.0}, 1, "cpu")
+    result = record.describe(run, {"test/auc": value, "test/loss": 1.0}, {"fit": 75.0, "test": 5.0}, 1, "cpu", {})
     write_json(run.folder / "result.json", result)
     lines = [f"{epoch},{2 * epoch + 2},{epoch / 2},{1 / (epoch + 1)},{epoch / 300}" for epoch in range(300)]
     (run.folder / "metrics.csv").write_text("\n".join(["epoch,step,seconds,train/loss,val/auc", *lines, ""]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
 import pytest
 from hydra import initialize_config_dir
@@ -85,6 +87,18 @@ def test_a_need_may_share_what_its_run_is_made_of() -> None:
     alone = ["method=graphnorm", "method.weight_decay=0.1", *overrides[len(BASE) + 1 :], "schedule.max_epochs=7"]
     assert teacher.id == Run.compose(alone).id
     assert (teacher.choices["dataset"], teacher.choices["model"]) == ("ptc", "gcn")
+
+
+def test_a_smoke_run_exports_nothing(tmp_path) -> None:
+    run = Run.compose(["method=esparse", f"method.export={tmp_path}/pruned", "smoke=true"])
+    assert run.cfg.method.export is None
+
+
+def test_needed_runs_are_found_in_the_same_folders_of_config_files() -> None:
+    conf = Path(__file__).parents[1] / "conf"
+    needed = "needs.teacher=['method=toy/student','dataset=atlas']"
+    run = Run.compose([f"hydra.searchpath=[{conf}]", "method=toy/student", "dataset=atlas", needed])
+    assert run.needs["teacher"].choices["method"] == "toy/student"
 
 
 def test_an_alias_names_the_run_and_changes_no_id(tmp_path) -> None:

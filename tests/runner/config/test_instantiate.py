@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -91,3 +95,46 @@ def test_values_of_another_kind(keys, said):
 def test_values_of_the_right_kind():
     node = {"_target_": f"{__name__}.Typed", "width": 1, "rate": 2, "name": None, "flag": True}
     assert instantiate(OmegaConf.create({"method": node}), "method").width == 1
+
+
+class Composed:
+    def __init__(
+        self,
+        part: nn.Module | None = None,
+        rule: Callable[[int], int] | None = None,
+        parts: Mapping[str, Base] | None = None,
+        stages: Sequence[Base] = (),
+        options: Mapping[str, Any] | None = None,
+        size: int | Sequence[int] = 1,
+        file: Path | None = None,
+        either: str | Base = "",
+    ) -> None:
+        self.part, self.options = part, options
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"part": "wanda"},
+        {"part": True},
+        {"rule": "cosine"},
+        {"parts": {"mine": "wanda"}},
+        {"stages": [1]},
+        {"inner": {"_target_": f"{__name__}.Composed", "part": 3}},
+    ],
+)
+def test_a_plain_value_in_the_place_of_an_object(keys):
+    with pytest.raises(UserError, match=r"^method\..* must be a node with a _target_, got "):
+        instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Composed"} | keys}), "method")
+
+
+def test_a_plain_value_in_the_place_of_a_mapping():
+    node = {"_target_": f"{__name__}.Composed", "options": "a"}
+    with pytest.raises(UserError, match=r"method\.options must be a mapping, got a"):
+        instantiate(OmegaConf.create({"method": node}), "method")
+
+
+def test_plain_values_where_they_may_stand():
+    node = {"part": None, "options": {"a": 1}, "size": 3, "file": "a.txt", "either": "text", "stages": []}
+    made = instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Composed"} | node}), "method")
+    assert made.options == {"a": 1}

@@ -85,6 +85,21 @@ def test_an_epoch_without_validation_repeats_no_value(call, tiny, tmp_path):
     assert [bool(loss) for loss in losses] == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+trainer.max_time=00:00:00:00"], "training ended before its first batch"),
+        (["method.monitor=val/acc", "+schedule.check_val_every_n_epoch=5"], "no epoch has measured val/acc"),
+    ],
+)
+def test_a_run_without_training_or_without_its_best_epoch_is_not_finished(call, tiny, tmp_path, overrides, said):
+    for _ in range(2):  # asked again it is no better
+        code, printed = call(*tiny, *overrides)
+        assert code == 2, printed
+        assert said in printed
+        assert not list(tmp_path.rglob("result.json"))
+
+
 def test_users_callbacks_join_the_runners(call, tiny, tmp_path):
     stopping = "{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/loss, patience: 1, min_delta: 100}"
     code, printed = call(*tiny, "schedule.max_epochs=20", f"+trainer.callbacks=[{stopping}]")

@@ -53,6 +53,40 @@ def test_a_server_that_does_not_answer_costs_a_warning(call, tiny, tmp_path) -> 
     assert "MLflow failed, the run continues without it" in printed
 
 
+def test_a_wrong_address_of_the_server_keeps_runs_offline(monkeypatch, caplog) -> None:
+    from runner.execution.loggers import wandb_mode
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "foo")
+    assert wandb_mode() == "offline"
+    assert "W&B's settings are wrong" in caplog.text
+    assert wandb_mode() == "offline"
+    assert caplog.text.count("W&B's settings are wrong") == 1
+
+
+def test_a_server_that_takes_no_run_is_waited_for_once(monkeypatch, tmp_path) -> None:
+    import os
+
+    import wandb
+
+    from runner.execution.wandb_logger import PatientWandbLogger
+
+    asked = []
+
+    def init(**settings):
+        asked.append((settings["mode"], settings["settings"].init_timeout))
+        raise TimeoutError("no answer")
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.delenv("WANDB_INIT_TIMEOUT", raising=False)
+    monkeypatch.setattr(wandb, "init", init)
+    logger = PatientWandbLogger(project="p", save_dir=str(tmp_path), mode="online")
+    assert logger.careful.lost is False
+    _ = logger.experiment
+    assert asked == [("online", 10.0), ("offline", 10.0)]
+    assert os.environ["WANDB_MODE"] == "offline"
+
+
 def test_after_a_failure_a_tracker_is_left_alone(caplog) -> None:
     careful, calls = Careful("It"), []
 

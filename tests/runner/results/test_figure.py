@@ -90,7 +90,11 @@ def test_the_command_logs_to_wandb_and_names_a_wrong_metric(outputs):
         (["experiment=graphnorm/demo"], "has no figure; these have one: famus/variance, graphnorm/figure4"),
         (["experiment=nonsense"], "nonsense"),
         (["experiment=graphnorm/figure5", "figure.panels=colour"], "'colour'"),
-        (["experiment=graphnorm/figure5", "+figure.colour=red"], "unknown keys colour"),
+        (["experiment=graphnorm/figure5", "+figure.colour=red"], "unknown key figure.colour;"),
+        (["experiment=graphnorm/figure5", "figure.lines=5"], "figure.lines: must be a name or a list, got 5"),
+        (["experiment=graphnorm/figure5", "figure.labels=5"], "figure.labels: must be a mapping"),
+        (["experiment=graphnorm/figure5", "figure.metric=5"], "figure.metric: must be a valid string, got 5"),
+        (["experiment=graphnorm/figure5", "figure=5"], "figure: must be a valid dictionary"),
         (["experiment=graphnorm/figure5", "dataset=proteins"], "python -m runner -m experiment=graphnorm/figure5"),
     ],
 )
@@ -119,9 +123,9 @@ def test_spec_checks_the_node():
     node = {"panels": "dataset", "lines": "method", "metric": "val/acc"}
     spec = FigureSpec.read("e", node)
     assert (spec.lines, spec.x) == (("method",), "step")
-    with pytest.raises(UserError, match="lacks metric"):
+    with pytest.raises(UserError, match=r"figure\.metric is missing"):
         FigureSpec.read("e", {"panels": "dataset", "lines": "method"})
-    with pytest.raises(UserError, match="reported entry"):
+    with pytest.raises(UserError, match=r"figure\.reported\.0: x and y must have the same number"):
         FigureSpec.read("e", node | {"reported": [{"panel": "p", "line": "a", "x": [1], "y": [1, 2]}]})
 
 
@@ -134,7 +138,10 @@ def test_labels_leave_out_what_all_lines_share():
 
 
 def test_reported_points_find_their_line():
-    points = ({"panel": "p", "line": ["gin", "a"], "x": [1], "y": [2]}, {"panel": "q", "line": "a", "x": [1], "y": [2]})
+    points = (
+        {"panel": "p", "line": ("gin", "a"), "x": [1], "y": [2]},
+        {"panel": "q", "line": ("a",), "x": [1], "y": [2]},
+    )
     spec = FigureSpec(panels="dataset", lines=("model", "method"), metric="m", reported=points)
     assert spec.reported_for(Line("p", ("gin", "a"))) == [points[0]]
     assert spec.reported_for(Line("q", ("a",))) == [points[1]]

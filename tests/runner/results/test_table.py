@@ -281,16 +281,49 @@ def test_a_reduction_over_epochs_names_damaged_files(tmp_path, capsys) -> None:
     assert f"{run.folder / 'metrics.csv'} cannot be read" in printed
 
 
+NODE = {"rows": "method", "metric": "m", "reduce": "mean_std"}
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"rows": "method", "metric": "m", "reduce": "mean_std", "colums": "dataset"}, "unknown keys colums"),
-        ({"rows": "method", "reduce": "mean_std"}, "experiment=a/b lacks metric"),
+        (NODE | {"colums": "dataset"}, "unknown key table.colums;"),
+        ({"rows": "method", "reduce": "mean_std"}, "table.metric is missing"),
+        (
+            NODE | {"reported": [{"row": "a", "column": "b", "value": "high"}]},
+            r"reported\.0\.value: must be a valid num",
+        ),
+        (NODE | {"reported": [{"row": "a", "value": 1}]}, r"table\.reported\.0\.column is missing"),
+        (NODE | {"reported": [{"row": "a", "column": "b", "value": 1, "by": "me"}]}, "place: row, column, value, std"),
     ],
 )
 def test_a_wrong_node_is_refused(node, message) -> None:
     with pytest.raises(UserError, match=message):
         TableSpec.read(node, "a/b")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("table.rows=5", "table.rows: must be a name or a list, got 5"),
+        ("table.scale=abc", "table.scale: must be a number, or a mapping of metrics to such, got 'abc'"),
+        ("table.scale=nan", "table.scale: must be a number"),
+        ("table.digits=x", "table.digits: must be a whole number of at least 0"),
+        ("table.digits=1.5", "table.digits: must be a whole number of at least 0"),
+        ("table.digits=-1", "table.digits: must be a whole number of at least 0"),
+        ("table.labels=5", "table.labels: must be a mapping of values to labels, got 5"),
+        ("table.metric=5", "table.metric: must be a name or a list, got 5"),
+        ("table.metric=null", "table.metric is missing"),
+        ("table.metric=[]", "table.metric: "),
+        ("table.notes=5", "table.notes: must be a name or a list, got 5"),
+        ("table.title=5", "table.title: must be a valid string, got 5"),
+        ("table=5", "table: must be a valid dictionary"),
+    ],
+)
+def test_a_value_that_does_not_fit_the_table_is_one_message(override, message) -> None:
+    with pytest.raises(UserError) as error:
+        build_table(["experiment=esparse/memory", override])
+    assert str(error.value).startswith(message)
 
 
 def test_metrics_may_have_scale_and_digits_of_their_own(stories) -> None:
@@ -311,3 +344,16 @@ def test_metrics_may_have_scale_and_digits_of_their_own(stories) -> None:
 def test_html_alone_imports_jinja() -> None:
     code = "import sys, runner.table; sys.exit('jinja2' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_epoch_is_chosen_among_those_that_all_runs_have() -> None:
+    from runner.results.reductions import Measurements, count_partial_epochs, values_at_best_epoch
+
+    def run(**curve: float) -> Measurements:
+        return Measurements({}, [{"epoch": int(e[1:]), "val/acc": v} for e, v in curve.items()], {})
+
+    runs = [run(e0=0.1, e1=0.2, e2=0.9), run(e1=0.3, e2=0.8, e3=1.0)]
+    assert values_at_best_epoch(runs, "val/acc") == [0.9, 0.8]
+    assert count_partial_epochs(runs, "val/acc") == 2
+    with pytest.raises(ValueError, match="an epoch that all runs"):
+        values_at_best_epoch([run(e0=0.1), run(e1=0.2)], "val/acc")

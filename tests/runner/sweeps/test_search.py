@@ -87,7 +87,13 @@ def test_other_settings_of_the_sampler_are_another_study(tiny) -> None:
     assert folder(study="mine").name == "mine"
 
 
-@pytest.mark.parametrize("override", ["a.b=interval(1,0)", "a.b=tag(log,interval(0,1))", "seed=1,2", "seed=range(3)"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("a.b=interval(1,0)", "a.b=tag(log,interval(0,1))", "seed=1,2", "seed=range(3)"),
+        *("a.b=interval(0.1,inf)", "a.b=interval(0.1,nan)", "a.b=interval(-inf,1)"),
+    ],
+)
 def test_a_space_that_cannot_be_searched_is_refused(override) -> None:
     with pytest.raises(UserError):
         split_space([override])
@@ -116,6 +122,10 @@ def test_short_names_are_those_of_the_sweeper() -> None:
         {"direction": "up"},
         {"optimize": ["val/acc", "time/fit"], "sampler": "cmaes"},
         {"parallel": 0},
+        {"trials": True},
+        {"seed": "abc"},
+        {"study": 5},
+        {"study": "../../x"},
     ],
 )
 def test_settings_out_of_range_are_refused(changes) -> None:
@@ -170,6 +180,68 @@ def test_a_grid_has_every_point_once(tmp_path, tiny) -> None:
         seen.append((task.run.cfg.method.lr, task.run.cfg.model.hidden))
         finish(trials, task, **{"val/acc": 0.5})
     assert sorted(seen) == sorted(itertools.product([0.1, 0.01, 0.001], [8, 16]))
+
+
+def test_a_grid_runs_the_points_that_a_study_lacks(tmp_path, tiny) -> None:
+    grid = ["method.lr=0.1,0.01,0.001", "model.hidden=8,16"]
+    first = make(tmp_path, tiny, grid, sampler="random", trials=2)
+    for task in first:
+        finish(first, task, **{"val/acc": 0.5})
+    second = make(tmp_path, tiny, grid, sampler="grid", trials=99)
+    for task in second:
+        finish(second, task, **{"val/acc": 0.5})
+    assert {tuple(t.params.values()) for t in second.study.trials} == set(
+        itertools.product(["0.1", "0.01", "0.001"], ["8", "16"])
+    )
+
+
+def test_finished_trials_are_run_again_if_so_asked(tmp_path, tiny) -> None:
+    grid = ["method.lr=0.1,0.01"]
+    first = make(tmp_path, tiny, grid, sampler="grid")
+    for task in first:
+        finish(first, task, **{"val/acc": 0.5})
+    (tmp_path / "again").mkdir()
+    assert len(list(itertools.islice(make(tmp_path / "again", [*tiny, "rerun=true"], grid, sampler="grid"), 2))) == 2
+
+
+@pytest.fixture
+def study(tiny, monkeypatch):
+    """study(*overrides) -> the searched keys of a search whose trials are not run."""
+    from runner.sweeps import search
+
+    spaces = []
+    monkeypatch.setattr(search, "run_trials", lambda cfg, trials, folder: spaces.append((trials.space, folder)))
+    fixed = [o for o in tiny if not o.startswith("model.hidden")]
+
+    def study(*overrides: str):
+        search.search(["-m", *fixed, "hydra/sweeper=optuna", "optimize=val/acc", *overrides])
+        return spaces[-1]
+
+    return study
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["method.lr=0.1,0.01,1"],
+        ["method.lr=0.1,0.01", "schedule.max_epochs=3"],
+        ["method.lr=0.1,0.01", "sampler=grid"],
+        ["method.lr=0.1,0.01", "optimize=val/loss"],
+    ],
+)
+def test_a_named_study_is_of_one_space_and_one_setting(study, other) -> None:
+    study("study=a", "method.lr=0.1,0.01", "trials=3")
+    study("study=a", "method.lr=0.1,0.01", "trials=5", "threads=2")
+    with pytest.raises(UserError, match="is a study of another space"):
+        study("study=a", *other)
+
+
+def test_lists_among_the_parameters_are_searched(study) -> None:
+    space, _ = study("hydra.sweeper.params={method.lr:[0.1,0.2],model.hidden:'range(8,17,8)'}")
+    assert [(d.key, d.values or (d.low, d.high)) for d in space] == [
+        ("method.lr", ("0.1", "0.2")),
+        ("model.hidden", (8, 16)),
+    ]
 
 
 def test_several_metrics_give_the_pareto_front(tmp_path, tiny) -> None:

@@ -49,6 +49,15 @@ def test_what_is_finished_starts_nothing(call, tiny, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_smoke_runs_of_a_sweep_run_each_time(call, tiny, tmp_path) -> None:
+    assert call("-m", *tiny, "smoke=true")[0] == 0
+    (path,) = (tmp_path / ".smoke").glob("*/*/*/result.json")
+    before = path.stat().st_mtime_ns
+    assert call("-m", *tiny, "smoke=true")[0] == 0
+    assert path.stat().st_mtime_ns != before
+
+
+@pytest.mark.slow
 def test_a_sweep_gives_what_single_runs_give(call, tiny, tmp_path) -> None:
     call("-m", *tiny, "seed=0,1", "hydra/launcher=local", "hydra.launcher.workers=2")
     call(*tiny, "seed=1", f"paths.outputs={tmp_path / 'single'}")

@@ -1,0 +1,87 @@
+"""Callbacks: the average of the weights, metrics.csv, and callbacks and trackers that do not fit the run."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from runner.execution.callbacks import WeightEMA
+from runner.execution.record import read_metrics
+
+
+class Counting(pl.LightningModule):
+    """Has a weight, running statistics, and state of its own in buffers: one changed in place, one replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(1), nn.Linear(1, 1)
+        self.state = nn.Module()
+        self.state.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("epochs", torch.zeros(()))
+        self.before: list[torch.Tensor] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        self.state.steps += 1
+        return self.layer(self.norm(batch)).pow(2).mean()
+
+    def on_train_batch_end(self, *_) -> None:
+        self.before.append(self.layer.weight.detach().clone())
+
+    def validation_step(self, batch: torch.Tensor) -> None:
+        self.seen = (self.layer.weight.detach().clone(), self.norm.running_mean.clone(), float(self.state.steps))
+
+    def on_validation_epoch_end(self) -> None:
+        self.epochs = self.epochs + 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_the_average_is_of_weights_alone(tmp_path):
+    torch.manual_seed(0)
+    module, batches = Counting(), DataLoader(torch.randn(12, 1) + 3, batch_size=3)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    trainer = Trainer(max_epochs=2, callbacks=[WeightEMA(decay=0.5)], default_root_dir=tmp_path, **quiet)
+    trainer.fit(module, batches, batches)
+    assert float(module.epochs) == 2
+    assert float(module.state.steps) == module.seen[2] == 8
+    average = module.before[0]
+    for weight in module.before[1:]:
+        average = 0.5 * average + 0.5 * weight
+    assert torch.allclose(module.seen[0], average)
+    assert torch.allclose(module.layer.weight, average)
+    assert torch.equal(module.norm.running_mean, module.seen[1])
+    saved = torch.load(next(tmp_path.rglob("*.ckpt")), weights_only=True)
+    assert (saved["state_dict"]["epochs"], saved["current_model_state"]["epochs"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/accuracy"], "val/accuracy"),
+        (["+logger.x={_target_:os.getcwd}"], "logger.x must be a Logger of pytorch_lightning, got '"),
+    ],
+)
+def test_a_callback_or_tracker_that_does_not_fit_is_one_message(call, tiny, overrides, said):
+    code, printed = call(*tiny, *overrides)
+    assert code == 2, printed
+    assert said in printed
+    assert "Traceback" not in printed
+
+
+def test_a_failure_while_metrics_are_written_anew_loses_no_row(call, tiny, tmp_path, monkeypatch):
+    call(*tiny, "schedule.max_epochs=2")
+    (folder,) = (path.parent for path in tmp_path.rglob("metrics.csv"))
+    rows = read_metrics(folder)
+    from runner.execution import callbacks
+
+    recorder = callbacks.Recorder(folder, {})
+    recorder.rows = rows
+    monkeypatch.setattr("runner.files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        recorder._write()
+    assert read_metrics(folder) == rows
