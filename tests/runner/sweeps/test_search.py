@@ -79,7 +79,7 @@ def test_other_settings_of_the_sampler_are_another_study(tiny) -> None:
     first = Run.compose(first_point(fixed, space))
 
     def folder(**changes):
-        return study_folder(first, settings(**changes), fixed, space)
+        return study_folder(first, settings(**changes), fixed, space)[0]
 
     assert folder(trials=50, parallel=2) == folder()
     others = [{"sampler": "random"}, {"pruner": "none"}, {"startup": 1}, {"warmup": 3}, {"seed": 1}]
