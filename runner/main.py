@@ -56,6 +56,7 @@ def run_and_record(run: Run, anew: bool = False) -> dict[str, Any]:
         record.set_aside(run.folder)
     record.write_state(run.folder, "running")
     try:
+        import_lightning()
         with as_user_error():
             checks.check_run(run.cfg)  # before hours are spent on needed runs
             check_before_needs(run)
@@ -87,7 +88,6 @@ def check_before_needs(run: Run) -> None:
     if all(record.read_result(needed.folder) for needed in run.needs.values()):
         return  # nothing will be trained before the run itself checks
     if getattr(get_object(run.cfg.method._target_), "check_before_needs", False):
-        import_lightning()
         data = make_data(run.cfg)
         make_module(run.cfg, data, {}).prepare(data)
 

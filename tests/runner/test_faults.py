@@ -196,11 +196,14 @@ def test_a_tracker_that_dies_does_not_end_the_run(spawn, call, tiny, tmp_path, m
     call(*long, f"paths.outputs={tmp_path / 'whole'}")
     monkeypatch.setenv("WANDB_MODE", "offline")
     process = spawn(*(o for o in long if o != "logger=csv"), f"paths.outputs={tmp_path / 'tracked'}")
-    wait_for(lambda: any(read_metrics(path.parent) for path in tmp_path.glob("tracked/*/*/*/metrics.csv")))
-    children = psutil.Process(process.pid).children(recursive=True)
-    trackers = [child for child in children if "wandb-core" in " ".join(child.cmdline())]
-    assert trackers, children
-    for tracker in trackers:
+
+    def trackers() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if "wandb-core" in " ".join(child.cmdline())]
+
+    rows = "tracked/*/*/*/metrics.csv"
+    wait_for(lambda: any(read_metrics(path.parent) for path in tmp_path.glob(rows)) and trackers())
+    for tracker in trackers():
         tracker.send_signal(signal.SIGKILL)
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
