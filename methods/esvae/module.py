@@ -139,9 +139,11 @@ class AutoencoderTraining(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Tell the network how far training is, by epochs, or by steps where `max_steps` ends it."""
-        epochs = self.trainer.max_epochs or -1
-        steps = 0 if epochs > 0 else max(self.trainer.max_steps, 0)
-        done = self.current_epoch / epochs if epochs > 0 else self.global_step / steps if steps else 0.0
+        epochs, steps, done = self.trainer.max_epochs or -1, self.trainer.max_steps, 0.0
+        if epochs > 0:
+            done = self.current_epoch / epochs
+        elif steps > 0:
+            done = self.global_step / steps
         self.network.set_progress(min(done, 1.0))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

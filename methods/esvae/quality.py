@@ -125,39 +125,36 @@ class FrechetAutoencoderDistance:
 
     def __init__(self, network: FeatureAutoencoder, images: Tensor, official: Moments | None = None) -> None:
         self.network, self.images, self.official = network, images, official
-        self.features: dict[str, list[Tensor]] = {"fad": [], "fad_batch": []}
-        self.device = torch.device("cpu")
+        self.batches: list[dict[str, Tensor]] = []
 
     @cached_property
     def reference(self) -> dict[str, Moments]:
         """Moments of the reference images' features, computed when the first generated ones are compared."""
-        generated, self.features = self.features, {name: [] for name in self.features}
-        for batch in self.images.split(REFERENCE_BATCH):
-            self.update(scaled(batch.to(self.device)))
-        collected = self._collected()
-        self.features = generated
-        return {"fad": moments(collected["fad"]), "fad_batch": self.official or moments(collected["fad_batch"])}
+        device = next(self.network.parameters()).device
+        features = joined([self._features(scaled(batch.to(device))) for batch in self.images.split(REFERENCE_BATCH)])
+        return {"fad": moments(features["fad"]), "fad_batch": self.official or moments(features["fad_batch"])}
 
-    @torch.no_grad()
     def update(self, images: Tensor) -> None:
         """Take a batch of generated images (N, C, H, W) in [-1, 1]."""
-        self.device = images.device
         self.network.to(images.device)
-        self.features["fad"].append(self.network.representation(images).cpu())
-        with batch_statistics(self.network):
-            self.features["fad_batch"].append(self.network.representation(images).cpu())
+        self.batches.append(self._features(images))
 
     def compute(self) -> dict[str, float]:
         """Return `fad` and `fad_batch`."""
-        return {
-            name: frechet_distance(moments(features), self.reference[name])
-            for name, features in self._collected().items()
-        }
+        features, self.batches = joined(self.batches), []
+        return {name: frechet_distance(moments(found), self.reference[name]) for name, found in features.items()}
 
-    def _collected(self) -> dict[str, Tensor]:
-        collected = {name: torch.cat(parts) for name, parts in self.features.items()}
-        self.features = {name: [] for name in collected}
-        return collected
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the features (N, D) of a batch with both treatments of batch normalisation."""
+        running = self.network.representation(images).cpu()
+        with batch_statistics(self.network):
+            return {"fad": running, "fad_batch": self.network.representation(images).cpu()}
+
+
+def joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the features of all batches, by name."""
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 class ClassifierQuality:

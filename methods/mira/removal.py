@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from datasets.batching import generator
-from datasets.checks import check_choice, check_fraction, check_positive
+from datasets.checks import check_choice, check_fraction
 from datasets.files import atomic_write
 from methods.mira.attack_data import SETTINGS, draw_attack_data
 from methods.mira.attacks.attack import RemovalAttack
@@ -85,7 +85,6 @@ class Removal(LightningModule):
         super().__init__()
         check_fraction("method", min_trigger_acc=min_trigger_acc, min_utility=min_utility, max_acc_loss=max_acc_loss)
         check_choice("method.setting", setting, SETTINGS)
-        check_positive("method", images=images)
         check_source(victim, init_from)
         if attack.uses_recovered and recovered is None:
             raise ValueError(f"{type(attack).__name__} needs recovered samples: needs.recovered names their run")
