@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -74,12 +74,6 @@ def replace_layer(network: nn.Module, name: str, new: nn.Module) -> None:
     """
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, new)
-
-
-def replace_layers(network: nn.Module, names: Iterable[str], make: Callable[[str, nn.Module], nn.Module]) -> None:
-    """Replace several modules by what `make` returns for their name and module."""
-    for name in list(names):
-        replace_layer(network, name, make(name, network.get_submodule(name)))
 
 
 @torch.no_grad()

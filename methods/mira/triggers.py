@@ -115,15 +115,6 @@ def draw_images(
     return source.images[chosen].float() / 255, source.labels[chosen]
 
 
-def other_labels(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-    """Draw a wrong label for each image, uniform over the other classes.
-
-    Shapes: labels (N,) -> (N,).
-    """
-    shift = torch.randint(1, num_classes, labels.shape, generator=generator)
-    return (labels + shift) % num_classes
-
-
 def save_triggers(triggers: TriggerSet, path: Path) -> None:
     """Write triggers to a file of tensors, with their hash. Images keep all digits."""
     with atomic_write(path) as temporary:

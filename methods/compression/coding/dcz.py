@@ -84,15 +84,6 @@ def load_dcz(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return fill(build(header["structure"]), tensors), header["notes"]
 
 
-def tensor_layouts(path: Path) -> dict[str, dict[str, Any]]:
-    """Return how each tensor of a .dcz file is stored: kind, entries, bits, bytes."""
-    header, _ = _open(path.read_bytes(), path)
-    return {
-        name: {**entry["layout"], "bytes": entry["values"] + sum(s["bytes"] for s in entry["streams"].values())}
-        for name, entry in header["tensors"].items()
-    }
-
-
 def _open(content: bytes, path: Path) -> tuple[dict[str, Any], bytes]:
     if len(content) < PREFIX.size or not content.startswith(MAGIC):
         raise DamagedFile(f"{path} is no .dcz file")
