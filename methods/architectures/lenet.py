@@ -37,6 +37,6 @@ class LeNet5(Classifier):
 
     def extract(self, x: Tensor) -> Tensor:
         """Return the features of normalised images; see `Classifier`."""
-        x = max_pool2d(relu(self.conv1(x)), 2)
-        x = max_pool2d(relu(self.conv2(x)), 2)
+        x = relu(max_pool2d(self.conv1(x), 2))  # as ReLU before the pool, at a quarter of its cost
+        x = relu(max_pool2d(self.conv2(x), 2))
         return relu(self.fc2(relu(self.fc1(x.flatten(1)))))
