@@ -178,10 +178,10 @@ def test_compressed_interactions_by_loops():
     for row, logit in zip(e, cin(e), strict=True):
         state, pooled = list(row), []
         for layer in cin.layers:
-            weight = layer.weight.view(layer.out_channels, 4, len(state))
+            weight = layer.weight.view(layer.out_features, 4, len(state))
             state = [
                 layer.bias[h] + sum(weight[h, j, i] * state[i] * row[j] for i in range(len(state)) for j in range(4))
-                for h in range(layer.out_channels)
+                for h in range(layer.out_features)
             ]
             pooled += [component.sum() for component in state]
         torch.testing.assert_close(logit, torch.stack(pooled) @ cin.output.weight[0] + cin.output.bias[0])
@@ -282,7 +282,7 @@ def test_cin_equals_fuxictr():
     cin = CIN(4, (3, 2))
     reference = fuxictr_layer("interactions/compressed_interaction_net.py", "CompressedInteractionNet")(4, [3, 2])
     for mine, theirs in zip(cin.layers, reference.cin_layer.values(), strict=True):
-        theirs.load_state_dict(mine.state_dict())
+        theirs.load_state_dict({"weight": mine.weight.unsqueeze(2), "bias": mine.bias})
     reference.fc.load_state_dict(cin.output.state_dict())
     x = torch.randn(5, 4, 6)
     torch.testing.assert_close(cin(x), reference(x).squeeze(1))
