@@ -24,7 +24,7 @@ def seconds_left(started: float, done: int, total: int) -> float:
 
 
 def track(items: Sequence[T], description: str, every_seconds: float = 30.0) -> Iterator[T]:
-    """Yield the items and show progress: a bar in a terminal, else a log line now and then.
+    """Yield the items and show progress: a bar in a terminal, else a log line now and then, also in a sweep.
 
     Args:
         items: what to iterate over.
@@ -40,5 +40,6 @@ def track(items: Sequence[T], description: str, every_seconds: float = 30.0) -> 
     for done, item in enumerate(items):
         if done and time.monotonic() - printed >= every_seconds:
             printed = time.monotonic()
-            log.info("%s %d/%d, %.0f s left", description, done, len(items), seconds_left(started, done, len(items)))
+            left = seconds_left(started, done, len(items))
+            log.info("%s %d/%d, %.0f s left", description, done, len(items), left, extra={"underway": True})
         yield item

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.checks import check_positive
 from datasets.download import CorruptData, MissingData, cache_folder, first_existing, missing
+from datasets.progress import track
 from datasets.shapes import shapenet_format as fmt
 from datasets.shapes.base import ShapeDataModule, round_robin
 from datasets.shapes.build import Recipe, build_dataset
@@ -21,7 +22,6 @@ from datasets.shapes.render import cameras_in_unit_cube
 from datasets.shapes.shape_set import ShapeSet
 from datasets.shapes.shapenet_format import Array
 
-PROGRESS_FROM = 1000  # number of shapes from which on reading shows a progress bar
 OFF_CENTER = 0.1  # share of an image by which a camera may look past its center
 
 Reader = Callable[[Path], dict[str, Array]]  # folder of a model -> its arrays, by the name in ShapeSet
@@ -142,9 +142,6 @@ class StoredShapes(ShapeDataModule):
         Raises:
             CorruptData: if two models differ in the size of an array.
         """
-        from rich.console import Console
-        from rich.progress import track
-
         first = read(models[0])
         stacked = {key: np.empty((len(models), *value.shape), value.dtype) for key, value in first.items()}
 
@@ -155,11 +152,8 @@ class StoredShapes(ShapeDataModule):
                 stacked[key][number] = value
 
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
-            done: Iterable[None] = pool.map(fill, range(len(models)))
-            if len(models) >= PROGRESS_FROM:
-                done = track(done, "shapes", total=len(models), console=Console(stderr=True), transient=True)
             try:
-                for _ in done:
+                for _ in zip(pool.map(fill, range(len(models))), track(models, "shapes read"), strict=True):
                     pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)

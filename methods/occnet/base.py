@@ -112,7 +112,7 @@ class ShapeReconstruction(LightningModule):
         if now - self.reported >= PROGRESS_SECONDS and not self.trainer.progress_bar_callback:
             self.reported = now
             left = seconds_left(self.started, done, int(total))
-            log.info("reconstructed %d of %d shapes, %.0f s left", done, int(total), left)
+            log.info("reconstructed %d of %d shapes, %.0f s left", done, int(total), left, extra={"underway": True})
 
     def _export(self, index: int, prediction: Reconstruction) -> None:
         """Write a reconstruction to `meshes/<category>/` of the folder of the run."""
