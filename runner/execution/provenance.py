@@ -158,6 +158,16 @@ def device_name(device: str) -> str:
     return str(sys.modules["torch"].cuda.get_device_name(device)) if device.startswith("cuda") else device
 
 
+def cpu_name() -> str:
+    """Return the model of the CPU, such as `AMD EPYC 7B13`; the architecture where the system does not tell it."""
+    with suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
 def numerics(run: Run, device: str) -> dict[str, Any]:
     """Return the fingerprint of the numerics: what may change the last digits of a result, but not its id.
 
@@ -166,13 +176,15 @@ def numerics(run: Run, device: str) -> dict[str, Any]:
         device: PyTorch's name of the device that it ran on.
 
     Returns:
-        device, cpu_capability (instruction set that PyTorch chose), threads, precision, and library versions.
+        device, cpu (two models of one instruction set may differ), cpu_capability (instruction set that PyTorch chose),
+        threads, precision, and library versions.
     """
     import torch
 
     installed = versions()
     return {
         "device": device_name(device),
+        "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "precision": str(run.cfg.trainer.get("precision")),

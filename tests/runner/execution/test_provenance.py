@@ -89,3 +89,13 @@ def test_code_that_changed_twice_is_kept_in_order():
         "b": "1",
         "c": "1",
     }
+
+
+def test_numerics_name_the_cpu_beside_its_instruction_set(tiny):
+    run = Run.compose(tiny)
+    numerics = provenance.numerics(run, "cpu")
+    assert list(numerics)[:3] == ["device", "cpu", "cpu_capability"]
+    if (cpuinfo := Path("/proc/cpuinfo")).exists() and "model name" in cpuinfo.read_text():
+        assert f": {numerics['cpu']}\n" in cpuinfo.read_text()
+    else:
+        assert numerics["cpu"]
