@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,45 @@ def files_below(paths: Iterable[Path], suffixes: Sequence[str] | set[str], what:
     if not found:
         raise ValueError(f"input= names no {what}: {' '.join(sorted(suffixes))}")
     return found
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of a file without its suffix."""
+    return path.stem
+
+
+def unique_names(paths: Iterable[Path], name_of: Callable[[Path], str] = stem_of) -> dict[Path, str]:
+    """Return a name for the result of each file, so that no result overwrites another.
+
+    It is the file's own name, with those of its folders before it where names repeat. Files of one folder that differ
+    in their suffix only keep it (`a_ply`, `a_off`).
+
+    Args:
+        paths: files; one that occurs twice counts once.
+        name_of: returns the name of a file without what its kind of file always has, such as a suffix.
+
+    Raises:
+        ValueError: names cannot be told apart.
+    """
+    files = {path: path.absolute() for path in paths}
+    siblings = Counter((whole.parent, name_of(path)) for path, whole in files.items())
+    parts = {
+        path: (
+            *whole.parts[1:-1],
+            name_of(path) if siblings[whole.parent, name_of(path)] == 1 else path.name.replace(".", "_"),
+        )
+        for path, whole in files.items()
+    }
+    depth = dict.fromkeys(parts, 1)
+    while True:
+        names = {path: "_".join(own[-depth[path] :]) for path, own in parts.items()}
+        counts = Counter(names.values())
+        repeated = [path for path, name in names.items() if counts[name] > 1]
+        if not repeated:
+            return names
+        if any(depth[path] > len(parts[path]) for path in repeated):
+            raise ValueError(f"these files cannot be told apart by their names: {', '.join(map(str, repeated))}")
+        depth |= {path: depth[path] + 1 for path in repeated}
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

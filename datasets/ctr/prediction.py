@@ -18,6 +18,7 @@ from datasets.ctr.schema import Schema
 from datasets.ctr.tables import Table, open_table
 from datasets.ctr.vocabulary import distinct_values, encode
 from datasets.files import atomic_write
+from datasets.prediction import unique_names
 from datasets.progress import track
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 def predict_clicks(paths: list[Path], out: Path, module: Any, data: Any) -> list[Path]:
     """Write `<name>.csv` for each table: a row for each of its rows, in their order.
+
+    Tables of one name get the names of their folders before it.
 
     Columns: row (counted from 1), label (if the file has it) and probability of a click. Files have the columns of the
     training data; the label may be missing. Values without an id of their own take the id of rare values, and their
@@ -40,16 +43,14 @@ def predict_clicks(paths: list[Path], out: Path, module: Any, data: Any) -> list
         data: DataModule that the network was trained on.
 
     Raises:
-        ValueError: a file lacks a column, or two files have one name.
+        ValueError: a file lacks a column.
         CorruptData: a row is not what the schema says.
     """
     plan = data.plan()
     vocabularies = load_vocabularies(plan)
     written: list[Path] = []
-    for path in paths:
-        target = out / f"{path.name.partition('.')[0]}.csv"
-        if target in written:
-            raise ValueError(f"two of the input files are called {target.stem}: predict them into two folders")
+    for path, name in unique_names(paths, lambda file: file.name.partition(".")[0]).items():
+        target = out / f"{name}.csv"
         with tempfile.TemporaryDirectory() as work, atomic_write(target) as temporary, open(temporary, "wb") as file:
             table = open_table(path, schema_of(path, plan.schema, Path(work)), Path(work))
             for number, frame in enumerate(_blocks(table, vocabularies, module, data)):

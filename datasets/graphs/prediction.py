@@ -9,11 +9,13 @@ import torch
 
 from datasets.graphs.store import GraphLoader
 from datasets.graphs.tu import read_tu
-from datasets.prediction import network_of, probabilities_rows, write_rows
+from datasets.prediction import network_of, probabilities_rows, unique_names, write_rows
 
 
 def predict_graphs(paths: list[Path], out: Path, module: Any, data: Any) -> list[Path]:
     """Write `<NAME>.csv` for each folder NAME_A.txt, ...: a row for each graph, numbered from 1 as in the files.
+
+    Collections of one name get the names of their folders before it.
 
     Node labels and degrees get the columns that they have in the training collection; `<NAME>_graph_labels.txt` may be
     missing. Columns: graph, label (if the files have it), predicted, and the probability of each class by the files'
@@ -36,9 +38,8 @@ def predict_graphs(paths: list[Path], out: Path, module: Any, data: Any) -> list
         for c in (range(data.dims["out_channels"]) if data.store.classes is None else data.store.classes.tolist())
     ]
     written = []
-    for file in [edge_file(path) for path in paths]:
-        name = file.name.removesuffix("_A.txt")
-        store = read_tu(file.parent, name, known=encoding)
+    for file, unique in unique_names((edge_file(path) for path in paths), collection_of).items():
+        store = read_tu(file.parent, collection_of(file), known=encoding)
         if store.num_features != data.dims["in_channels"]:
             raise ValueError(f"{file.parent}: nodes have {store.num_features} features, not {data.dims['in_channels']}")
         loader = GraphLoader(store, torch.arange(len(store)), data.batch_size)
@@ -49,8 +50,13 @@ def predict_graphs(paths: list[Path], out: Path, module: Any, data: Any) -> list
             header.insert(1, "label")
             for row, label in zip(rows, store.classes[store.y].tolist(), strict=True):
                 row.insert(1, label)
-        written.append(write_rows(out / f"{name}.csv", header, rows))
+        written.append(write_rows(out / f"{unique}.csv", header, rows))
     return written
+
+
+def collection_of(file: Path) -> str:
+    """Return NAME of a file NAME_A.txt."""
+    return file.name.removesuffix("_A.txt")
 
 
 def edge_file(path: Path) -> Path:

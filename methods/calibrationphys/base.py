@@ -277,7 +277,8 @@ class LearnedWave(RateModule):
             ValueError: there is no such camera, or no video could be measured.
         """
         from datasets.faces.frontend import FrontEnd
-        from methods.calibrationphys.predictor import measure_videos, module_predictor, unique_names
+        from datasets.prediction import unique_names
+        from methods.calibrationphys.predictor import measure_videos, module_predictor
         from methods.calibrationphys.report import write_measurement
 
         if camera and camera not in self.cameras:

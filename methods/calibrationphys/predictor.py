@@ -309,27 +309,6 @@ def camera_of(path: Path) -> str:
     return path.stem.removeprefix("cam_")
 
 
-def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return a name for the results of each video: its own, with those of its folders before it where names repeat.
-
-    Args:
-        paths: videos; one that occurs twice counts once.
-
-    Raises:
-        ValueError: two videos in a folder differ in the ending only.
-    """
-    parts = {path: (*path.absolute().parts[1:-1], path.stem) for path in paths}
-    depth = dict.fromkeys(parts, 1)
-    while True:
-        names = {path: "_".join(own[-depth[path] :]) for path, own in parts.items()}
-        repeated = [path for path in names if list(names.values()).count(names[path]) > 1]
-        if not repeated:
-            return names
-        if any(depth[path] > len(parts[path]) for path in repeated):
-            raise ValueError(f"these videos differ in the ending of their names only: {', '.join(map(str, repeated))}")
-        depth |= {path: depth[path] + 1 for path in repeated}
-
-
 def measure_videos(
     paths: Sequence[Path], predictor: Predictor, settings: FrontEnd, detector: str, window: float
 ) -> Iterator[tuple[Measurement, Path]]:

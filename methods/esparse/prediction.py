@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from datasets.prediction import files_below, write_rows
+from datasets.prediction import files_below, unique_names, write_rows
 from datasets.progress import track
 
 SUFFIXES = (".txt", ".md", ".tex", ".rst", ".html", ".json", ".jsonl", ".py")
@@ -33,7 +33,8 @@ def predict_texts(
         encode: returns the tokens of a text.
         decode: returns the text of tokens.
         paths: text files in UTF-8, or folders of them.
-        out: folder of the files; a continuation is `<name>.continued.txt`, text and continuation.
+        out: folder of the files; a continuation is `<name>.continued.txt`, text and continuation, with the names of
+            folders before it where names repeat.
         window: largest number of tokens that the model sees at once.
         tokens: number of tokens by which each text is continued, always by the likeliest one; 0: not at all.
 
@@ -44,7 +45,7 @@ def predict_texts(
         raise ValueError(f"tokens must be a whole number from 0 to {window - 1}, got {tokens}")
     files = files_below(paths, SUFFIXES, "texts")
     texts = [_read(path) for path in files]
-    written, rows = [], []
+    names, written, rows = unique_names(files), [], []
     for number in track(range(len(files)), "texts"):
         ids = torch.tensor(encode(texts[number]))
         if len(ids) < 2:
@@ -52,7 +53,7 @@ def predict_texts(
         loss = mean_cross_entropy(model, ids, window)
         rows.append([str(files[number]), len(ids), f"{loss:.6f}", f"{math.exp(loss) if loss < 700 else math.inf:.4f}"])
         if tokens:
-            written.append(out / f"{files[number].stem}.continued.txt")
+            written.append(out / f"{names[files[number]]}.continued.txt")
             written[-1].write_text(texts[number] + decode(continue_tokens(model, ids, tokens, window)))
     header = ["file", "tokens", "cross_entropy", "perplexity"]
     return [write_rows(out / "perplexity.csv", header, rows), *written]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datasets.images.decode import read_image
-from datasets.prediction import files_below
+from datasets.prediction import files_below, unique_names
 from datasets.progress import track
 from datasets.shapes.inputs import CLOUDS, PICTURES, Frame, cloud_input, picture_input, read_cloud, unknown_shape
 from methods.occnet.evaluation import Reconstruction
@@ -42,7 +42,7 @@ def reconstruct_files(
     if data.inputs not in READABLE:
         raise ValueError(f"only point clouds and pictures can be read, and dataset.inputs is {data.inputs}")
     files = files_below(paths, *READABLE[data.inputs])
-    names = output_names(files)
+    names = unique_names(files)
     written = []
     for number in track(range(len(files)), "reconstructing"):
         frame, shape = None, None
@@ -52,7 +52,7 @@ def reconstruct_files(
             shape = unknown_shape(cloud_input(frame.to_unit(points), data.input_points))
         else:
             shape = unknown_shape(picture_input(read_image(files[number], 3, None), data.image_size))
-        written.append(write(reconstruct(shape), frame, out / names[number], suffix))
+        written.append(write(reconstruct(shape), frame, out / names[files[number]], suffix))
     return written
 
 
@@ -69,12 +69,3 @@ def write(prediction: Reconstruction, frame: Frame | None, place: Path, suffix: 
     path = place.with_name(f"{place.name}.{suffix}")
     write_mesh(path, mesh)
     return path
-
-
-def output_names(files: list[Path]) -> list[str]:
-    """Return a name for each file: its own without suffix, with the folder's before it where names repeat."""
-    stems = [path.stem for path in files]
-    repeated = {stem for stem in stems if stems.count(stem) > 1}
-    return [
-        f"{path.parent.name}_{path.stem}_{path.suffix[1:]}" if path.stem in repeated else path.stem for path in files
-    ]

@@ -64,6 +64,10 @@ def test_graphs_of_a_tu_folder(call, tiny, tmp_path, capfd) -> None:
     write_tu(tmp_path / "unlabelled", store, chosen, labels=False)
     main([f"run={folder}", f"input={tmp_path / 'unlabelled'}", f"out={tmp_path / 'out2'}"])
     assert "label" not in rows(tmp_path / "out2/MINE.csv")[0]
+    capfd.readouterr()
+    main([f"run={folder}", f"input={tmp_path / 'mine'},{tmp_path / 'unlabelled'}", f"out={tmp_path / 'out3'}"])
+    names = [Path(line).name for line in capfd.readouterr().out.splitlines() if line.endswith(".csv")]
+    assert names == ["mine_MINE.csv", "unlabelled_MINE.csv"]
     for arguments, words in {
         (f"input={tmp_path / 'nothing'}",): "no such file or folder",
         ("export=onnx",): "only networks whose input is one tensor can be exported",

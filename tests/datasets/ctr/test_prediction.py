@@ -81,6 +81,17 @@ def test_rows_of_the_training_file_get_what_the_loader_gives(data, network, tmp_
     assert [int(row["label"]) for row in rows] == labels.tolist()
 
 
+def test_tables_of_one_name_are_kept_apart(data, network, tmp_path) -> None:
+    text = (tmp_path / "log.csv").read_text().splitlines()
+    for name, lines in (("monday", text[:11]), ("tuesday", text[:6])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.csv").write_text("\n".join(lines) + "\n")
+    given = [tmp_path / name / "log.csv" for name in ("monday", "tuesday")]
+    written = predict_clicks(given, out_folder(tmp_path), network, data)
+    assert [path.name for path in written] == ["monday_log.csv", "tuesday_log.csv"]
+    assert [len(read(path)) for path in written] == [10, 5]
+
+
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
 def test_files_without_labels_get_the_same_probabilities(kind, data, network, tmp_path) -> None:
     lines = [line.partition(",")[2] for line in (tmp_path / "log.csv").read_text().splitlines()]

@@ -13,7 +13,7 @@ import pytest
 import runner
 from datasets.faces.frontend import FrontEnd, build_map
 from datasets.faces.video import open_frames
-from methods.calibrationphys.predictor import measure, module_predictor, unique_names
+from methods.calibrationphys.predictor import measure, module_predictor
 from tests.methods.calibrationphys.test_module import RUN
 
 pytest.importorskip("av")
@@ -75,14 +75,6 @@ def test_a_run_whose_videos_all_fail_is_a_mistake(trained, tmp_path):
     (tmp_path / "a.mp4").write_text("no video")
     with pytest.raises(UserError, match="cannot be read as a video"):
         predict(runner.load(trained), str(tmp_path / "a.mp4"), tmp_path, "", [f"box={BOX}"])
-
-
-def test_names_of_results_are_unique(tmp_path):
-    paths = [tmp_path / name for name in ("a/x/cam_p.mp4", "b/x/cam_p.mp4", "c.mp4")]
-    assert list(unique_names(paths).values()) == ["a_x_cam_p", "b_x_cam_p", "c"]
-    assert unique_names([paths[2], paths[2]]) == {paths[2]: "c"}
-    with pytest.raises(ValueError, match="ending"):
-        unique_names([tmp_path / "a.mp4", tmp_path / "a.avi"])
 
 
 def test_each_video_is_measured_by_the_network_of_its_camera(trained, sessions, tmp_path, caplog, capsys):

@@ -63,6 +63,12 @@ def test_files(model, tmp_path) -> None:
     assert [path.name for path in files] == ["perplexity.csv", "a.continued.txt"]
     assert files[1].read_text() == "dog" + decode(continue_tokens(model, torch.tensor(encode("dog")), 4, 16))
     assert ",3," in files[0].read_text()
+    for name, text in (("x", "cat"), ("y", "ape")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same.txt").write_text(text)
+    _, *both = predict_texts(model, encode, decode, [tmp_path / "x", tmp_path / "y"], out, window=16, tokens=4)
+    assert [path.name for path in both] == ["x_same.continued.txt", "y_same.continued.txt"]
+    assert [path.read_text()[:3] for path in both] == ["cat", "ape"]
     (tmp_path / "b.txt").write_text("d")
     for given, tokens in ((tmp_path / "b.txt", 0), (tmp_path / "a.txt", 16)):
         with pytest.raises(ValueError, match="tokens"):
