@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_count
 from methods.optfeature.deepfm import HIDDEN
-from methods.optfeature.network import CTRNetwork, perceptron
+from methods.optfeature.network import CTRNetwork, check_widths, perceptron
 
 
 class DCN(CTRNetwork):
@@ -35,6 +36,8 @@ class DCN(CTRNetwork):
         sparse: bool = False,
     ) -> None:
         super().__init__(field_sizes, embedding_dim, sparse)
+        check_count("model", layers=layers)
+        check_widths(hidden=hidden)
         width = self.fields * embedding_dim
         self.cross_layers = nn.ModuleList(self.cross_layer(width) for _ in range(layers))
         self.cross_biases = nn.ParameterList(torch.zeros(width) for _ in range(layers))

@@ -32,7 +32,7 @@ class LR(CTRNetwork):
     """
 
     def __init__(self, field_sizes: Sequence[int], sparse: bool = False) -> None:
-        super().__init__(field_sizes, 0, sparse)
+        super().__init__(field_sizes, None, sparse)
         self.linear = LinearTerm(self.values, sparse)
 
     def logits(self, ids: Tensor, embeddings: Tensor, pair_gate: Tensor | None) -> Tensor:

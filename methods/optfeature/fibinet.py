@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_positive
 from methods.optfeature.deepfm import HIDDEN
 from methods.optfeature.network import CTRNetwork, LinearTerm, perceptron
 from methods.optfeature.pairs import pair_indices
@@ -22,6 +23,7 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, fields: int, reduction: float = 3.0) -> None:
         super().__init__()
+        check_positive("model", reduction=reduction)
         width = max(1, int(fields / reduction))
         self.excitation = nn.Sequential(
             nn.Linear(fields, width, bias=False), nn.ReLU(), nn.Linear(width, fields, bias=False), nn.ReLU()

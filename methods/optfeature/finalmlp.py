@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from methods.optfeature.network import CTRNetwork, perceptron
+from datasets.checks import check_count
+from methods.optfeature.network import CTRNetwork, check_widths, perceptron
 
 
 class FeatureGate(nn.Module):
@@ -93,6 +94,8 @@ class FinalMLP(CTRNetwork):
         sparse: bool = False,
     ) -> None:
         super().__init__(field_sizes, embedding_dim, sparse)
+        check_widths(hidden_first=hidden_first, hidden_second=hidden_second)
+        check_count("model", heads=heads)
         width = self.fields * embedding_dim
         gates = [FeatureGate(embedding_dim, width, gate_hidden) if gate_hidden else nn.Identity() for _ in range(2)]
         self.gate_first, self.gate_second = gates

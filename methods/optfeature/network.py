@@ -8,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_count
 from methods.optfeature.pairs import flat_pair_indices, pair_count
 
 
@@ -18,7 +19,7 @@ class CTRNetwork(nn.Module):
 
     Args:
         field_sizes: number of ids of each field; ids are global, each field has a block of its own.
-        embedding_dim: length d of the embedding of an id; 0: the predictor has no embeddings.
+        embedding_dim: length d of the embedding of an id; None: the predictor has no embeddings.
         sparse: give embedding tables sparse gradients, so that a step costs as much as the rows of the batch. The
             training then uses a lazy Adam without weight decay for them.
     """
@@ -27,11 +28,12 @@ class CTRNetwork(nn.Module):
     pair_gates = False
     flat_pairs: Tensor
 
-    def __init__(self, field_sizes: Sequence[int], embedding_dim: int = 16, sparse: bool = False) -> None:
+    def __init__(self, field_sizes: Sequence[int], embedding_dim: int | None = 16, sparse: bool = False) -> None:
         super().__init__()
+        check_count("model", embedding_dim=embedding_dim)
         if len(field_sizes) < 2:
             raise ValueError(f"a click-through-rate model needs two fields or more, got {len(field_sizes)}")
-        self.field_sizes, self.embedding_dim, self.sparse = tuple(field_sizes), embedding_dim, sparse
+        self.field_sizes, self.embedding_dim, self.sparse = tuple(field_sizes), embedding_dim or 0, sparse
         self.fields, self.values = len(field_sizes), sum(field_sizes)
         self.pairs = pair_count(self.fields)
         self.register_buffer("flat_pairs", flat_pair_indices(self.fields), persistent=False)
@@ -125,6 +127,7 @@ def perceptron(
     """
     layers: list[nn.Module] = []
     for width in hidden:
+        check_count("model", hidden=width)
         layers.append(nn.Linear(inputs, width))
         if batch_norm:
             layers.append(nn.BatchNorm1d(width))
@@ -135,6 +138,19 @@ def perceptron(
     if outputs is not None:
         layers.append(nn.Linear(inputs, outputs))
     return nn.Sequential(*layers)
+
+
+def check_widths(**widths: Sequence[int]) -> None:
+    """Raise ValueError if a list of layer widths is empty or a width is no positive whole number.
+
+    Args:
+        **widths: lists by their names in `model`.
+    """
+    for name, values in widths.items():
+        if not values:
+            raise ValueError(f"model.{name} must name at least one width")
+        for value in values:
+            check_count("model", **{name: value})
 
 
 class PairNorm(nn.BatchNorm1d):

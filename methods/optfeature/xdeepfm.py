@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.optfeature.deepfm import HIDDEN
-from methods.optfeature.network import CTRNetwork, LinearTerm, perceptron
+from methods.optfeature.network import CTRNetwork, LinearTerm, check_widths, perceptron
 
 
 class CIN(nn.Module):
@@ -21,10 +21,9 @@ class CIN(nn.Module):
 
     def __init__(self, fields: int, maps: Sequence[int]) -> None:
         super().__init__()
+        check_widths(maps=maps)
         widths = [fields, *maps[:-1]]
-        self.layers = nn.ModuleList(
-            nn.Linear(fields * width, count) for width, count in zip(widths, maps, strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(fields * width, count) for width, count in zip(widths, maps, strict=True))
         self.output = nn.Linear(sum(maps), 1)
 
     def forward(self, embeddings: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class WeightPruning(Stage):
         recipe: Recipe | None = None,
         bn_recal_batches: int = 50,
     ) -> None:
-        check_fraction("sparsity of the stage", sparsity=sparsity)
+        check_fraction("stage", sparsity=sparsity)
         if sparsity == 1:
             raise ValueError("sparsity=1 would leave no weight")
         check_choice("scope", scope, ("global", "layer"))

@@ -243,6 +243,26 @@ def test_one_field_is_refused():
         FNN((5,))
 
 
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (FNN, {"embedding_dim": 0}, "model.embedding_dim"),
+        (FNN, {"embedding_dim": 2.5}, "model.embedding_dim"),
+        (FNN, {"hidden": (8, 0)}, "model.hidden"),
+        (DCN, {"hidden": ()}, "model.hidden must name"),
+        (DCN, {"layers": 0}, "model.layers"),
+        (XDeepFM, {"maps": ()}, "model.maps must name"),
+        (XDeepFM, {"maps": (4, -1)}, "model.maps"),
+        (AutoInt, {"heads": 0}, "model.heads"),
+        (FinalMLP, {"hidden_second": ()}, "model.hidden_second must name"),
+        (FiBiNET, {"reduction": 0.0}, "model.reduction"),
+    ],
+)
+def test_sizes_without_a_network_are_refused(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make((3, 4), **arguments)
+
+
 # ---- FuxiCTR and DeepCTR-Torch, which are no dependencies of the project ----
 
 
