@@ -20,11 +20,11 @@ class Pruned(Exception):
 
 
 class Preempted(SystemExit):
-    """End of this process by SLURM; its run continues in another job.
+    """End of this process by SLURM or by SIGTERM; its run continues in another job, or by the same command.
 
     Args:
         message: cause, for the log and state.json.
-        job: id of the job to requeue, or None if SLURM requeues it by itself.
+        job: id of the job to requeue, or None if there is none or SLURM requeues it by itself.
     """
 
     def __init__(self, message: str, job: str | None) -> None:

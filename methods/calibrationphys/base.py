@@ -162,7 +162,8 @@ class LearnedWave(RateModule):
             data: DataModule after its set-up.
 
         Raises:
-            ValueError: the largest speed needs longer clips than the data yields, or a split has too few sessions.
+            ValueError: the largest speed needs longer clips than the data yields, or a split or a batch has too few
+                sessions.
         """
         data.load("train", "val")
         for split in ("train", "val"):
@@ -171,6 +172,11 @@ class LearnedWave(RateModule):
                     f"this method contrasts {self.least_sessions} sessions of a split or more, {split} has {count}: "
                     "record more, or change dataset.split"
                 )
+        if data.batch_size < self.least_sessions:
+            raise ValueError(
+                f"this method contrasts the sessions of a batch, {self.least_sessions} or more: raise "
+                f"dataset.batch_size, which is {data.batch_size}"
+            )
         if round(self.speed[1] * data.clip_length) > data.train_length:
             raise ValueError(
                 f"method.speed={list(self.speed)} needs clips {self.speed[1]:g} times as long as dataset.clip_length: "

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, EMAWeightAveraging
 
-from runner.errors import Diverged
+from runner.errors import Diverged, UserError
 from runner.execution.checkpoints import LastCheckpoint, is_last_epoch
 from runner.execution.provenance import mixed_code
 from runner.execution.record import read_metrics
@@ -198,6 +198,9 @@ class WeightEMA(EMAWeightAveraging):
 class FiniteGuard(Callback):
     """Guard that raises Diverged at a training loss, or an epoch's loss metric, that is NaN or infinite.
 
+    An epoch in which Lightning left every step out, because the method returned no loss, ends the run too: nothing was
+    learned in it.
+
     Args:
         every_n_steps: number of steps between two checks on a GPU, where each check waits for the device.
     """
@@ -205,19 +208,30 @@ class FiniteGuard(Callback):
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
         self.losses: list[torch.Tensor] = []
+        self.steps_with_loss = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin to count the steps that have a loss."""
+        self.steps_with_loss = 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Check the loss of the step, or keep it for a later check."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs  # empty after a step without a loss
         if loss is None:
             return
+        self.steps_with_loss += 1
         self.losses.append(loss.detach())
         if loss.device.type == "cpu" or len(self.losses) == self.every_n_steps:
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Check the remaining losses and the loss metrics of the epoch."""
+        """Check the remaining losses and the loss metrics of the epoch, and that there were any."""
         self._check(trainer)
+        if module.automatic_optimization and not self.steps_with_loss:
+            raise UserError(
+                f"no batch of epoch {trainer.current_epoch} gave the method a loss, so that nothing was learned: look "
+                "at dataset.batch_size and at the data"
+            )
         for name, value in trainer.callback_metrics.items():
             if name.endswith("loss") and not torch.isfinite(value).all():
                 raise Diverged(

@@ -1,4 +1,4 @@
-"""Save a run before SLURM ends its job, and continue it in a new job."""
+"""End a run by signals: save it before SLURM ends its job and continue it in a new one, and end tests at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from runner.errors import Preempted
 from runner.execution import slurm
@@ -57,11 +57,40 @@ class Preemption(Checkpoint):
             self._leave(f"saved after epoch {trainer.current_epoch + 1}")
 
     def _leave(self, progress: str) -> None:
-        number = self.asked[0] if self.asked else END
-        message = f"{signal.Signals(number).name} from SLURM, {progress}"
-        job = slurm.job_id()
-        again = job and global_rank() == 0 and (number == WARNING or (slurm.queue() or {}).get(job) == "RUNNING")
-        limit = int(os.environ.get("RUNNER_RESTARTS", 100))
-        if again and slurm.restarts() >= limit:
-            raise RuntimeError(f"{message}; not requeued, since the job was restarted {limit} times: raise timeout_min")
-        raise Preempted(message, job if again else None)
+        leave(self.asked[0] if self.asked else END, progress)
+
+
+class SignalsInTest(Callback):
+    """Answer to SIGTERM, and in a job of SLURM to its warning, in the test stage: leave at once by `Preempted`.
+
+    Lightning's own handler waits for the next step of a training, and a method may work here for hours (pruning, a
+    pipeline of compressions). It goes on from what it has stored.
+    """
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take over the signals from Lightning, which takes them back after the stage."""
+        for number in (WARNING, END) if slurm.job_id() else (END,):
+            signal.signal(number, self._end)
+
+    @staticmethod
+    def _end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # one is enough
+        leave(number, "the stage goes on from what it has stored")
+
+
+def leave(number: int, progress: str) -> None:
+    """Raise `Preempted` for a signal, with the job to requeue if there is one and SLURM does not do it.
+
+    Args:
+        number: signal.
+        progress: what has been saved, for the message.
+    """
+    job = slurm.job_id()
+    if not job:
+        raise Preempted(f"stopped by {signal.Signals(number).name}", None)
+    message = f"{signal.Signals(number).name} from SLURM, {progress}"
+    again = global_rank() == 0 and (number == WARNING or (slurm.queue() or {}).get(job) == "RUNNING")
+    limit = int(os.environ.get("RUNNER_RESTARTS", 100))
+    if again and slurm.restarts() >= limit:
+        raise RuntimeError(f"{message}; not requeued, since the job was restarted {limit} times: raise timeout_min")
+    raise Preempted(message, job if again else None)

@@ -23,7 +23,7 @@ from runner.config.instantiate import instantiate
 from runner.execution import provenance, slurm
 from runner.execution.callbacks import EpochSeed, FiniteGuard, Interruption, ProgressLines, Recorder
 from runner.execution.checkpoints import BestCheckpoint, LastCheckpoint
-from runner.execution.preemption import Preemption
+from runner.execution.preemption import Preemption, SignalsInTest
 from runner.execution.progress import RunProgressBar
 from runner.execution.run_lock import global_rank
 
@@ -55,7 +55,7 @@ def make_trainer(run: Run, module: Any, loggers: list[Any]) -> tuple[pl.Trainer,
     cfg = run.cfg.copy()
     recorder = Recorder(run.folder, provenance.code_hashes(run))
     users = user_callbacks(cfg)
-    callbacks: list[Callback] = [EpochSeed(cfg.seed), FiniteGuard(), *users, recorder]
+    callbacks: list[Callback] = [EpochSeed(cfg.seed), FiniteGuard(), SignalsInTest(), *users, recorder]
     if "fit" in cfg.stages:
         callbacks += checkpoint_callbacks(run, module)
     interactive = sys.stdout.isatty()

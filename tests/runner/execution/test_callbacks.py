@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -9,7 +11,8 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from runner.execution.callbacks import WeightEMA
+from runner.errors import UserError
+from runner.execution.callbacks import FiniteGuard, WeightEMA
 from runner.execution.record import read_metrics
 
 
@@ -85,3 +88,33 @@ def test_a_failure_while_metrics_are_written_anew_loses_no_row(call, tiny, tmp_p
     with pytest.raises(KeyboardInterrupt):
         recorder._write()
     assert read_metrics(folder) == rows
+
+
+class LeavesStepsOut(pl.LightningModule):
+    """Linear regression whose training steps from `first_loss` on have a loss; Lightning leaves the others out."""
+
+    def __init__(self, first_loss: int) -> None:
+        super().__init__()
+        self.linear, self.first_loss = torch.nn.Linear(2, 1), first_loss
+
+    def training_step(self, batch, batch_idx):
+        return self.linear(batch).square().mean() if batch_idx >= self.first_loss else None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(("first_loss", "refused"), [(0, False), (3, False), (4, True)])
+def test_an_epoch_without_any_loss_ends_the_run(first_loss, refused, tmp_path):
+    trainer = pl.Trainer(
+        max_epochs=1,
+        callbacks=[FiniteGuard()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(UserError, match="nothing was learned") if refused else nullcontext():
+        trainer.fit(LeavesStepsOut(first_loss), DataLoader(torch.ones(12, 2), batch_size=3))

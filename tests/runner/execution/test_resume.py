@@ -109,3 +109,21 @@ def test_the_next_process_takes_over_when_the_first_is_killed(spawn, tmp_path) -
     finish(second)
     assert len(read_metrics(folder)) == EPOCHS
     assert read_result(folder)
+
+
+def test_sigterm_ends_work_of_the_test_stage_at_once(spawn, tmp_path) -> None:
+    epochs = "method.stages.prune_magnitude.recipe.epochs=100000"
+    run = ["method=compression/prune_magnitude", "dataset=digits", "model=smallcnn", "vars.dense.epochs=1", epochs]
+    process = spawn(*run, "logger=csv", f"paths.outputs={tmp_path}")
+    deadline, log = time.monotonic() + 120, ""
+    while "round 1/1: epoch" not in log:  # logged every 10 seconds
+        assert process.poll() is None, log
+        assert time.monotonic() < deadline, log
+        time.sleep(0.2)
+        log = "".join(path.read_text() for path in tmp_path.glob("*/prune_magnitude-*/*/run.log"))
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    (state,) = tmp_path.glob("*/prune_magnitude-*/*/state.json")
+    assert read_json(state)["state"] == "interrupted"
+    assert read_json(state)["error"] == "stopped by SIGTERM"
