@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -11,8 +14,9 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from runner.errors import UserError
+from runner.errors import Preempted, UserError
 from runner.execution.callbacks import FiniteGuard, WeightEMA
+from runner.execution.preemption import SignalsInTest
 from runner.execution.record import read_metrics
 
 
@@ -118,3 +122,42 @@ def test_an_epoch_without_any_loss_ends_the_run(first_loss, refused, tmp_path):
     )
     with pytest.raises(UserError, match="nothing was learned") if refused else nullcontext():
         trainer.fit(LeavesStepsOut(first_loss), DataLoader(torch.ones(12, 2), batch_size=3))
+
+
+class WorksInTheTestStage(pl.LightningModule):
+    """Sends a signal to its own process at the start of the test stage, and would then work for a minute."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def on_test_start(self) -> None:
+        os.kill(os.getpid(), self.number)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        raise AssertionError("the signal was ignored")
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "job", "requeued", "message"),
+    [
+        (signal.SIGTERM, None, None, "stopped by SIGTERM"),
+        (signal.SIGUSR2, "12", "12", "SIGUSR2 from SLURM, the stage goes on from what it has stored"),
+    ],
+)
+def test_signals_end_work_of_the_test_stage_at_once(number, job, requeued, message, tmp_path, monkeypatch):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    before = signal.getsignal(number)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[SignalsInTest()], default_root_dir=tmp_path, **quiet)
+    with pytest.raises(Preempted, match=message) as ended:
+        trainer.test(WorksInTheTestStage(number), DataLoader(torch.ones(2, 1)), verbose=False)
+    assert (ended.value.code, ended.value.job) == (128 + signal.SIGTERM, requeued)
+    signal.signal(number, before)
