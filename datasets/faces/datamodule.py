@@ -141,7 +141,7 @@ class FaceDataModule(LightningDataModule):
         pulse = signal == "pulse"
         self.signal, self.input = signal, input or ("rgb" if pulse else "flow")
         self.fs = float((30.0 if pulse else 15.0) if fs is None else fs)
-        self.eval_seconds = float(eval_seconds or (10.0 if pulse else 30.0))
+        self.eval_seconds = float((10.0 if pulse else 30.0) if eval_seconds is None else eval_seconds)
         check_positive("dataset", fs=self.fs, clip_length=clip_length, batch_size=batch_size)
         check_positive("dataset", steps_per_epoch=steps_per_epoch, eval_seconds=self.eval_seconds)
         if margin < 1:

@@ -323,6 +323,7 @@ def test_run_of_a_formula(call: Callable, tmp_path):
         (["method=calibrationphys", *RUN, "dataset.cameras=[webcam]"], "at least two cameras"),
         (["method=calibrationphys", *RUN, "dataset.batch_size=1"], "raise dataset.batch_size"),
         (["method=calibrationphys", *RUN, "dataset.fs=0"], "dataset.fs must be positive"),
+        (["method=calibrationphys", *RUN, "dataset.eval_seconds=0"], "dataset.eval_seconds must be positive"),
         (["method=calibrationphys", *RUN, "dataset.eval_seconds=40"], "dataset.eval_seconds"),
         (["method=calibrationphys", *RUN, "dataset.clip_length=400"], "dataset.clip_length"),
         (["method=calibrationphys", *RUN, "dataset.sessions.val=1"], "val has 1"),
