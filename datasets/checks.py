@@ -5,7 +5,7 @@ Every function raises ValueError with a message that names the config key and th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 MAX_SEED = 2**32 - 1  # largest seed of numpy's RandomState
 
@@ -33,6 +33,19 @@ def check_count(owner: str, **values: int | None) -> None:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ValueError(f"{owner}.{name} must be a positive whole number, got {value!r}")
     check_positive(owner, **values)
+
+
+def check_widths(owner: str, **widths: Sequence[int]) -> None:
+    """Raise ValueError if a list of layer widths is empty, or a width is not positive or no whole number.
+
+    Args:
+        owner: config group of the lists, as in `check_positive`.
+        **widths: lists by argument name.
+    """
+    for name, values in widths.items():
+        if not values:
+            raise ValueError(f"{owner}.{name} must name at least one width")
+        check_count(owner, **{f"{name}[{place}]": value for place, value in enumerate(values)})
 
 
 def check_not_negative(owner: str, **values: float | None) -> None:

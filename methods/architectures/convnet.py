@@ -7,7 +7,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from datasets.checks import check_count
+from datasets.checks import check_widths
 from methods.architectures.classifier import Classifier, ClassifierArgs, check_image_size, conv3x3, global_average
 
 
@@ -26,10 +26,7 @@ class ConvNet(Classifier):
 
     def __init__(self, *, widths: Sequence[int] = (16, 32, 64), **dims: Unpack[ClassifierArgs]) -> None:
         super().__init__(**dims)
-        if not widths:
-            raise ValueError("model.widths must name at least one width")
-        for width in widths:
-            check_count("model", widths=width)
+        check_widths("model", widths=widths)
         check_image_size("ConvNet", self.image_size, len(widths) - 1)
         layers: list[nn.Module] = []
         channels = self.in_channels

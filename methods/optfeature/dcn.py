@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_count
+from datasets.checks import check_count, check_widths
 from methods.optfeature.deepfm import HIDDEN
-from methods.optfeature.network import CTRNetwork, check_widths, perceptron
+from methods.optfeature.network import CTRNetwork, perceptron
 
 
 class DCN(CTRNetwork):
@@ -37,7 +37,7 @@ class DCN(CTRNetwork):
     ) -> None:
         super().__init__(field_sizes, embedding_dim, sparse)
         check_count("model", layers=layers)
-        check_widths(hidden=hidden)
+        check_widths("model", hidden=hidden)
         width = self.fields * embedding_dim
         self.cross_layers = nn.ModuleList(self.cross_layer(width) for _ in range(layers))
         self.cross_biases = nn.ParameterList(torch.zeros(width) for _ in range(layers))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_count
-from methods.optfeature.network import CTRNetwork, check_widths, perceptron
+from datasets.checks import check_count, check_widths
+from methods.optfeature.network import CTRNetwork, perceptron
 
 
 class FeatureGate(nn.Module):
@@ -94,7 +94,7 @@ class FinalMLP(CTRNetwork):
         sparse: bool = False,
     ) -> None:
         super().__init__(field_sizes, embedding_dim, sparse)
-        check_widths(hidden_first=hidden_first, hidden_second=hidden_second)
+        check_widths("model", hidden_first=hidden_first, hidden_second=hidden_second)
         check_count("model", heads=heads)
         width = self.fields * embedding_dim
         gates = [FeatureGate(embedding_dim, width, gate_hidden) if gate_hidden else nn.Identity() for _ in range(2)]

@@ -140,19 +140,6 @@ def perceptron(
     return nn.Sequential(*layers)
 
 
-def check_widths(**widths: Sequence[int]) -> None:
-    """Raise ValueError if a list of layer widths is empty or a width is no positive whole number.
-
-    Args:
-        **widths: lists by their names in `model`.
-    """
-    for name, values in widths.items():
-        if not values:
-            raise ValueError(f"model.{name} must name at least one width")
-        for value in values:
-            check_count("model", **{name: value})
-
-
 class PairNorm(nn.BatchNorm1d):
     """Batch norm of each pair term without scale and shift, as AutoFIS has it: gates become comparable.
 

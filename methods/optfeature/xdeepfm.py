@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_widths
 from methods.optfeature.deepfm import HIDDEN
-from methods.optfeature.network import CTRNetwork, LinearTerm, check_widths, perceptron
+from methods.optfeature.network import CTRNetwork, LinearTerm, perceptron
 
 
 class CIN(nn.Module):
@@ -21,7 +22,7 @@ class CIN(nn.Module):
 
     def __init__(self, fields: int, maps: Sequence[int]) -> None:
         super().__init__()
-        check_widths(maps=maps)
+        check_widths("model", maps=maps)
         widths = [fields, *maps[:-1]]
         self.layers = nn.ModuleList(nn.Linear(fields * width, count) for width, count in zip(widths, maps, strict=True))
         self.output = nn.Linear(sum(maps), 1)

@@ -14,6 +14,7 @@ from datasets.checks import (
     check_not_negative,
     check_positive,
     check_seed,
+    check_widths,
 )
 
 
@@ -34,6 +35,20 @@ def test_counts_are_whole_numbers(value):
         check_count("dataset", samples=value)
     with pytest.raises(ValueError, match=r"dataset\.samples must be positive, got 0"):
         check_count("dataset", samples=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ((), "must name at least one width"),
+        ((4, 0), r"\[1\] must be positive, got 0"),
+        ((2.5,), r"\[0\] must be .* whole"),
+    ],
+)
+def test_widths_are_a_list_of_counts(value, said):
+    check_widths("model", hidden=(4, 8))
+    with pytest.raises(ValueError, match=rf"model\.hidden ?{said}"):
+        check_widths("model", hidden=value)
 
 
 def test_an_unknown_choice_lists_the_known_ones():

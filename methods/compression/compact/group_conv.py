@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from datasets.checks import check_widths
 from methods.architectures.classifier import Classifier, ClassifierArgs, check_image_size
 from methods.compression.layers import OwnLayer
 
@@ -116,8 +117,7 @@ class GroupConvNet(Classifier):
     ) -> None:
         super().__init__(**dims)
         elements(group)
-        if not widths:
-            raise ValueError("model.widths must name at least one width")
+        check_widths("model", widths=widths)
         check_image_size("GroupConvNet", self.image_size, len(widths) - 1, exact=True)
         layers: list[nn.Module] = [LiftingConv2d(self.in_channels, widths[0], 3, group)]
         for i, width in enumerate(widths):

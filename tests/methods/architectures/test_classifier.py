@@ -235,7 +235,7 @@ def test_a_network_must_say_what_its_features_are():
     [
         (LeNet5, {}, 30, "28 or 32 pixels, got 30"),
         (ConvNet, {"widths": []}, 8, "model.widths"),
-        (ConvNet, {"widths": [8, 0]}, 8, "model.widths must be positive"),
+        (ConvNet, {"widths": [8, 0]}, 8, r"model.widths\[1\] must be positive"),
         (ConvNet, {}, 3, "ConvNet halves its images 2 times: they must be at least 4 wide, got 3"),
         (ResNet, {}, 7, "at least 8 wide, got 7"),
         (ResNet, {"blocks": [2, 0]}, 8, r"model.blocks .* got \[2, 0\]"),
