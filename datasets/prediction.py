@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,7 @@ def files_below(paths: Iterable[Path], suffixes: Sequence[str] | set[str], what:
     return found
 
 
-def stem_of(path: Path) -> str:
-    """Return the name of a file without its suffix."""
-    return path.stem
-
-
-def unique_names(paths: Iterable[Path], name_of: Callable[[Path], str] = stem_of) -> dict[Path, str]:
+def unique_names(paths: Iterable[Path], name_of: Callable[[Path], str] = attrgetter("stem")) -> dict[Path, str]:
     """Return a name for the result of each file, so that no result overwrites another.
 
     It is the file's own name, with those of its folders before it where names repeat. Files of one folder that differ
@@ -59,18 +55,15 @@ def unique_names(paths: Iterable[Path], name_of: Callable[[Path], str] = stem_of
     Raises:
         ValueError: names cannot be told apart.
     """
-    files = {path: path.absolute() for path in paths}
-    siblings = Counter((whole.parent, name_of(path)) for path, whole in files.items())
+    own = {path: (path.absolute().parent, name_of(path)) for path in paths}
+    siblings = Counter(own.values())
     parts = {
-        path: (
-            *whole.parts[1:-1],
-            name_of(path) if siblings[whole.parent, name_of(path)] == 1 else path.name.replace(".", "_"),
-        )
-        for path, whole in files.items()
+        path: (*folder.parts[1:], name if siblings[folder, name] == 1 else path.name.replace(".", "_"))
+        for path, (folder, name) in own.items()
     }
     depth = dict.fromkeys(parts, 1)
     while True:
-        names = {path: "_".join(own[-depth[path] :]) for path, own in parts.items()}
+        names = {path: "_".join(whole[-depth[path] :]) for path, whole in parts.items()}
         counts = Counter(names.values())
         repeated = [path for path, name in names.items() if counts[name] > 1]
         if not repeated:

@@ -164,7 +164,7 @@ def _each(function: Callable[[Job], None], jobs: Sequence[Job], description: str
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             futures = [pool.submit(function, job) for job in jobs]
             try:
-                for future, _ in zip(as_completed(futures), track(jobs, description), strict=True):
+                for future in track(as_completed(futures), description, total=len(futures)):
                     future.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from datasets.download import CorruptData, alone_at
 from datasets.files import atomic_write
-from datasets.progress import track
+from datasets.progress import UNDERWAY, track
 from datasets.shapes import shapenet_format as fmt
 from datasets.shapes.binvox import write_binvox
 from datasets.shapes.geometry import BOX, RESOLUTION, mix_uniform_and_near, voxel_centers
@@ -187,10 +187,10 @@ def _build_models(sources: Sequence[MeshSource], root: Path, recipe: Recipe, pro
     """Build shapes with progress shown, and return the errors in the order of the sources."""
     if not sources:
         return []
-    log.info("building %d shapes in %s, once", len(sources), root, extra={"underway": True})
+    log.info("building %d shapes in %s, once", len(sources), root, extra=UNDERWAY)
     build = _build_serially if processes == 1 else _build_in_parallel
     results = build(sources, root, recipe, processes)
-    outcomes = dict(result for result, _ in zip(results, track(sources, "shapes built"), strict=True))
+    outcomes = dict(track(results, "shapes built", total=len(sources)))
     _log_notes([f"{sources[number]}: {note}" for number in sorted(outcomes) for note in outcomes[number].notes])
     return [error for number in sorted(outcomes) if (error := outcomes[number].error)]
 

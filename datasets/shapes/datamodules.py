@@ -153,7 +153,7 @@ class StoredShapes(ShapeDataModule):
 
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
             try:
-                for _ in zip(pool.map(fill, range(len(models))), track(models, "shapes read"), strict=True):
+                for _ in track(pool.map(fill, range(len(models))), "shapes read", total=len(models)):
                     pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)

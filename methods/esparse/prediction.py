@@ -46,15 +46,15 @@ def predict_texts(
     files = files_below(paths, SUFFIXES, "texts")
     texts = [_read(path) for path in files]
     names, written, rows = unique_names(files), [], []
-    for number in track(range(len(files)), "texts"):
-        ids = torch.tensor(encode(texts[number]))
+    for path, text in track(zip(files, texts, strict=True), "texts", total=len(files)):
+        ids = torch.tensor(encode(text))
         if len(ids) < 2:
-            raise ValueError(f"{files[number]} has {len(ids)} tokens: at least 2 are needed, since the first is given")
+            raise ValueError(f"{path} has {len(ids)} tokens: at least 2 are needed, since the first is given")
         loss = mean_cross_entropy(model, ids, window)
-        rows.append([str(files[number]), len(ids), f"{loss:.6f}", f"{math.exp(loss) if loss < 700 else math.inf:.4f}"])
+        rows.append([str(path), len(ids), f"{loss:.6f}", f"{math.exp(loss) if loss < 700 else math.inf:.4f}"])
         if tokens:
-            written.append(out / f"{names[files[number]]}.continued.txt")
-            written[-1].write_text(texts[number] + decode(continue_tokens(model, ids, tokens, window)))
+            written.append(out / f"{names[path]}.continued.txt")
+            written[-1].write_text(text + decode(continue_tokens(model, ids, tokens, window)))
     header = ["file", "tokens", "cross_entropy", "perplexity"]
     return [write_rows(out / "perplexity.csv", header, rows), *written]
 

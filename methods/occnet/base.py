@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from datasets.checks import check_positive
-from datasets.progress import seconds_left
+from datasets.progress import UNDERWAY, seconds_left
 from methods.occnet.evaluation import Reconstruction, Scorer, class_means, ground_truth, mean_scores, write_scores
 from methods.occnet.export import FORMATS, write_mesh, write_points
 
@@ -112,7 +112,7 @@ class ShapeReconstruction(LightningModule):
         if now - self.reported >= PROGRESS_SECONDS and not self.trainer.progress_bar_callback:
             self.reported = now
             left = seconds_left(self.started, done, int(total))
-            log.info("reconstructed %d of %d shapes, %.0f s left", done, int(total), left, extra={"underway": True})
+            log.info("reconstructed %d of %d shapes, %.0f s left", done, int(total), left, extra=UNDERWAY)
 
     def _export(self, index: int, prediction: Reconstruction) -> None:
         """Write a reconstruction to `meshes/<category>/` of the folder of the run."""

@@ -44,15 +44,15 @@ def reconstruct_files(
     files = files_below(paths, *READABLE[data.inputs])
     names = unique_names(files)
     written = []
-    for number in track(range(len(files)), "reconstructing"):
+    for path in track(files, "reconstructing"):
         frame, shape = None, None
         if data.inputs == "pointcloud":
-            points = read_cloud(files[number], DRAWN)
+            points = read_cloud(path, DRAWN)
             frame = Frame(points)
             shape = unknown_shape(cloud_input(frame.to_unit(points), data.input_points))
         else:
-            shape = unknown_shape(picture_input(read_image(files[number], 3, None), data.image_size))
-        written.append(write(reconstruct(shape), frame, out / names[files[number]], suffix))
+            shape = unknown_shape(picture_input(read_image(path, 3, None), data.image_size))
+        written.append(write(reconstruct(shape), frame, out / names[path], suffix))
     return written
 
 

@@ -19,6 +19,14 @@ from runner.execution.callbacks import FiniteGuard, WeightEMA
 from runner.execution.preemption import SignalsInTest
 from runner.execution.record import read_metrics
 
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "accelerator": "cpu",
+}
+
 
 class Counting(pl.LightningModule):
     """Has a weight, running statistics, and state of its own in buffers: one changed in place, one replaced."""
@@ -51,8 +59,7 @@ class Counting(pl.LightningModule):
 def test_the_average_is_of_weights_alone(tmp_path):
     torch.manual_seed(0)
     module, batches = Counting(), DataLoader(torch.randn(12, 1) + 3, batch_size=3)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    trainer = Trainer(max_epochs=2, callbacks=[WeightEMA(decay=0.5)], default_root_dir=tmp_path, **quiet)
+    trainer = Trainer(max_epochs=2, callbacks=[WeightEMA(decay=0.5)], default_root_dir=tmp_path, **QUIET)
     trainer.fit(module, batches, batches)
     assert float(module.epochs) == 2
     assert float(module.state.steps) == module.seen[2] == 8
@@ -110,16 +117,8 @@ class LeavesStepsOut(pl.LightningModule):
 
 @pytest.mark.parametrize(("first_loss", "refused"), [(0, False), (3, False), (4, True)])
 def test_an_epoch_without_any_loss_ends_the_run(first_loss, refused, tmp_path):
-    trainer = pl.Trainer(
-        max_epochs=1,
-        callbacks=[FiniteGuard()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-    )
+    guarded = {"callbacks": [FiniteGuard()], "enable_checkpointing": False, "default_root_dir": tmp_path}
+    trainer = Trainer(max_epochs=1, **guarded, **QUIET)
     with pytest.raises(UserError, match="nothing was learned") if refused else nullcontext():
         trainer.fit(LeavesStepsOut(first_loss), DataLoader(torch.ones(12, 2), batch_size=3))
 
@@ -155,8 +154,7 @@ def test_signals_end_work_of_the_test_stage_at_once(number, job, requeued, messa
     if job:
         monkeypatch.setenv("SLURM_JOB_ID", job)
     before = signal.getsignal(number)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = Trainer(callbacks=[SignalsInTest()], default_root_dir=tmp_path, **quiet)
+    trainer = Trainer(callbacks=[SignalsInTest()], default_root_dir=tmp_path, **QUIET)
     with pytest.raises(Preempted, match=message) as ended:
         trainer.test(WorksInTheTestStage(number), DataLoader(torch.ones(2, 1)), verbose=False)
     assert (ended.value.code, ended.value.job) == (128 + signal.SIGTERM, requeued)
