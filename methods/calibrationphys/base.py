@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -227,8 +227,8 @@ class LearnedWave(RateModule):
         return clips, factor
 
     @property
-    def speed_mode(self) -> Any:
-        """True if cameras share the change of speed."""
+    def speed_mode(self) -> Literal["shared", "independent"]:
+        """How cameras change the speed of a clip."""
         return "shared"
 
     def noisy(self, maps: Tensor) -> Tensor:

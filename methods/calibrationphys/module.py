@@ -30,7 +30,7 @@ class CalibrationPhys(LearnedWave):
         negatives: `cross+intra`, other sessions seen by both cameras; `cross`, by the other camera only.
         positive_in_denominator: keep the positive in the denominator of the loss.
         ipr_weight: weight of the share of power outside the band, which the spectra do not see.
-        shared_speed: cameras share the change of speed of a clip; false: each has its own, a control that must fail.
+        shared_speed: cameras share the change of speed of a clip; false: each has its own, a control.
         shuffle_pairs: pair a session with another one's second camera, a control that must fail.
         pretrained: checkpoint of a run whose network starts the camera `pretrained_camera`; None: none.
         pretrained_mode: `none`: all networks start at random; `init`: that camera's network starts from the checkpoint,
@@ -101,8 +101,8 @@ class CalibrationPhys(LearnedWave):
             self.network.of(self.frozen).eval()
 
     @property
-    def speed_mode(self) -> Any:
-        """True if cameras share the change of speed."""
+    def speed_mode(self) -> Literal["shared", "independent"]:
+        """How cameras change the speed of a clip."""
         return "shared" if self.shared_speed else "independent"
 
     def check_training(self, data: Any) -> None:
