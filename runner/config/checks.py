@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.config.help import choices
 from runner.config.instantiate import parameters
@@ -17,10 +18,24 @@ from runner.errors import UserError
 
 def check_run(cfg: DictConfig) -> None:
     """Run all checks that need only the config. Raises UserError."""
+    check_numbers(cfg)
     check_tasks(cfg)
     check_needs(cfg)
     check_schedule(cfg)
     check_accelerator(cfg)
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Check that no value is NaN, which would spread through a training or a metric. Raises UserError."""
+    pending: list[tuple[str, Any]] = [("", OmegaConf.to_container(cfg, resolve=True))]
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(f"{key}.{name}" if key else str(name), below) for name, below in value.items()]
+        elif isinstance(value, list):
+            pending += [(f"{key}[{place}]", below) for place, below in enumerate(value)]
+        elif isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{key} must be a number, got nan")
 
 
 def check_tasks(cfg: DictConfig) -> None:

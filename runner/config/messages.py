@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.compose import group_options
 from runner.config.help import choices
-from runner.errors import UserError
+from runner.errors import Diverged, UserError
 
 LIGHTNING_REFUSES = "MisconfigurationException"  # an error of Lightning, which is slow to import
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
@@ -46,7 +46,7 @@ def describe_error(error: Exception) -> str:
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """End a command with one message and exit code 2 if the user made a mistake.
+    """End a command with one message: exit code 2 if the user made a mistake, 1 if a training diverged.
 
     With HYDRA_FULL_ERROR=1 in the environment the error keeps its traceback.
     """
@@ -57,6 +57,11 @@ def cli_errors() -> Iterator[None]:
             raise
         print(f"\n{describe_error(error)}", file=sys.stderr)
         sys.exit(2)
+    except Diverged as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        print(f"\n{error}: the training diverged, and the run counts as failed", file=sys.stderr)
+        sys.exit(1)
 
 
 @contextmanager

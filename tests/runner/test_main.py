@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,10 +144,20 @@ def test_a_key_of_the_method_that_the_model_does_not_take_is_named(call, tmp_pat
 
 
 def test_divergence_names_the_step_and_marks_the_run_failed(call, tiny, tmp_path) -> None:
-    with pytest.raises(RuntimeError, match=r"loss is (nan|inf) at step \d+"):
-        call(*tiny, "method=graphnorm/none", "method.lr=1e30", "schedule.max_epochs=20")
+    code, printed = call(*tiny, "method=graphnorm/none", "method.lr=1e30", "schedule.max_epochs=20")
+    assert code == 1
+    assert re.search(r"loss is (nan|inf) at step \d+ \(epoch \d+\): the training diverged", printed)
+    assert "Traceback" not in printed
     (state,) = tmp_path.rglob("state.json")
     assert json.loads(state.read_text())["state"] == "failed"
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize("key", ["method.lr", "+dataset.augment.share", "+trainer.gradient_clip_val"])
+def test_a_value_that_is_nan_is_refused_by_its_key(call, tiny, tmp_path, key) -> None:
+    code, printed = call(*tiny, f"{key}=nan")
+    assert code == 2
+    assert f"{key.lstrip('+')} must be a number, got nan" in printed
     assert not list(tmp_path.rglob("result.json"))
 
 
