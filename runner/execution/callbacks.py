@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import random
 import signal
 import time
@@ -249,30 +250,67 @@ class FiniteGuard(Callback):
 class ProgressLines(Checkpoint):
     """Progress for output that is not a terminal: a line with epoch, metrics and time left now and then.
 
+    Epochs have a line when `every_seconds` have passed since the last one; within a long epoch there is a line whenever
+    the training has also gone on for 5 % longer, so that a training of days does not fill its log.
+
     Args:
         every_seconds: shortest time between two lines; infinite: only the last epoch has one.
     """
 
     def __init__(self, every_seconds: float = 30.0) -> None:
         self.every_seconds = every_seconds
-        self.started = self.printed = time.monotonic()
-        self.first_epoch = 0
+        self.started = self.epoch_printed = self.printed = time.monotonic()
+        self.first = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the clock."""
-        self.started = self.printed = time.monotonic()
-        self.first_epoch = trainer.current_epoch
+        self.started = self.epoch_printed = self.printed = time.monotonic()
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # of an epoch that was interrupted
+        self.first = trainer.current_epoch + batches / max(trainer.num_training_batches, 1)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log a line within an epoch if the time has come."""
+        now, batches = time.monotonic(), trainer.num_training_batches
+        is_due = now - self.printed >= max(self.every_seconds, (now - self.started) / 20)
+        if not trainer.is_global_zero or not is_due or batch_idx + 1 >= batches:
+            return
+        self.printed = now
+        epochs = epochs_to_train(trainer)
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        log.info(
+            "epoch %d%s, batch %d%s%s%s",
+            trainer.current_epoch + 1,
+            "" if epochs is None else f"/{epochs}",
+            batch_idx + 1,
+            "" if math.isinf(batches) else f"/{batches}",
+            self._time_left(epochs, trainer.current_epoch + (batch_idx + 1) / batches),
+            "" if loss is None else f": loss {float(loss):.4g}",
+            extra={"underway": True},
+        )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Log a line if the time has come or training ends here."""
         now, done = time.monotonic(), trainer.current_epoch + 1
-        due = now - self.printed >= self.every_seconds or is_last_epoch(trainer)
+        due = now - self.epoch_printed >= self.every_seconds or is_last_epoch(trainer)
         if not trainer.is_global_zero or not due:
             return
-        self.printed = now
+        self.epoch_printed = self.printed = now
         metrics = "  ".join(f"{k} {float(v):.4g}" for k, v in sorted(trainer.callback_metrics.items()))
-        left = ""
-        if trainer.max_epochs and trainer.max_epochs > 0:
-            seconds = (now - self.started) / (done - self.first_epoch) * (trainer.max_epochs - done)
-            left = f"/{trainer.max_epochs}, {seconds:.0f} s left"
-        log.info("epoch %d%s: %s", done, left, metrics, extra={"underway": not is_last_epoch(trainer)})
+        epochs = epochs_to_train(trainer)
+        of_all = "" if epochs is None else f"/{epochs}"
+        left = self._time_left(epochs, done)
+        log.info("epoch %d%s%s: %s", done, of_all, left, metrics, extra={"underway": not is_last_epoch(trainer)})
+
+    def _time_left(self, epochs: int | None, done: float) -> str:
+        """Return the seconds left of a number of epochs after `done` of them; empty where there is no such number."""
+        if epochs is None or done <= self.first:
+            return ""
+        seconds = (time.monotonic() - self.started) / (done - self.first) * (epochs - done)
+        return f", {seconds:.0f} s left"
+
+
+def epochs_to_train(trainer: pl.Trainer) -> int | None:
+    """Return the number of epochs of a training; None: it has no bound."""
+    return None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from runner.errors import Preempted, UserError
-from runner.execution.callbacks import FiniteGuard, WeightEMA
+from runner.execution.callbacks import FiniteGuard, ProgressLines, WeightEMA
 from runner.execution.preemption import SignalsInTest
 from runner.execution.record import read_metrics
 
@@ -159,3 +160,25 @@ def test_signals_end_work_of_the_test_stage_at_once(number, job, requeued, messa
         trainer.test(WorksInTheTestStage(number), DataLoader(torch.ones(2, 1)), verbose=False)
     assert (ended.value.code, ended.value.job) == (128 + signal.SIGTERM, requeued)
     signal.signal(number, before)
+
+
+@pytest.mark.parametrize("epochs", [2, -1])
+def test_a_long_epoch_shows_its_batches(tmp_path, caplog, epochs):
+    """Without a least time between lines the first batch has one; the last batch leaves it to the epoch's line."""
+    stop = {"max_epochs": epochs} if epochs > 0 else {"max_epochs": -1, "max_steps": 10}
+    trainer = Trainer(**stop, default_root_dir=tmp_path, callbacks=[ProgressLines(every_seconds=0.0)], **QUIET)
+    with caplog.at_level("INFO", logger="runner.execution.callbacks"):
+        trainer.fit(Counting(), DataLoader(torch.randn(10, 1), batch_size=2))
+    lines = [record.message for record in caplog.records]
+    of_all = "/2" if epochs > 0 else ""
+    assert re.match(rf"epoch 1{of_all}, batch 1/5" + (r", \d+ s left" if epochs > 0 else "") + r": loss \d", lines[0])
+    assert not any("batch 5/5" in line for line in lines)
+    assert sum("batch" not in line for line in lines) == 2
+    assert caplog.records[0].underway is True
+
+
+def test_an_epoch_that_is_soon_over_has_no_lines_of_batches(tmp_path, caplog):
+    trainer = Trainer(max_epochs=2, default_root_dir=tmp_path, callbacks=[ProgressLines(every_seconds=3600.0)], **QUIET)
+    with caplog.at_level("INFO", logger="runner.execution.callbacks"):
+        trainer.fit(Counting(), DataLoader(torch.randn(10, 1), batch_size=2))
+    assert [record.message.split(":")[0] for record in caplog.records] == ["epoch 2/2, 0 s left"]
