@@ -16,6 +16,7 @@ from pytorch_lightning import LightningModule
 from torch import nn
 
 from datasets.checks import check_not_negative, check_positive
+from datasets.progress import UNDERWAY
 from methods.checkpoints import weights_below
 from methods.compression import energy
 from methods.compression.artifacts import artifact_of, load_network, save_artifact
@@ -144,9 +145,8 @@ class Compression(LightningModule):
                 sheet.bytes_file = file.stat().st_size
             self.sheets.append(sheet)
             self.numbers |= context.numbers
-            log.info(
-                "%s: accuracy %.4f, %s bytes, %s MACs, %.1f s", name, sheet.acc, sheet.bytes_file, sheet.macs, taken
-            )
+            numbers = (name, sheet.acc, sheet.bytes_file, sheet.macs, taken)
+            log.info("%s: accuracy %.4f, %s bytes, %s MACs, %.1f s", *numbers, extra=UNDERWAY)
         if self.latency_repeats:
             images = context.test_images(100 if any(stage.result == EXITS for stage in self.stages.values()) else 1)
             add_latencies(self.sheets, networks, images, self.latency_repeats, self.block_seconds)

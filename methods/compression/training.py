@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from datasets.checks import check_choice, check_not_negative, check_positive
+from datasets.progress import seconds_left
 from methods.compression.files import write_state
 from methods.compression.layers import device_of, weight_layers
 
@@ -148,8 +149,10 @@ def train(
         group["base_lr"] = group["lr"]
     masks = zero_masks(network) if keep_zeros else {}
     finish_step = step_function(network, optimizer, masks, after_backward, after_step)
-    state, reports = TrainingState(checkpoint, modules, [optimizer], label, every_seconds), time.monotonic()
-    for epoch in range(state.load(), recipe.epochs):
+    state = TrainingState(checkpoint, modules, [optimizer], label, every_seconds)
+    done = state.load()
+    report = EpochReports(label, done, recipe.epochs)
+    for epoch in range(done, recipe.epochs):
         if before_epoch is not None:
             before_epoch(epoch)
         loader.set_epoch(epoch)
@@ -158,9 +161,7 @@ def train(
         value = train_epoch(network, loader, recipe, epoch, optimizer, loss, finish_step)
         if not math.isfinite(value):
             raise ValueError(f"{label}: the loss is {value} after epoch {epoch + 1}; choose a smaller lr")
-        if epoch + 1 == recipe.epochs or time.monotonic() - reports > 10:
-            log.info("%s: epoch %d/%d, loss %.4f", label, epoch + 1, recipe.epochs, value)
-            reports = time.monotonic()
+        report(epoch + 1, f"loss {value:.4f}")
         state.save(epoch + 1, recipe.epochs)
     for module in modules:
         module.eval()
@@ -217,6 +218,39 @@ def train_epoch(
         value.backward()
         finish_step()
     return float(value.detach())
+
+
+class EpochReports:
+    """Log lines about the epochs of a training: at most one in 30 seconds, and one about the last epoch.
+
+    Args:
+        label: name of the training in the log.
+        done: number of epochs that were done before.
+        epochs: number of all epochs.
+    """
+
+    every_seconds = 30.0
+
+    def __init__(self, label: str, done: int, epochs: int) -> None:
+        self.label, self.first, self.epochs = label, done, epochs
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, done: int, text: str) -> None:
+        """Log that `done` epochs are done, if the time has come, with the time left and a text."""
+        now, is_last = time.monotonic(), done == self.epochs
+        if not is_last and now - self.printed < self.every_seconds:
+            return
+        self.printed = now
+        left = seconds_left(self.started, done - self.first, self.epochs - self.first)
+        log.info(
+            "%s: epoch %d/%d%s, %s",
+            self.label,
+            done,
+            self.epochs,
+            "" if is_last else f", {left:.0f} s left",
+            text,
+            extra={"underway": not is_last},
+        )
 
 
 class TrainingState:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from datasets.checks import check_not_negative, check_positive
+from datasets.progress import track
 
 Batch = TypeVar("Batch")
 Observer = Callable[[nn.Module], None]
@@ -79,7 +80,7 @@ def fine_tune(
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
-    for epoch in range(sgd.epochs):
+    for epoch in track(range(sgd.epochs), "attack, epoch"):
         for group in optimizer.param_groups:
             group["lr"] = sgd.lr * sgd.decay ** (epoch // sgd.decay_every)
         network.train()

@@ -16,7 +16,7 @@ from datasets.images.loader import ImageSet
 from methods.compression.figures import plot_cell
 from methods.compression.nas.darts_network import DartsNetwork, Genotype, SearchNetwork, hessian_step, loss_of
 from methods.compression.stage import BUILT, Context, Stage
-from methods.compression.training import Recipe, TrainingState, to_device
+from methods.compression.training import EpochReports, Recipe, TrainingState, to_device
 
 log = logging.getLogger(__name__)
 UNUSED: Any = {"allow_unused": True, "materialize_grads": True}  # a network of few cells may have no reduction
@@ -146,6 +146,7 @@ class Darts(Stage):
         adam = torch.optim.Adam(network.alphas, self.alpha_lr, (0.5, 0.999), weight_decay=self.alpha_weight_decay)
         state = TrainingState(context.next_state(), [network], [optimizer, adam], f"{context.label}, search")
         done = state.load()
+        report = EpochReports(f"{context.label}, search", done, recipe.epochs)
         val_batches = endless(val_loader, done * len(train_loader))
         for epoch in range(done, recipe.epochs):
             lr = self.min_lr + (recipe.lr - self.min_lr) * recipe.factor(epoch / recipe.epochs)
@@ -161,14 +162,7 @@ class Darts(Stage):
                 nn.utils.clip_grad_norm_(network.weights(), self.clip)
                 optimizer.step()
             found = network.genotype()
-            log.info(
-                "%s: search epoch %d/%d, loss %.3f, %d skips",
-                context.label,
-                epoch + 1,
-                recipe.epochs,
-                loss.detach(),
-                skips(found),
-            )
+            report(epoch + 1, f"loss {float(loss.detach()):.3f}, {skips(found)} skips")
             if self.max_skips is not None and skips(found) > self.max_skips:
                 log.warning("%s: the search collapses to skip connections and ends", context.label)
                 break

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from datasets.checks import check_choice, check_positive
+from datasets.progress import track
 from methods.compression.files import write_json
 from methods.compression.nas.chain_space import ChainSpace, seeded_network
 from methods.compression.nas.latency_table import LatencyTable, additivity, table_for
@@ -65,8 +66,8 @@ def regularized_evolution(
                 return candidate
         raise ValueError(f"none of {attempts} architectures meets the constraint; loosen it")
 
-    while len(history) < budget:
-        if len(history) < population:
+    for done in track(range(budget), "evaluated architectures"):
+        if done < population:
             child = admitted(lambda: draw(rng))
         else:
             parent = max((members[rng.randrange(len(members))] for _ in range(sample)), key=lambda member: member[1])
@@ -104,7 +105,7 @@ def nsga2(
     sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     places = space.places(image_size)
-    for _ in range(budget):
+    for _ in track(range(budget), "evaluated architectures"):
         trial = study.ask()
         architecture = tuple(trial.suggest_categorical(f"block{i}", space.choices(p)) for i, p in enumerate(places))
         study.tell(trial, evaluate(architecture))

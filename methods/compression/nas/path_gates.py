@@ -18,7 +18,7 @@ from methods.compression.nas.chain_space import ChainSpace, make_block, seeded_n
 from methods.compression.nas.darts import endless, halves
 from methods.compression.nas.latency_table import LatencyTable, additivity, key_of, table_for
 from methods.compression.stage import BUILT, Context, Stage
-from methods.compression.training import Recipe, TrainingState, to_device
+from methods.compression.training import EpochReports, Recipe, TrainingState, to_device
 
 log = logging.getLogger(__name__)
 
@@ -256,6 +256,7 @@ class PathGateSearch(Stage):
             epochs, label = self.warmup_epochs + self.search_recipe.epochs, f"{context.label}, search"
             state = TrainingState(context.next_state(), [network], [optimizer, adam], label)
             done = state.load()
+            report = EpochReports(label, done, epochs)
             step, warmup = (n * len(train_loader) for n in (done, self.warmup_epochs))
             val_batches = endless(val_loader, max(step // self.every - warmup // self.every, 0))
             for epoch in range(done, epochs):
@@ -278,7 +279,7 @@ class PathGateSearch(Stage):
                         for edge, gradient in zip(network.gated(), gradients, strict=True):
                             edge.alpha.grad = gradient
                         adam.step()
-                log.info("%s: search epoch %d/%d, loss %.3f", context.label, epoch + 1, epochs, loss.detach())
+                report(epoch + 1, f"loss {float(loss.detach()):.3f}")
                 state.save(epoch + 1, epochs)
         final = expected_latency([e.probabilities().detach() for e in network.gated()], latencies)
         context.numbers |= {"reference_ms": reference, "expected_ms": float(final)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.checks import check_choice, check_positive
+from datasets.progress import track
 from methods.compression.layers import layer_of, replace_layer, selected_layers
 from methods.compression.quantization.layers import (
     AffineCodes,
@@ -20,8 +20,6 @@ from methods.compression.quantization.layers import (
     straight_through,
 )
 from methods.compression.stage import BUILT, FLOAT, QUANTIZED, SHARED, Context, Stage
-
-log = logging.getLogger(__name__)
 
 
 def symmetric_step(weight: Tensor, bits: int, clip: str = "max") -> Tensor:
@@ -250,8 +248,7 @@ class AdaRound(FakePTQ):
         x = context.images(self.calib_images)
         generator = torch.Generator().manual_seed(context.seed)
         result: dict[str, Quantizer] = {}
-        names = list(selected_layers(network, self.ignore))
-        for number, name in enumerate(names, 1):
+        for name in track(list(selected_layers(network, self.ignore)), f"{context.label}, layer"):
             layer = layer_of(network, name)
             target_input = layer_inputs(network, [name], x)[name]
             own_input = layer_inputs(work, [name], x)[name]
@@ -261,7 +258,6 @@ class AdaRound(FakePTQ):
             self._learn(quantizer, layer, own_input, target, generator)
             replace_layer(work, name, quantized_layer(copy.deepcopy(layer), quantizer, None))
             result[name] = quantizer
-            log.info("%s: layer %d/%d, %s", context.label, number, len(names), name)
         return result
 
     def _learn(

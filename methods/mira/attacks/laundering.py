@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datasets.batching import generator
 from datasets.checks import check_not_negative
+from datasets.progress import track
 from methods.mira.attack_data import AttackData
 from methods.mira.attacks.attack import RemovalAttack, prunable_layers
 from methods.mira.attacks.neural_cleanse import ReverseEngineering
@@ -91,7 +92,8 @@ class Laundering(RemovalAttack):
 
     def __call__(self, network: nn.Module, data: AttackData, observe: Observer) -> nn.Module:
         """Return the model after reset and retraining; see `RemovalAttack`."""
-        triggers = [self.search(network, data, label) for label in range(data.num_classes)]
+        classes = track(range(data.num_classes), "reverse-engineered triggers")
+        triggers = [self.search(network, data, label) for label in classes]
         norms = torch.stack([trigger.mask.sum() for trigger in triggers])
         trigger = triggers[int(norms.argmin())]
         layers = [layer for layer in prunable_layers(network) if layer is not network.head]

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from datasets.batching import generator
 from datasets.checks import check_fraction, check_not_negative, check_positive
+from datasets.progress import track
 from methods.mira.attack_data import AttackData
 from methods.mira.attacks.attack import RemovalAttack
 from methods.mira.fine_tuning_loop import SGD, Observer, batch_cross_entropy, fine_tune
@@ -117,7 +118,8 @@ class NeuralCleanse(RemovalAttack):
 
     def __call__(self, network: nn.Module, data: AttackData, observe: Observer) -> nn.Module:
         """Return the model after unlearning; see `RemovalAttack`."""
-        triggers = [self.search(network, data, label) for label in range(data.num_classes)]
+        classes = track(range(data.num_classes), "reverse-engineered triggers")
+        triggers = [self.search(network, data, label) for label in classes]
         norms = torch.stack([trigger.mask.sum() for trigger in triggers])
         outliers = small_outliers(norms).nonzero()[:, 0].tolist()
         self.metrics |= {"nc_outliers": float(len(outliers)), "nc_class": float(norms.argmin())}

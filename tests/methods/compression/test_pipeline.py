@@ -25,6 +25,7 @@ from methods.compression.quantization.int8 import PostTrainingInt8
 from methods.compression.quantization.lsq import LearnedStepQuantization
 from methods.compression.quantization.post_training import FakePTQ
 from methods.compression.stage import Stage, choose
+from methods.compression.training import EpochReports
 from runner import main
 from runner.config.address import Run
 from runner.errors import UserError
@@ -242,3 +243,15 @@ def test_an_onnx_graph_computes_the_same(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "bad.onnx"}
     with pytest.raises(ValueError, match="no ONNX graph"):
         load_network(tmp_path / "bad.onnx")
+
+
+@pytest.mark.parametrize(("every_seconds", "shown"), [(0.0, [3, 4, 5]), (3600.0, [5])])
+def test_long_trainings_report_their_epochs_and_short_ones_the_last(caplog, every_seconds, shown):
+    report = EpochReports("kd", done=2, epochs=5)
+    report.every_seconds = every_seconds
+    with caplog.at_level("INFO", logger="methods.compression.training"):
+        for done in (3, 4, 5):
+            report(done, f"loss {1 / done:.2f}")
+    assert [int(record.message.split()[2].split("/")[0]) for record in caplog.records] == shown
+    assert caplog.records[-1].message == "kd: epoch 5/5, loss 0.20"
+    assert [record.underway for record in caplog.records] == [done < 5 for done in shown]  # what a sweep prints too
