@@ -64,7 +64,12 @@ def plot_pareto(sheets: Sequence[Sheet], axis: str) -> Figure:
             fillstyle="none" if hollow else "full",
             label=name,
         )
-    axes.set(xlabel=label, ylabel="accuracy (%)", xscale="log")
+    axes.set(xlabel=label, ylabel="accuracy (%)")
+    costs = [value(sheet) for sheet in sheets]
+    if max(costs) > 4 * min(costs):
+        axes.set_xscale("log")
+    else:  # costs that hardly differ should look so
+        axes.set_xlim(0, 1.05 * max(costs))
     axes.grid(alpha=0.3)
     figure.legend(fontsize=6, loc="outside lower center", ncols=2)
     return figure
