@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,11 +25,12 @@ from methods.optfeature.network import CTRNetwork
 from methods.optfeature.optimizers import check_sparse, network_optimizers
 from methods.optfeature.recovery import recovery
 from methods.optfeature.selection.base import Gates, Selection
-from methods.optfeature.stopping import BestWeights
+from methods.optfeature.stopping import BestWeights, training_ends
 
 log = logging.getLogger(__name__)
 
 SEARCH_METRICS = ("val/search_auc", "val/search_logloss")
+STAGE_STATE = ("phase", "phase_epoch", "phase_step", "finished", "seconds", "rewound", "curve")  # kept in checkpoints
 
 
 class CTRModule(LightningModule):
@@ -101,7 +104,7 @@ class CTRModule(LightningModule):
             check_export(network, self.selection)
         self.phase: Literal["search", "retrain"] = "retrain"
         self.phase_epoch = self.phase_step = 0
-        self.finished = False
+        self.finished = self.validated = False
         self.seconds = {"search": 0.0, "retrain": 0.0}
         self.best = BestWeights(stop_on == "auc", patience)
         self.rewound: dict[str, Tensor] = {}
@@ -114,8 +117,6 @@ class CTRModule(LightningModule):
         self.tested: dict[str, Tensor] = {}
         self._validation: Iterator[Any] | None = None
         self._started = time.monotonic()
-
-    # ---- set-up ----
 
     def prepare(self, data: Any) -> None:
         """Take the description of the fields from the data, and begin with the first stage.
@@ -185,7 +186,7 @@ class CTRModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the clock, and let the selection adapt to the epoch."""
-        self._started, self._validation = time.monotonic(), None
+        self._started, self._validation, self.validated = time.monotonic(), None, False
         if self.phase == "search":
             if self.searched.rewind_epoch == self.phase_epoch:
                 self.rewound = self._network_state()
@@ -225,34 +226,40 @@ class CTRModule(LightningModule):
         return loss.detach()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, and go to the next stage or stop where it is due."""
+        """Log the epoch, and go to the next stage or stop where it is due.
+
+        Raises:
+            ValueError: training ends before the search does, so that nothing is retrained.
+        """
         self.log("train/loss", torch.stack(self.losses).mean(), sync_dist=True)
         self.losses.clear()
         self.seconds[self.phase] += time.monotonic() - self._started
         self.phase_epoch += 1
-        if self.phase == "search":
-            self._end_search_epoch()
-        else:
+        if self.phase == "retrain":
             self._end_training_epoch()
+            return
+        self._end_search_epoch()
+        if training_ends(self.trainer):
+            raise ValueError(
+                f"training ends after epoch {self.current_epoch + 1}, with the search, and no predictor was retrained: "
+                "look at max_steps, max_time and callbacks that stop the training"
+            )
 
     def _end_search_epoch(self) -> None:
-        improved = self.best.update(self._watched("search_"), self.state_dict())
-        if not improved:
-            self._decay_rate()
+        self._update_best("search_")
         if self.phase_epoch >= self.search_epochs or (self.searched.early_stop and self.best.exhausted):
             self._freeze()
 
     def _end_training_epoch(self) -> None:
-        if not self.best.update(self._watched(""), self.state_dict()):
-            self._decay_rate()
-        if self.best.exhausted or self.current_epoch + 1 == self.trainer.max_epochs:
-            self.load_state_dict(self.best.state)
+        self._update_best("")
+        if self.best.exhausted or training_ends(self.trainer):
+            self.best.restore(self)
             self.finished = self.trainer.should_stop = True
 
     def _freeze(self) -> None:
         """Fix the selection, and make everything ready for the retraining."""
         if self.searched.early_stop:
-            self.load_state_dict(self.best.state)
+            self.best.restore(self)
         self.searched.freeze()
         batches = cast(Any, self.trainer).datamodule.val_dataloader()
         self.searched.check_open(batch.ids.to(self.device) for batch in batches)
@@ -276,13 +283,15 @@ class CTRModule(LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] *= self.plateau_factor
 
-    def _watched(self, prefix: str) -> float:
+    def _update_best(self, prefix: str) -> None:
+        """Keep the weights of this epoch if it is the best, else lower the rate; nothing after an unvalidated epoch."""
+        if not self.validated:
+            return
         value = float(self.trainer.callback_metrics[f"val/{prefix}{self.stop_on}"])
         if math.isnan(value):
-            raise ValueError(
-                f"val/{prefix}{self.stop_on} is not defined: the validation part has rows of one label only"
-            )
-        return value
+            raise ValueError(f"val/{prefix}{self.stop_on} is not defined: the validation part has one label only")
+        if not self.best.update(value, self.state_dict()):
+            self._decay_rate()
 
     def _network_state(self) -> dict[str, Tensor]:
         return {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
@@ -292,12 +301,10 @@ class CTRModule(LightningModule):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _next_validation(self) -> Any:
-        """Return the next batch of the validation part, which starts anew at its end and in each epoch."""
-        batch = None if self._validation is None else next(self._validation, None)
-        if batch is None:
-            self._validation = iter(cast(Any, self.trainer).datamodule.val_dataloader())
-            batch = next(self._validation)
-        return self.transfer_batch_to_device(batch, self.device, 0)
+        """Return the next validation batch; the part starts anew at its end and in each epoch."""
+        if self._validation is None:
+            self._validation = chain.from_iterable(repeat(cast(Any, self.trainer).datamodule.val_dataloader()))
+        return self.transfer_batch_to_device(next(self._validation), self.device, 0)
 
     # ---- evaluation ----
 
@@ -333,6 +340,7 @@ class CTRModule(LightningModule):
         values |= {f"val/{name}": value for name, value in self._gate_metrics().items()}
         if not self.trainer.sanity_checking:
             self.curve.append(values)
+            self.validated = True
         self.log_dict(values)
 
     def on_test_epoch_end(self) -> None:
@@ -369,17 +377,8 @@ class CTRModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the stage and everything that the rest of it needs."""
-        checkpoint["ctr"] = {
-            "phase": self.phase,
-            "phase_epoch": self.phase_epoch,
-            "phase_step": self.phase_step,
-            "finished": self.finished,
-            "seconds": dict(self.seconds),
-            "best": self.best.state_dict(),
-            "rewound": self.rewound,
-            "curve": [dict(row) for row in self.curve],
-            "vocabulary": self.vocabulary,
-        }
+        state = {name: getattr(self, name) for name in STAGE_STATE}
+        checkpoint["ctr"] = copy.deepcopy(state) | {"best": self.best.state_dict(), "vocabulary": self.vocabulary}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the stage.
@@ -393,7 +392,7 @@ class CTRModule(LightningModule):
                 f"the checkpoint was made with vocabulary {state['vocabulary']}, the data has {self.vocabulary}: its "
                 "ids mean other values. Use the data that the model was trained on"
             )
-        for name in ("phase", "phase_epoch", "phase_step", "finished", "seconds", "rewound", "curve"):
+        for name in STAGE_STATE:
             setattr(self, name, state[name])
         self.best.load_state_dict(state["best"])
         if self.selection is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
 
 
 class BestWeights:
@@ -45,6 +46,22 @@ class BestWeights:
             self.without_gain += 1
         return better
 
+    def restore(self, module: nn.Module) -> None:
+        """Load the best weights.
+
+        Args:
+            module: module whose weights were recorded.
+
+        Raises:
+            ValueError: no value was recorded.
+        """
+        if not self.state:
+            raise ValueError(
+                "no epoch was validated, so that there is no best one: look at max_steps, max_time and "
+                "check_val_every_n_epoch"
+            )
+        module.load_state_dict(self.state)
+
     @property
     def exhausted(self) -> bool:
         """True if more epochs than tolerated have passed without gain."""
@@ -61,3 +78,13 @@ class BestWeights:
             state: value, without_gain and state.
         """
         self.value, self.without_gain, self.state = state["value"], state["without_gain"], state["state"]
+
+
+def training_ends(trainer: Trainer) -> bool:
+    """Return whether a training ends with the present epoch: by the number of epochs or steps, the time or a callback.
+
+    Args:
+        trainer: trainer, in the hook `on_train_epoch_end`.
+    """
+    steps_done = 0 <= trainer.max_steps <= trainer.global_step
+    return trainer.should_stop or steps_done or trainer.current_epoch + 1 == trainer.max_epochs

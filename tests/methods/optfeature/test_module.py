@@ -31,8 +31,11 @@ RUN = (
 )
 
 
-def fit(tmp_path, selection, network=IPNN, epochs: int = 4, rows: int = 2000, **options):
-    """Train on a small log; returns the module, its network before the training, the data, and the trainer."""
+def fit(tmp_path, selection, network=IPNN, epochs: int = 4, rows: int = 2000, limits: dict | None = None, **options):
+    """Train on a small log; returns the module, its network before the training, the data, and the trainer.
+
+    `limits` are arguments of the trainer that end the training or leave out validations.
+    """
     seed_everything(0, verbose=False)
     data = SyntheticLogs(rows=rows, cardinalities=(8, 6, 5, 4), field_pairs=2, value_pairs=1, batch_size=128)
     data.setup()
@@ -51,6 +54,7 @@ def fit(tmp_path, selection, network=IPNN, epochs: int = 4, rows: int = 2000, **
         enable_model_summary=False,
         default_root_dir=tmp_path,
         num_sanity_val_steps=0,
+        **(limits or {}),
     )
     trainer.fit(module, data)
     return module, before, data, trainer
@@ -122,6 +126,31 @@ def test_early_stop_keeps_the_best_epoch(tmp_path):
     assert module.curve[-1]["val/auc"] == max(areas)
 
 
+def test_a_training_that_its_steps_end_has_the_weights_of_its_best_epoch(tmp_path):
+    steps = 13 * 6  # 1,600 training rows are 13 batches; at this rate the validation soon gets worse
+    module, _, data, trainer = fit(tmp_path, None, epochs=30, lr=0.3, patience=30, limits={"max_steps": steps})
+    areas = [row["val/auc"] for row in module.curve]
+    assert len(areas) == 6
+    assert areas[-1] < max(areas)
+    assert module.finished
+    trainer.validate(module, data, verbose=False)
+    assert module.curve[-1]["val/auc"] == max(areas)
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": 13}, {"max_steps": 3}, {"max_time": {"seconds": 0.01}}])
+def test_a_training_that_ends_in_the_search_is_an_error(tmp_path, limits):
+    with pytest.raises(ValueError, match="no predictor was retrained"):
+        fit(tmp_path, partial(FieldSelection, **OPTFEATURE), limits=limits)
+
+
+def test_epochs_without_validation_neither_count_as_gain_nor_as_loss(tmp_path):
+    module, _, _, trainer = fit(tmp_path, None, epochs=6, patience=0, limits={"check_val_every_n_epoch": 3})
+    assert trainer.current_epoch == 6  # the same metric twice would have ended it in the fourth
+    assert len(module.curve) == 2
+    with pytest.raises(ValueError, match="no epoch was validated"):
+        fit(tmp_path, None, epochs=2, limits={"check_val_every_n_epoch": 3})
+
+
 @pytest.mark.parametrize(
     ("selection", "network", "epochs"),
     [
@@ -158,7 +187,7 @@ def test_profit_steps_its_factors_on_validation_batches_only(tmp_path):
     gradients = torch.cat(torch.autograd.grad(loss, [module.selection.first, module.selection.second]))
     expected -= 3e-4 * torch.sign(gradients + 1e-3 * expected)  # the first step of Adam
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_steps=2, accelerator="cpu", default_root_dir=tmp_path, limit_val_batches=1, **options)
+    trainer = Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, limit_val_batches=1, **options)
     seen = []
     module.on_train_batch_end = lambda *_: seen.append(
         [module.selection.first.clone(), module.selection.second.clone()]
