@@ -95,6 +95,9 @@ def _check_object(value: Any, hint: Any, key: str) -> None:
             raise UserError(f"{key} must be a node with a _target_, got {value}")
         if members and all(get_origin(member) in (dict, Mapping) for member in members):
             raise UserError(f"{key} must be a mapping, got {value}")
+    elif isinstance(value, DictConfig) and "_target_" not in value and members and all(map(_is_object, members)):
+        keys = ", ".join(map(str, value)) or "no keys"
+        raise UserError(f"{key} must be a node with a _target_, it has {keys}; without it: ~{key} on the command line")
     elif OmegaConf.is_list(value) or (isinstance(value, DictConfig) and "_target_" not in value):
         items = value.items() if isinstance(value, DictConfig) else enumerate(value)
         of = [get_args(member)[-1] for member in members if get_args(member) and not _is_object(member)]

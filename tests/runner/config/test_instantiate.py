@@ -138,3 +138,11 @@ def test_plain_values_where_they_may_stand():
     node = {"part": None, "options": {"a": 1}, "size": 3, "file": "a.txt", "either": "text", "stages": []}
     made = instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Composed"} | node}), "method")
     assert made.options == {"a": 1}
+
+
+def test_keys_without_a_target_in_the_place_of_an_object():
+    cfg = OmegaConf.create({"method": {"_target_": f"{__name__}.Composed", "part": {"lr": 0.1, "decay": 0.0}}})
+    with pytest.raises(
+        UserError, match=r"^method\.part must be a node with a _target_, it has lr, decay; .*~method\.part"
+    ):
+        instantiate(cfg, "method")
