@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.errors import UserError
 
 UNIONS = (Union, UnionType)
+HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 # Annotations that are checked: accepted classes, and how a message names them.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
@@ -40,29 +41,34 @@ def instantiate(cfg: DictConfig, group: str, **more: Any) -> Any:
             annotation says.
     """
     node = OmegaConf.select(cfg, group)
-    check_types(node, group)
+    check_node(node, group)
     try:
         return hydra.utils.instantiate(node, _partial_=True)(**more)
-    except TypeError as error:
+    except TypeError as error:  # of a target whose **kwargs go where `check_node` cannot follow
         refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         accepted = list(parameters(get_object(node._target_)))
         if not refused or refused[1] not in node or refused[1] in accepted:
             raise
-        key = f"{group}.{refused[1]}"
-        raise UserError(
-            f"{key} is not an argument of {node._target_}; its arguments: {', '.join(accepted)}\n"
-            f"Leave it out: if a file of conf/ sets it, with ~{key} on the command line"
-        ) from error
+        raise not_taken(f"{group}.{refused[1]}", node._target_, accepted) from error
 
 
-def check_types(node: Any, key: str) -> None:
-    """Check the values of a node, and of the nodes in it, against the annotations of their targets.
+def not_taken(key: str, target: str, accepted: Iterable[str]) -> UserError:
+    """Return the error of a key that is no argument of its target."""
+    return UserError(
+        f"{key} is not an argument of {target}; its arguments: {', '.join(accepted)}\n"
+        f"Leave it out: if a file of conf/ sets it, with ~{key} on the command line"
+    )
 
-    Only annotations of `KINDS`, of Literal, and unions of them are checked; and that what is an object, a function, or
-    a mapping or list of them is no plain value.
+
+def check_node(node: Any, key: str) -> None:
+    """Check the keys and values of a node, and of the nodes in it, against the signatures of their targets.
+
+    Values are checked where the annotation is one of `KINDS`, a Literal or a union of these, and where it is an object,
+    a function, or a mapping or list of them, in whose place no plain value may stand.
 
     Raises:
-        UserError: a value has another type, is none of a Literal's choices, or stands where an object must be.
+        UserError: a key is no argument of its target; a value has another type, is none of a Literal's choices, or
+            stands where an object must be.
     """
     if not isinstance(node, DictConfig) or node._is_none():
         return
@@ -70,7 +76,9 @@ def check_types(node: Any, key: str) -> None:
     arguments, hints = (parameters(target), _hints(target)) if target else ({}, {})
     for name in map(str, node):
         value = node[name]
-        check_types(value, f"{key}.{name}")
+        check_node(value, f"{key}.{name}")
+        if target and name not in arguments and name not in HYDRA_KEYS and "..." not in arguments:
+            raise not_taken(f"{key}.{name}", node._target_, arguments)
         if name in arguments and not isinstance(value, Path):
             _check_value(value, arguments[name].annotation, f"{key}.{name}")
         if name in hints:

@@ -146,3 +146,11 @@ def test_keys_without_a_target_in_the_place_of_an_object():
         UserError, match=r"^method\.part must be a node with a _target_, it has lr, decay; .*~method\.part"
     ):
         instantiate(cfg, "method")
+
+
+@pytest.mark.parametrize("partial", [True, False])
+def test_keys_that_no_target_takes_are_named_at_any_depth(partial):
+    inner = {"_target_": f"{__name__}.Base", "_partial_": partial, "widht": 1}
+    cfg = OmegaConf.create({"method": {"_target_": f"{__name__}.Composed", "part": inner}})
+    with pytest.raises(UserError, match=r"^method\.part\.widht is not an argument of .*Base; its arguments: width"):
+        instantiate(cfg, "method")
