@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from methods.calibrationphys.augmentation import NORMALISATIONS, change_speed, r
 from methods.calibrationphys.evaluation import RateEvaluation
 from methods.calibrationphys.networks import CameraNetworks
 from methods.calibrationphys.rates import READOUTS, Readout, as_band, peak_rates
+
+log = logging.getLogger(__name__)
 
 
 class RateModule(LightningModule):
@@ -93,7 +96,16 @@ class RateModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test."""
         assert self.evaluation is not None
-        self.log_dict({f"test/{name}": value for name, value in self.evaluation.metrics().items()})
+        metrics = self.evaluation.metrics()
+        self.log_dict({f"test/{name}": value for name, value in metrics.items()})
+        self.warn_of(metrics)
+
+    def warn_of(self, metrics: Mapping[str, float]) -> None:
+        """Log a warning if the metrics of a test show that it means nothing; formulas have no such case.
+
+        Args:
+            metrics: metrics by name, without `test/`.
+        """
 
     def figures(self) -> dict[str, Any]:
         """Return wave, spectra, scatter and Bland-Altman plot of the test, and the error by motion level."""
@@ -181,6 +193,24 @@ class LearnedWave(RateModule):
             raise ValueError(
                 f"method.speed={list(self.speed)} needs clips {self.speed[1]:g} times as long as dataset.clip_length: "
                 f"raise dataset.margin, which is {data.margin:g}"
+            )
+
+    def warn_of(self, metrics: Mapping[str, float]) -> None:
+        """Log a warning if the waves of a camera have most of their power outside of the band.
+
+        The losses see spectra in the band alone, so that a network may learn what two cameras share outside of it.
+
+        Args:
+            metrics: metrics by name, without `test/`.
+        """
+        astray = [name for name in self.cameras if metrics.get(f"ipr_{name}", 0.0) > 0.5]
+        if astray:
+            log.warning(
+                "the waves of %s have most of their power outside of the band (test/ipr): the training has probably "
+                "found motion or light in place of the %s. Another seed, or method.ipr_weight=1 where the method has "
+                "it, may help",
+                " and ".join(astray),
+                self.signal,
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
