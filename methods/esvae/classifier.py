@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from datasets.checks import check_positive
+from methods.epochs import number_of_epochs
 
 
 class FeatureNet(nn.Module):
@@ -84,7 +85,7 @@ class FeatureClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return Adam and a cosine schedule over the epochs."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr)
-        epochs = max(self.trainer.max_epochs or 1, 1)
+        epochs = number_of_epochs(self.trainer)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

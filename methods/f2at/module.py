@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from datasets.checks import check_positive
 from methods.architectures.classifier import Classifier
 from methods.attacks import PGD, Attack, seeded
+from methods.epochs import number_of_epochs
 from methods.f2at.awp import WeightPerturbation
 from methods.f2at.ema import ExponentialMovingAverage
 from methods.f2at.evaluation import contradictions, correct, load_trained
@@ -170,7 +171,7 @@ class AdversarialTraining(LightningModule):
     def training_step(self, batch: Any, index: int) -> Tensor:
         """Return the objective's loss on perturbed images."""
         x, y = batch.x.contiguous(memory_format=self.memory_format), batch.y
-        progress = self.current_epoch / max(self.trainer.max_epochs or 1, 1)
+        progress = self.current_epoch / number_of_epochs(self.trainer)
         adv = self.objective.perturb(self.train_attack, self.network, x, y, progress)
         if self.weight_perturbation and self.weight_perturbation.is_active(progress):
             self.weight_perturbation.apply(self.network, lambda: self.objective(self.network, x, adv, y, progress)[0])

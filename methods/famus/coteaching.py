@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.epochs import number_of_epochs
 from methods.famus.module import NoisyTraining, correct_in_top_k
 from methods.famus.network_pair import NetworkPair
 
@@ -75,8 +76,8 @@ class CoTeaching(NoisyTraining):
     def on_train_epoch_start(self) -> None:
         """Set Adam's learning rate and beta1 of the epoch."""
         super().on_train_epoch_start()
-        epochs = self.trainer.max_epochs or 0
         if self.current_epoch >= self.decay_start:
+            epochs = number_of_epochs(self.trainer)
             (group,) = self.trainer.optimizers[0].param_groups
             group["lr"] = self.lr * (epochs - self.current_epoch) / (epochs - self.decay_start)
             group["betas"] = (self.late_beta1, group["betas"][1])

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from datasets.checks import check_not_negative, check_positive
 from datasets.graphs.store import GraphBatch
+from methods.epochs import number_of_epochs
 from methods.graphnorm.figures import draw_learned_alpha
 
 
@@ -65,7 +66,7 @@ class AdamModule(LightningModule):
         optimizer = torch.optim.Adam(
             self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay, foreach=True
         )
-        scheduler = self.scheduler or linear_decay(max(self.trainer.max_epochs or 1, 1))
+        scheduler = self.scheduler or linear_decay(number_of_epochs(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": scheduler(optimizer)}
 
     def forward(self, graphs: GraphBatch) -> Tensor:

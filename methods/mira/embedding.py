@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from datasets.batching import generator
 from datasets.checks import check_fraction, check_not_negative, check_positive
 from methods.checkpoints import weights_below
+from methods.epochs import number_of_epochs
 from methods.mira.schemes.scheme import Scheme, Step
 from methods.mira.triggers import TriggerSet, TriggerSource, save_triggers
 from methods.mira.verification import explain, trigger_accuracy, verify
@@ -181,7 +182,7 @@ class Embedding(LightningModule):
         if own := list(self.scheme.parameters()):
             groups.append({"params": own, "weight_decay": 0.0})
         optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        epochs = self.trainer.max_epochs or 1
+        epochs = number_of_epochs(self.trainer)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, self.final_lr)]
 
     def figures(self) -> dict[str, Figure]:

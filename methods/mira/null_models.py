@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from datasets.checks import check_not_negative, check_positive
 from methods.attacks import seeded
 from methods.checkpoints import weights_below
+from methods.epochs import number_of_epochs
 
 
 class NullModels(LightningModule):
@@ -101,7 +102,7 @@ class NullModels(LightningModule):
         optimizer = torch.optim.SGD(
             self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-        epochs = self.trainer.max_epochs or 1
+        epochs = number_of_epochs(self.trainer)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, self.final_lr)]
 
 
