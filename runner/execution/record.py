@@ -27,7 +27,21 @@ from runner.files import read_json, write_json, write_whole
 log = logging.getLogger(__name__)
 
 # Final metrics that people look for first, without `test/`: how good the result is, in the terms of each task.
-HEADLINE = ("acc", "ppl", "dense_ppl", "zeroshot_acc", "auc", "iou", "fid", "mae", "rmse", ".*_acc", "chamfer_l1")
+HEADLINE = (
+    "acc",
+    "ppl",
+    "dense_ppl",
+    "zeroshot_acc",
+    "auc",
+    "iou",
+    "fid",
+    "mae",
+    "rmse",
+    "recon_loss",
+    "fad_batch",
+    ".*_acc",
+    "chamfer_l1",
+)
 COST_UNITS = ("_seconds", "_gib", "_bytes")  # endings of metrics that are costs
 MOST_METRICS = 14
 PROGRESS = ("epoch", "step", "seconds")  # columns of metrics.csv that are not metrics
