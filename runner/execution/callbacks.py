@@ -259,7 +259,7 @@ class ProgressLines(Checkpoint):
 
     def __init__(self, every_seconds: float = 30.0) -> None:
         self.every_seconds = every_seconds
-        self.started = self.epoch_printed = self.printed = time.monotonic()
+        self.started = self.epoch_started = self.epoch_printed = self.printed = time.monotonic()
         self.first = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -268,12 +268,17 @@ class ProgressLines(Checkpoint):
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # of an epoch that was interrupted
         self.first = trainer.current_epoch + batches / max(trainer.num_training_batches, 1)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self.epoch_started = time.monotonic()
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log a line within an epoch if the time has come."""
         now, batches = time.monotonic(), trainer.num_training_batches
-        is_due = now - self.printed >= max(self.every_seconds, (now - self.started) / 20)
+        since = now - max(self.printed, self.epoch_started)  # a short epoch has its own line alone
+        is_due = since >= max(self.every_seconds, (now - self.started) / 20)
         if not trainer.is_global_zero or not is_due or batch_idx + 1 >= batches:
             return
         self.printed = now
