@@ -258,7 +258,7 @@ class LearnedWave(RateModule):
 
     @property
     def speed_mode(self) -> Literal["shared", "independent"]:
-        """How cameras change the speed of a clip."""
+        """Mode of `change_speed`: one change for all cameras of a session, or one for each."""
         return "shared"
 
     def noisy(self, maps: Tensor) -> Tensor:

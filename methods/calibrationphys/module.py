@@ -102,7 +102,7 @@ class CalibrationPhys(LearnedWave):
 
     @property
     def speed_mode(self) -> Literal["shared", "independent"]:
-        """How cameras change the speed of a clip."""
+        """Mode of `change_speed`: one change for all cameras of a session, or one for each."""
         return "shared" if self.shared_speed else "independent"
 
     def check_training(self, data: Any) -> None:

@@ -377,8 +377,8 @@ class CTRModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the stage and everything that the rest of it needs."""
-        state = {name: getattr(self, name) for name in STAGE_STATE}
-        checkpoint["ctr"] = copy.deepcopy(state) | {"best": self.best.state_dict(), "vocabulary": self.vocabulary}
+        state = {name: copy.copy(getattr(self, name)) for name in STAGE_STATE}
+        checkpoint["ctr"] = state | {"best": self.best.state_dict(), "vocabulary": self.vocabulary}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the stage.

@@ -251,26 +251,6 @@ def test_other_learned_methods_train_each_camera(cls, data, tmp_path):
         assert not torch.allclose(before[name], module.state_dict()[name])
 
 
-class Oscillators(CameraPhysNet2D):
-    """Networks whose waves are a sine of one rate, whatever they see."""
-
-    rate = 1.2  # Hz
-
-    def forward(self, camera: str, maps: torch.Tensor) -> torch.Tensor:
-        time = torch.arange(maps.shape[-1]) / SMALL["fs"]
-        return torch.sin(2 * torch.pi * self.rate * time).expand(len(maps), -1)
-
-
-@pytest.mark.parametrize(("rate", "warned"), [(1.2, False), (5.0, True)])
-def test_waves_outside_of_the_band_are_warned_of(data, tmp_path, caplog, rate, warned):
-    network = Oscillators(**data.dims, width=4)
-    network.rate = rate
-    module = CalibrationPhys(network)
-    module.prepare(data)
-    Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path).test(module, data)
-    assert ("webcam and phone have most of their power outside of the band" in caplog.text) == warned
-
-
 @pytest.mark.parametrize(
     ("cls", "side", "most"),
     [(CameraPhysNet2D, 4, 1), (CameraPhysNet2D, 8, 4), (CameraPhysNet3D, 8, 1), (CameraPhysNet3D, 32, 4)],
