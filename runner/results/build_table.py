@@ -55,7 +55,7 @@ def build_table(
     spec = table_spec(overrides)
     reduction = REDUCTIONS[spec.reduce]
     if reduction.per_epoch and len(spec.metric) > 1:
-        raise UserError(f"table.reduce={spec.reduce} chooses an epoch by one metric; table.metric names several")
+        raise UserError(f"table.reduce={spec.reduce} reads the epochs of one metric; table.metric names several")
     runs = runs_of(overrides)
     outcomes = look_up(source, runs, spec.metric[0] if reduction.per_epoch else None)
     left_out: list[str] = []

@@ -78,12 +78,30 @@ def values_at_best_epoch(runs: list[Measurements], metric: str) -> list[float]:
     Raises:
         ValueError: the runs have no epoch in common.
     """
+    values = values_by_epoch(runs, metric)
+    return list(map(float, values[:, int(values.mean(0).argmax())]))
+
+
+def means_over_epochs(runs: list[Measurements], metric: str) -> list[float]:
+    """Return the mean of each run over its epochs; epochs that another run lacks are left out.
+
+    Raises:
+        ValueError: the runs have no epoch in common.
+    """
+    return list(map(float, values_by_epoch(runs, metric).mean(1)))
+
+
+def values_by_epoch(runs: list[Measurements], metric: str) -> np.ndarray:
+    """Return the metric at the epochs that all runs have, (runs, epochs).
+
+    Raises:
+        ValueError: the runs have no epoch in common.
+    """
     curves = curves_of(runs, metric)
     common = sorted(epoch for epoch in curves[0] if all(epoch in curve for curve in curves))
     if not common:
         raise ValueError("an epoch that all runs of the cell have")
-    values = np.array([[curve[epoch] for epoch in common] for curve in curves])
-    return list(map(float, values[:, int(values.mean(0).argmax())]))
+    return np.array([[curve[epoch] for epoch in common] for curve in curves])
 
 
 def curves_of(runs: list[Measurements], metric: str) -> list[dict[int, float]]:
@@ -111,6 +129,9 @@ def fold_means(runs: list[Measurements], metric: str) -> list[float]:
 REDUCTIONS = {
     "mean_std": Reduction(final_values, 1, "mean ± standard deviation (ddof 1) over runs"),
     "mean_std_ddof0": Reduction(final_values, 0, "mean ± standard deviation (ddof 0) over runs"),
+    "epoch_mean": Reduction(
+        means_over_epochs, 1, "mean over the epochs of a run; then mean ± standard deviation (ddof 1) over runs", True
+    ),
     "xu_cv": Reduction(
         values_at_best_epoch,
         0,

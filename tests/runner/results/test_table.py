@@ -46,6 +46,8 @@ def test_reductions_against_their_definitions() -> None:
     assert REDUCTIONS["xu_cv"](runs, METRIC) == pytest.approx((values[:, best].mean(), np.std(values[:, best], ddof=0)))
     assert REDUCTIONS["mean_std"](runs, METRIC) == pytest.approx((values[:, -1].mean(), np.std(values[:, -1], ddof=1)))
     assert REDUCTIONS["mean_std_ddof0"](runs, METRIC)[1] == pytest.approx(np.std(values[:, -1]))
+    means = values.mean(1)
+    assert REDUCTIONS["epoch_mean"](runs, METRIC) == pytest.approx((means.mean(), np.std(means, ddof=1)))
     folds = [values[::2, -1].mean(), values[1::2, -1].mean()]
     assert REDUCTIONS["fair_cv"](runs, METRIC) == pytest.approx((np.mean(folds), np.std(folds)))
 
@@ -232,7 +234,7 @@ def test_several_metrics_have_a_column_each(form, stories, capsys) -> None:
 def test_several_metrics_have_no_epoch_in_common(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["experiment=graphnorm/table1", "dataset=mutag", "table.metric=[val/acc,val/loss]"])
-    assert "chooses an epoch by one metric" in capsys.readouterr().err
+    assert "reads the epochs of one metric" in capsys.readouterr().err
 
 
 def test_reported_figures_are_of_the_experiments_own_metric(tmp_path) -> None:
@@ -347,13 +349,19 @@ def test_html_alone_imports_jinja() -> None:
 
 
 def test_an_epoch_is_chosen_among_those_that_all_runs_have() -> None:
-    from runner.results.reductions import Measurements, count_partial_epochs, values_at_best_epoch
+    from runner.results.reductions import (
+        Measurements,
+        count_partial_epochs,
+        means_over_epochs,
+        values_at_best_epoch,
+    )
 
     def run(**curve: float) -> Measurements:
         return Measurements({}, [{"epoch": int(e[1:]), "val/acc": v} for e, v in curve.items()], {})
 
     runs = [run(e0=0.1, e1=0.2, e2=0.9), run(e1=0.3, e2=0.8, e3=1.0)]
     assert values_at_best_epoch(runs, "val/acc") == [0.9, 0.8]
+    assert means_over_epochs(runs, "val/acc") == pytest.approx([0.55, 0.55])
     assert count_partial_epochs(runs, "val/acc") == 2
     with pytest.raises(ValueError, match="an epoch that all runs"):
         values_at_best_epoch([run(e0=0.1), run(e1=0.2)], "val/acc")
