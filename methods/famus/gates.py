@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
+from datasets.checks import check_choice, check_count, check_positive
 from methods.famus.meta_gradient import classifier_names
 
 
@@ -70,7 +71,7 @@ class Gates(nn.Module):
         std_correction: as in `Gate`.
 
     Raises:
-        ValueError: the budget exceeds the number of gates.
+        ValueError: the budget exceeds the number of gates; or another number is out of its range.
     """
 
     def __init__(
@@ -83,6 +84,9 @@ class Gates(nn.Module):
         std_correction: int = 0,
     ) -> None:
         super().__init__()
+        check_count("method.gates", eligible=eligible, hidden_layers=hidden_layers)
+        check_positive("method.gates", temperature=temperature)
+        check_choice("method.gates.std_correction", std_correction, (0, 1))
         named = list(network.named_parameters())
         self.ungated = classifier_names(name for name, _ in named)
         gated = [pair for pair in named[-(eligible or len(named)) :] if pair[0] not in self.ungated]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datasets.checks import check_choice
+from datasets.checks import check_choice, check_not_negative
 from methods.famus.meta_gradient import (
     ALIGNMENT_LOSSES,
     GATE_GRADIENTS,
@@ -68,6 +68,7 @@ class MetaLearning(NoisyTraining):
         check_choice("method.gate_gradient", gate_gradient, tuple(GATE_GRADIENTS))
         check_choice("method.virtual_step", virtual_step, VIRTUAL_STEPS)
         check_choice("method.meta_gradient", meta_gradient, META_GRADIENTS)
+        check_not_negative("method", budget_weight=budget_weight, alignment_weight=alignment_weight)
         self.gate_optimizer = gate_optimizer
         self.budget_weight, self.alignment_weight = budget_weight, alignment_weight
         self.alignment_loss = ALIGNMENT_LOSSES[alignment_form]

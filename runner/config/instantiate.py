@@ -83,6 +83,8 @@ def check_node(node: Any, key: str) -> None:
             _check_value(value, arguments[name].annotation, f"{key}.{name}")
         if name in hints:
             _check_object(value, hints[name], f"{key}.{name}")
+    if inspect.isclass(target) and target.__module__.startswith("torch.optim"):
+        _check_optimizer(target, node, key)
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -119,6 +121,25 @@ def _is_object(hint: Any) -> bool:
         return True
     plain = (str, int, float, bool, list, tuple, dict, object, Path, Any)
     return inspect.isclass(hint) and get_origin(hint) is None and hint not in plain
+
+
+def _check_optimizer(target: type, node: DictConfig, key: str) -> None:
+    """Raise UserError if a torch optimizer or scheduler refuses its settings when it is made and takes a step."""
+    import torch
+
+    settings: dict[str, Any] = {str(name): node[name] for name in node if name not in HYDRA_KEYS}
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    try:
+        if issubclass(target, torch.optim.Optimizer):
+            target(parameters, **settings)
+        elif issubclass(target, torch.optim.lr_scheduler.LRScheduler):
+            optimizer = torch.optim.SGD(parameters)
+            scheduler = target(optimizer, **settings)
+            optimizer.step()
+            scheduler.step()
+    except (ValueError, ArithmeticError) as error:
+        given = ", ".join(f"{name}={value}" for name, value in settings.items())
+        raise UserError(f"{key}: {target.__name__} does not take {given}: {error}") from error
 
 
 def _check_value(value: Any, annotation: Any, key: str) -> None:

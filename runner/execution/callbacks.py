@@ -200,7 +200,7 @@ class FiniteGuard(Callback):
     """Guard that raises Diverged at a training loss, or an epoch's loss metric, that is NaN or infinite.
 
     An epoch in which Lightning left every step out, because the method returned no loss, ends the run too: nothing was
-    learned in it.
+    learned in it. So does a negative learning rate, which a schedule may reach.
 
     Args:
         every_n_steps: number of steps between two checks on a GPU, where each check waits for the device.
@@ -212,8 +212,14 @@ class FiniteGuard(Callback):
         self.steps_with_loss = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Begin to count the steps that have a loss."""
+        """Begin to count the steps that have a loss, and check the learning rates."""
         self.steps_with_loss = 0
+        rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if min(rates, default=0) < 0:
+            raise UserError(
+                f"the learning rate is {min(rates):g} in epoch {trainer.current_epoch}: look at method.scheduler, whose "
+                "factors must not be negative"
+            )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Check the loss of the step, or keep it for a later check."""

@@ -257,6 +257,14 @@ def test_gates_of_the_last_layers_alone():
         Gates(network, budget=4, eligible=5)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"hidden_layers": 0}, {"eligible": 0}, {"eligible": -1}, {"temperature": 0.0}, {"std_correction": -1}]
+)
+def test_gates_refuse_settings_out_of_range(settings):
+    with pytest.raises(ValueError, match=rf"method\.gates\.{next(iter(settings))}"):
+        Gates(small_network(), budget=1, **settings)
+
+
 def test_gradients_are_standardized_with_either_deviation():
     g = torch.randn(7)
     for correction in (0, 1):

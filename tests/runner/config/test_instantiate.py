@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -154,3 +155,36 @@ def test_keys_that_no_target_takes_are_named_at_any_depth(partial):
     cfg = OmegaConf.create({"method": {"_target_": f"{__name__}.Composed", "part": inner}})
     with pytest.raises(UserError, match=r"^method\.part\.widht is not an argument of .*Base; its arguments: width"):
         instantiate(cfg, "method")
+
+
+class Trained:
+    def __init__(
+        self, optimizer: Callable[..., Any] | None = None, scheduler: Callable[..., Any] | None = None
+    ) -> None:
+        self.optimizer, self.scheduler = optimizer, scheduler
+
+
+@pytest.mark.parametrize(
+    ("argument", "target", "settings", "said"),
+    [
+        ("optimizer", "Adam", {"lr": -1}, "Adam does not take lr=-1: Invalid learning rate"),
+        ("optimizer", "SGD", {"lr": 0.1, "weight_decay": -1}, "weight_decay=-1: Invalid weight_decay"),
+        ("optimizer", "SGD", {"lr": 0.1, "nesterov": True}, "nesterov=True: Nesterov momentum requires"),
+        ("scheduler", "lr_scheduler.StepLR", {"step_size": 0}, "StepLR does not take step_size=0: "),
+        ("scheduler", "lr_scheduler.OneCycleLR", {"max_lr": 1.0, "total_steps": 0}, "total_steps=0: Expected positive"),
+    ],
+)
+def test_settings_that_torch_refuses_are_named(argument, target, settings, said):
+    node = {argument: {"_target_": f"torch.optim.{target}", "_partial_": True} | settings}
+    with pytest.raises(UserError, match=rf"^method\.{argument}: .*{said}"):
+        instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Trained"} | node}), "method")
+
+
+def test_settings_that_torch_takes():
+    node = {
+        "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.1, "betas": [0.8, 0.9]},
+        "scheduler": {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "_partial_": True, "milestones": [1, 2]},
+    }
+    made = instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Trained"} | node}), "method")
+    optimizer = made.optimizer([nn.Parameter(torch.zeros(1))])
+    assert made.scheduler(optimizer).get_last_lr() == [0.1]

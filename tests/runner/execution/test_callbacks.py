@@ -124,6 +124,26 @@ def test_an_epoch_without_any_loss_ends_the_run(first_loss, refused, tmp_path):
         trainer.fit(LeavesStepsOut(first_loss), DataLoader(torch.ones(12, 2), batch_size=3))
 
 
+class RateFalls(LeavesStepsOut):
+    """Linear regression whose learning rate is multiplied by a factor after each epoch."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(first_loss=0)
+        self.factor = factor
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, self.factor)]
+
+
+@pytest.mark.parametrize(("factor", "refused"), [(0.5, False), (0.0, False), (-1.0, True)])
+def test_a_negative_learning_rate_ends_the_run(factor, refused, tmp_path):
+    guarded = {"callbacks": [FiniteGuard()], "enable_checkpointing": False, "default_root_dir": tmp_path}
+    trainer = Trainer(max_epochs=2, **guarded, **QUIET)
+    with pytest.raises(UserError, match=r"learning rate is -0\.1 in epoch 1") if refused else nullcontext():
+        trainer.fit(RateFalls(factor), DataLoader(torch.ones(12, 2), batch_size=3))
+
+
 class WorksInTheTestStage(pl.LightningModule):
     """Sends a signal to its own process at the start of the test stage, and would then work for a minute."""
 
