@@ -217,8 +217,8 @@ class FiniteGuard(Callback):
         rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if min(rates, default=0) < 0:
             raise UserError(
-                f"the learning rate is {min(rates):g} in epoch {trainer.current_epoch}: look at method.scheduler, whose "
-                "factors must not be negative"
+                f"the learning rate is {min(rates):g} in epoch {trainer.current_epoch}: "
+                "look at method.scheduler, whose factors must not be negative"
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
