@@ -135,6 +135,8 @@ class PGD:
         check_eps(self.eps, self.norm)
         if self.step_size < 0 or self.steps < 1 or self.restarts < 1 or self.step_noise < 0:
             raise ValueError("an attack needs step_size >= 0, steps >= 1, restarts >= 1 and step_noise >= 0")
+        if self.momentum < 0 or not 0 <= self.diversity <= 1 or (self.tau or 0) < 0:
+            raise ValueError("an attack needs momentum >= 0, diversity in [0, 1] and tau >= 0 or null")
         for name, value, choices in (
             ("norm", self.norm, ("linf", "l2")),
             ("start", self.start, ("uniform", "gaussian", "none")),
@@ -142,8 +144,8 @@ class PGD:
         ):
             if value not in choices:
                 raise ValueError(f"an attack's {name} must be one of {', '.join(choices)}, got {value}")
-        if self.kernel_size and self.kernel_size % 2 == 0:
-            raise ValueError(f"an attack's kernel_size must be odd, got {self.kernel_size}")
+        if self.kernel_size < 0 or (self.kernel_size and self.kernel_size % 2 == 0):
+            raise ValueError(f"an attack's kernel_size must be odd, or 0 for none, got {self.kernel_size}")
 
     def __call__(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the attacked images, detached. The network's weights get no gradient.

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from datasets.faces.clips import FaceClips
 from methods.calibrationphys.augmentation import NORMALISATIONS, change_speed, resample_columns
 from methods.calibrationphys.evaluation import RateEvaluation
@@ -146,6 +146,7 @@ class LearnedWave(RateModule):
     ) -> None:
         super().__init__(network, band)
         check_positive("method", lr=lr)
+        check_not_negative("method", weight_decay=weight_decay)
         if not isinstance(network, CameraNetworks):
             raise ValueError("this method trains a network for each camera: model=physnet2d or model=physnet3d")
         if len(speed) != 2 or not 0.1 <= speed[0] <= speed[1]:

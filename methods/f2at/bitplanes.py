@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datasets.checks import check_not_negative
+
 
 def quantise(x: Tensor) -> Tensor:
     """Return the grey levels 0 to 255, as floats, of images in [0, 1].
@@ -43,6 +45,7 @@ class BitPlanes:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 7:
             raise ValueError(f"the number k of low bit-planes must lie in 1..7, got {self.k}")
+        check_not_negative("method.objective.bit_planes", pre_noise=self.pre_noise)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from datasets.checks import check_count, check_not_negative
 from methods.architectures.classifier import Classifier
 from methods.attacks import Attack
 from methods.f2at.bitplanes import BitPlanes, low_planes, quantise
@@ -39,6 +40,8 @@ class BPFC(Objective):
         super().__init__()
         if not 2 <= k <= 7:
             raise ValueError(f"method.objective.k must lie in 2..7, got {k}")
+        check_not_negative("method.objective", weight=weight, growth=growth)
+        check_count("method.objective", total_epochs=total_epochs)
         self.bit_planes, self.weight, self.growth = BitPlanes(k), weight, growth
         self.growth_epochs, self.total_epochs = tuple(growth_epochs), total_epochs
 

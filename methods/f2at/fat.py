@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from datasets.checks import check_count
 from methods.architectures.classifier import Classifier
 from methods.attacks import PGD, Attack
 from methods.f2at.lr_schedules import epochs_at
@@ -25,6 +26,12 @@ class FriendlyAdversarialTraining(Objective):
         self, epochs: tuple[int, ...] = (0, 50, 90), tau: tuple[int, ...] = (0, 1, 2), total_epochs: int = 120
     ) -> None:
         super().__init__()
+        check_count("method.objective", total_epochs=total_epochs)
+        if len(epochs) != len(tau) or 0 not in epochs or min(tau, default=-1) < 0:
+            raise ValueError(
+                "method.objective needs one tau of at least 0 for each of its epochs, and an epoch 0 among them; got "
+                f"epochs={list(epochs)}, tau={list(tau)}"
+            )
         self.stages, self.total_epochs = sorted(zip(epochs, tau, strict=True)), total_epochs
 
     def perturb(self, attack: Attack, network: Classifier, x: Tensor, y: Tensor, progress: float) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from datasets.checks import check_not_negative
 from methods.architectures.classifier import Classifier
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
@@ -24,6 +25,7 @@ class HAT(Objective):
 
     def __init__(self, beta: float = 2.5, gamma: float = 0.5, h: float = 2.0) -> None:
         super().__init__()
+        check_not_negative("method.objective", beta=beta, gamma=gamma, h=h)
         self.beta, self.gamma, self.h = beta, gamma, h
 
     def prepare(self, network: Classifier, helper: Classifier | None) -> None:

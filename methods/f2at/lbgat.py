@@ -7,6 +7,7 @@ import copy
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
+from datasets.checks import check_not_negative
 from methods.architectures.classifier import Classifier
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
@@ -23,6 +24,7 @@ class LBGAT(Objective):
 
     def __init__(self, beta: float = 6.0) -> None:
         super().__init__()
+        check_not_negative("method.objective", beta=beta)
         self.beta = beta
 
     def prepare(self, network: Classifier, helper: Classifier | None) -> None:

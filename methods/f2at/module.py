@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from datasets.checks import check_positive
+from datasets.checks import check_count, check_not_negative, check_positive
 from methods.architectures.classifier import Classifier
 from methods.attacks import PGD, Attack, seeded
 from methods.epochs import number_of_epochs
@@ -95,7 +95,8 @@ class AdversarialTraining(LightningModule):
     ) -> None:
         super().__init__()
         used = {name: attack for name, attack in (test_attacks or {}).items() if attack is not None}
-        _check_arguments(lr, weight_decay, eps, set(attack_limits or {}) - set(used))
+        _check_arguments(lr, weight_decay, momentum, (eps, *eps_curve), set(attack_limits or {}) - set(used))
+        check_count("method", eps_curve_images=eps_curve_images)
         self.network, self.objective = network, objective
         objective.prepare(network, load_trained(helper, network) if helper else None)
         self.weight_perturbation = weight_perturbation
@@ -275,12 +276,17 @@ class AdversarialTraining(LightningModule):
         return figures
 
 
-def _check_arguments(lr: float, weight_decay: float, eps: float, unknown_limits: set[str]) -> None:
+def _check_arguments(
+    lr: float, weight_decay: float, momentum: float, radii: Sequence[float], unknown_limits: set[str]
+) -> None:
     check_positive("method", lr=lr)
-    if weight_decay < 0:
-        raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
-    if not 0 <= eps <= 1:
-        raise ValueError(f"method.eps is in units of images in [0, 1], got {eps}; 8/255 is {8 / 255:.4f}")
+    check_not_negative("method", weight_decay=weight_decay, momentum=momentum)
+    for radius in radii:
+        if not 0 <= radius <= 1:
+            raise ValueError(
+                f"method.eps and method.eps_curve are in units of images in [0, 1], got {radius}; 8/255 is "
+                f"{8 / 255:.4f}"
+            )
     if unknown_limits:
         names = ", ".join(sorted(unknown_limits))
         raise ValueError(f"method.attack_limits names no attack of method.test_attacks: {names}")

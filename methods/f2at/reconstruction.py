@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, log_softmax
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from datasets.checks import check_not_negative
 from methods.architectures.classifier import Classifier
 from methods.f2at.bitplanes import BitPlanes
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
@@ -154,6 +155,7 @@ class TradesReconstruction(LogitReconstruction):
 
     def __init__(self, *args: Any, beta: float = 6.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_not_negative("method.objective", beta=beta)
         self.beta = beta
 
     def attacked_loss(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from datasets.checks import check_not_negative
 from methods.architectures.classifier import Classifier
 from methods.f2at.objective import Logs, Objective, accuracy, kl_divergence
 
@@ -21,6 +22,7 @@ class TRADES(Objective):
 
     def __init__(self, beta: float = 6.0) -> None:
         super().__init__()
+        check_not_negative("method.objective", beta=beta)
         self.beta = beta
 
     def forward(self, network: Classifier, x: Tensor, adv: Tensor, y: Tensor, progress: float) -> tuple[Tensor, Logs]:

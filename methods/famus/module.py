@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from methods.famus.diagnostics import Diagnostics
 from methods.famus.losses import CrossEntropy
 from methods.manual_optimization import ManualOptimization
@@ -58,6 +58,7 @@ class NoisyTraining(ManualOptimization):
     ) -> None:
         super().__init__()
         check_positive("method", lr=lr)
+        check_not_negative("method", momentum=momentum, weight_decay=weight_decay)
         if head is not None:
             network.head = head(network.head)
         self.network, self.lr, self.scheduler = network, lr, scheduler

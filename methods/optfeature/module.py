@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Optimizer
 
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_not_negative, check_positive
 from methods.optfeature import metrics
 from methods.optfeature.evaluation import Evaluation, summarise
 from methods.optfeature.export import check_export, export_pruned
@@ -85,6 +85,7 @@ class CTRModule(LightningModule):
         super().__init__()
         check_positive("method", lr=lr, search_epochs=search_epochs, gradient_clip=gradient_clip)
         check_positive("method", plateau_factor=plateau_factor)
+        check_not_negative("method", weight_decay=weight_decay, embedding_weight_decay=embedding_weight_decay)
         check_choice("method.stop_on", stop_on, ("auc", "logloss"))
         check_choice("method.init_mode", init_mode, ("init", "best", "rewind"))
         if network.sparse:
@@ -100,6 +101,11 @@ class CTRModule(LightningModule):
             self.selection.check_network(network)
             if init_mode == "rewind" and self.selection.rewind_epoch is None:
                 raise ValueError(f"method.init_mode=rewind: {type(self.selection).__name__} names no epoch")
+            if init_mode == "rewind" and not 0 <= (self.selection.rewind_epoch or 0) < search_epochs:
+                raise ValueError(
+                    f"method.selection.rewind_epoch={self.selection.rewind_epoch} is no epoch of the search, which are "
+                    f"0 to {search_epochs - 1}: lower it or raise method.search_epochs"
+                )
         if export:
             check_export(network, self.selection)
         self.phase: Literal["search", "retrain"] = "retrain"

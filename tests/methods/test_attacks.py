@@ -229,7 +229,11 @@ def test_smoothing_is_a_convolution_with_a_normalised_gaussian():
         ({"start": "cold"}, "start must be one of"),
         ({"loss": "mse"}, "loss must be one of ce, margin, kl"),
         ({"kernel_size": 4}, "kernel_size must be odd"),
+        ({"kernel_size": -1}, "kernel_size must be odd"),
         ({"step_noise": -1}, "step_noise >= 0"),
+        ({"momentum": -1.0}, "momentum >= 0"),
+        ({"diversity": 1.5}, r"diversity in \[0, 1\]"),
+        ({"tau": -1}, "tau >= 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datasets.checks import check_count
 from methods.optfeature.selection.base import Gates, Selection
 
 
@@ -77,6 +78,7 @@ class MutualInformation(_FixedPairs):
         self, field_sizes: Sequence[int], kept_ratio: float = 0.5, rows: int = 2_000_000, path: str | None = None
     ) -> None:
         super().__init__(field_sizes, kept_ratio, path)
+        check_count("method.selection", rows=rows)
         self.rows = rows
 
     def prepare(self, data: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_not_negative, check_positive
 from methods.optfeature.pairs import pair_products
 from methods.optfeature.selection.base import Gates, Selection
 
@@ -99,6 +99,7 @@ class _OptFeature(Selection):
     ) -> None:
         super().__init__(field_sizes, path)
         check_positive("method.selection", dim=dim, rank=rank, lr=lr, alpha_lr=alpha_lr)
+        check_not_negative("method.selection", weight_decay=weight_decay, penalty_weight=penalty_weight)
         self.lr, self.weight_decay, self.alpha_lr, self.penalty_weight = lr, weight_decay, alpha_lr, penalty_weight
         self.factors = SymmetricFactors(dim, rank, bias_init)
         self._closing: Tensor | float = 0.0

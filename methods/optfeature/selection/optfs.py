@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from methods.optfeature.network import CTRNetwork
 from methods.optfeature.selection.base import Gates, Selection
 
@@ -43,6 +43,7 @@ class OptFS(Selection):
     ) -> None:
         super().__init__(field_sizes, path)
         check_positive("method.selection", lr=lr, temperature=temperature)
+        check_not_negative("method.selection", penalty_weight=penalty_weight)
         self.lr, self.penalty_weight, self.last_temperature = lr, penalty_weight, temperature
         self.rewind_epoch = rewind_epoch
         self.weight = nn.Embedding(self.values, 1)

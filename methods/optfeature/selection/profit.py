@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from datasets.checks import check_positive
+from datasets.checks import check_count, check_not_negative, check_positive
 from methods.optfeature.selection.base import Gates, Selection
 
 
@@ -26,6 +26,9 @@ class PROFIT(Selection):
         lr: learning rate of the factors.
         weight_decay: coupled L2 of the factors.
         path: file of a frozen selection.
+
+    Raises:
+        ValueError: k exceeds the number of pairs; or another number is out of its range.
     """
 
     alternating = True
@@ -41,8 +44,12 @@ class PROFIT(Selection):
         path: str | None = None,
     ) -> None:
         super().__init__(field_sizes, path)
-        check_positive("method.selection", k=k, rank=rank, lr=lr)
-        self.k, self.lr, self.weight_decay = min(k, self.pairs), lr, weight_decay
+        check_count("method.selection", k=k, rank=rank)
+        check_positive("method.selection", lr=lr)
+        check_not_negative("method.selection", weight_decay=weight_decay)
+        if k > self.pairs:
+            raise ValueError(f"method.selection.k={k} is more than the {self.pairs} pairs of fields that there are")
+        self.k, self.lr, self.weight_decay = k, lr, weight_decay
         self.first = nn.Parameter(0.5 + 1e-3 * torch.randn(self.fields, rank))
         self.second = nn.Parameter(0.5 + 1e-3 * torch.randn(self.fields, rank))
 

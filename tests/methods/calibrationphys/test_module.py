@@ -322,6 +322,7 @@ def test_run_of_a_formula(call: Callable, tmp_path):
         (["method=calibrationphys/flowmean", "dataset.input=rgb"], "dataset.input=flow"),
         (["method=calibrationphys", *RUN, "dataset.cameras=[webcam]"], "at least two cameras"),
         (["method=calibrationphys", *RUN, "dataset.batch_size=1"], "raise dataset.batch_size"),
+        (["method=calibrationphys", *RUN, "method.weight_decay=-1"], "method.weight_decay must not be negative"),
         (["method=calibrationphys", *RUN, "dataset.fs=0"], "dataset.fs must be positive"),
         (["method=calibrationphys", *RUN, "dataset.eval_seconds=0"], "dataset.eval_seconds must be positive"),
         (["method=calibrationphys", *RUN, "dataset.eval_seconds=40"], "dataset.eval_seconds"),

@@ -58,3 +58,11 @@ def test_a_cut_leaves_planes_on_both_sides():
 
 def test_low_planes_of_two():
     assert low_planes(torch.tensor([5.0]), 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"k": 0}, "1..7"), ({"k": 8}, "1..7"), ({"pre_noise": -1.0}, "pre_noise")]
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BitPlanes(**settings)

@@ -112,6 +112,7 @@ def test_a_run_that_was_killed_in_its_test_still_knows_its_last_weights(call, tm
     ("arguments", "messages"),
     [
         (["method.eps=8"], ["8/255 is 0.0314"]),
+        (["method.eps_curve=[0.1,8]"], ["method.eps_curve", "8/255 is 0.0314"]),
         (["dataset.holdout=0"], ["method.monitor=val/adv_acc needs images to validate on", "method.monitor=null"]),
         (["method.val_attack=null"], ["method.monitor=val/adv_acc needs an attack to validate with"]),
         (["+method.test_attacks.aa={_target_: methods.autoattack.AutoAttack, eps: 8}"], ["8/255 is 0.0314"]),

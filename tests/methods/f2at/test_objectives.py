@@ -67,6 +67,24 @@ def test_friendly_training_needs_pgd():
         FriendlyAdversarialTraining().perturb(NoAttack(), *parts()[:2], None, 0)
 
 
+@pytest.mark.parametrize(
+    ("objective", "settings", "message"),
+    [
+        (TRADES, {"beta": -1.0}, "beta must not be negative"),
+        (MART, {"beta": -1.0}, "beta must not be negative"),
+        (LBGAT, {"beta": -1.0}, "beta must not be negative"),
+        (HAT, {"gamma": -1.0}, "gamma must not be negative"),
+        (BPFC, {"weight": -1.0}, "weight must not be negative"),
+        (FriendlyAdversarialTraining, {"epochs": (50, 90), "tau": (1, 2)}, "an epoch 0 among them"),
+        (FriendlyAdversarialTraining, {"tau": (0, 1)}, "one tau .* for each of its epochs"),
+        (FriendlyAdversarialTraining, {"tau": (0, -1, 1)}, "at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(objective, settings, message):
+    with pytest.raises(ValueError, match=rf"method\.objective.*{message}"):
+        objective(**settings)
+
+
 def test_a_teacher_starts_from_its_networks_initialisation():
     torch.manual_seed(0)
     dims = {"in_channels": 3, "num_classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}

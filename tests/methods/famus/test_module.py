@@ -145,6 +145,8 @@ def test_a_killed_run_goes_on_to_the_same_numbers(call, spawn, tmp_path):
             ["method.meta_gradient=backward is unknown; choose from forward_mode, unrolled"],
         ),
         (["method.lr=0"], ["method.lr must be positive"]),
+        (["method.weight_decay=-1"], ["method.weight_decay must not be negative"]),
+        (["method.alignment_weight=-1"], ["method.alignment_weight must not be negative"]),
         (["dataset.noise.rate=1.2"], ["dataset.noise.rate must be a number in [0, 1], got 1.2"]),
         (["dataset.meta=200"], ["dataset.meta=200 leaves none of the"]),
         (["dataset.meta_from=val"], ["dataset.meta_from=val is unknown; choose from train, test"]),

@@ -179,7 +179,7 @@ def test_profit_steps_its_factors_on_validation_batches_only(tmp_path):
     seed_everything(0, verbose=False)
     data = SyntheticLogs(rows=500, cardinalities=(8, 6, 5, 4), field_pairs=2, value_pairs=1, batch_size=500)
     data.setup()
-    module = CTRModule(FM(**data.dims, embedding_dim=4), lr=1e-12, search_epochs=1, selection=PROFIT)
+    module = CTRModule(FM(**data.dims, embedding_dim=4), lr=1e-12, search_epochs=1, selection=partial(PROFIT, k=2))
     module.prepare(data)
     expected = torch.cat([module.selection.first.detach(), module.selection.second.detach()])
     batch = next(iter(data.val_dataloader()))
@@ -357,7 +357,13 @@ def test_embedding_decay_and_plateau(tmp_path):
         ({"stop_on": "acc"}, "method.stop_on"),
         ({"init_mode": "last"}, "method.init_mode"),
         ({"patience": -1}, "method.patience"),
+        ({"weight_decay": -1.0}, "method.weight_decay"),
+        ({"embedding_weight_decay": -1.0}, "method.embedding_weight_decay"),
         ({"init_mode": "rewind", "selection": FieldSelection}, "names no epoch"),
+        (
+            {"init_mode": "rewind", "selection": OptFS, "search_epochs": 1},
+            "rewind_epoch=1 is no epoch of the search, which are 0 to 0",
+        ),
     ],
 )
 def test_bad_options_are_refused(option, message):

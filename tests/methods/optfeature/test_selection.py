@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -140,7 +141,7 @@ def test_penalty_closes_gates():
     torch.testing.assert_close(selection.penalty(), expected)
 
 
-@pytest.mark.parametrize("cls", [*GRANULARITIES, AutoFIS, PROFIT, OptFS, OptInter])
+@pytest.mark.parametrize("cls", [*GRANULARITIES, AutoFIS, partial(PROFIT, k=2), OptFS, OptInter])
 def test_frozen_parameters_get_no_gradients(cls):
     selection = cls(SIZES)
     selection.freeze()
@@ -196,7 +197,7 @@ def test_profit_weights_and_its_best_pairs():
 
 
 def test_profit_search_equals_the_product_of_two_mixtures_without_its_diagonal():
-    selection, network, ids = PROFIT(SIZES), FM(SIZES, 4), rows()
+    selection, network, ids = PROFIT(SIZES, k=2), FM(SIZES, 4), rows()
     e = network.embed(ids)
     a, b = selection.first, selection.second
     whole = ((a * e).sum(1) * (b * e).sum(1)).sum(1)
@@ -286,6 +287,24 @@ def test_mutual_information_keeps_the_pair_that_decides():
     selection = MutualInformation(SIZES, kept_ratio=0.1)
     selection.prepare(Data)
     assert selection.field_level().nonzero().flatten().tolist() == [PAIRS.index((1, 3))]
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "message"),
+    [
+        (PROFIT, {"k": 7}, "k=7 is more than the 6 pairs"),
+        (PROFIT, {"k": 0}, "k must be positive"),
+        (PROFIT, {"weight_decay": -1.0}, "weight_decay must not be negative"),
+        (FieldSelection, {"weight_decay": -1.0}, "weight_decay must not be negative"),
+        (FieldSelection, {"penalty_weight": -1.0}, "penalty_weight must not be negative"),
+        (OptFS, {"penalty_weight": -1.0}, "penalty_weight must not be negative"),
+        (MutualInformation, {"rows": 0}, "rows must be positive"),
+        (RandomPairs, {"kept_ratio": 0.0}, r"kept_ratio must lie in \(0, 1\]"),
+    ],
+)
+def test_settings_out_of_range_are_refused(cls, settings, message):
+    with pytest.raises(ValueError, match=rf"method\.selection\.{message}"):
+        cls(SIZES, **settings)
 
 
 @pytest.mark.parametrize(
