@@ -146,7 +146,7 @@ class LearnedWave(RateModule):
     ) -> None:
         super().__init__(network, band)
         check_positive("method", lr=lr)
-        check_not_negative("method", weight_decay=weight_decay)
+        check_not_negative("method", weight_decay=weight_decay, noise=noise)
         if not isinstance(network, CameraNetworks):
             raise ValueError("this method trains a network for each camera: model=physnet2d or model=physnet3d")
         if len(speed) != 2 or not 0.1 <= speed[0] <= speed[1]:

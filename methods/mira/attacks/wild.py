@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from datasets.batching import generator
-from datasets.checks import check_fraction, check_not_negative
+from datasets.checks import check_not_negative
 from methods.mira.attack_data import AttackData
 from methods.mira.attacks.attack import RemovalAttack
 from methods.mira.fine_tuning_loop import SGD, Observer, fine_tune
@@ -65,7 +65,8 @@ class WILD(RemovalAttack):
         self, sgd: SGD | None = None, area: tuple[float, float] = (0.02, 0.33), alignment: float = 1.0
     ) -> None:
         super().__init__()
-        check_fraction("method.attack", low=area[0], high=area[1])
+        if len(area) != 2 or not 0 <= area[0] <= area[1] <= 1:
+            raise ValueError(f"method.attack.area must be two shares of an image in rising order, got {list(area)}")
         check_not_negative("method.attack", alignment=alignment)
         self.sgd, self.area, self.alignment = sgd or SGD(), area, alignment
 

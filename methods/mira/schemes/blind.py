@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from datasets.batching import generator
-from datasets.checks import check_not_negative
+from datasets.checks import check_positive
 from methods.mira.schemes.scheme import Scheme
 from methods.mira.triggers import TriggerSet, TriggerSource, draw_images
 
@@ -110,8 +110,9 @@ class Blind(Scheme):
         weights: tuple[float, float, float, float] = (3.0, 5.0, 1.0, 0.1),
     ) -> None:
         super().__init__(count)
-        for name, value in zip(("mse", "ssim", "discriminator", "classifier"), weights, strict=True):
-            check_not_negative("method.scheme.weights", **{name: value})
+        check_positive("method.scheme", steps=steps, batch_size=batch_size, lr=lr)
+        if len(weights) != 4 or min(weights) < 0:
+            raise ValueError(f"method.scheme.weights must be four numbers from 0 on, got {list(weights)}")
         self.steps, self.batch_size, self.lr, self.weights = steps, batch_size, lr, weights
 
     def make_triggers(self, source: TriggerSource) -> TriggerSet:

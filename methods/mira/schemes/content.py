@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from datasets.batching import generator
+from datasets.checks import check_fraction
 from methods.mira.schemes.scheme import Scheme
 from methods.mira.triggers import TriggerSet, TriggerSource, check_class, draw_images
 
@@ -46,13 +47,14 @@ class Content(Scheme):
         fill: pixel value of the text in [0, 1].
 
     Raises:
-        ValueError: source and target are equal.
+        ValueError: source and target are equal, or the pixel value is out of its range.
     """
 
     target: int
 
     def __init__(self, count: int = 100, source: int = 4, target: int = 6, fill: float = 0.5) -> None:
         super().__init__(count)
+        check_fraction("method.scheme", fill=fill)
         if source == target:
             raise ValueError(f"method.scheme.source and method.scheme.target must differ, got {source} twice")
         self.source, self.target, self.fill = source, target, fill

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from datasets.batching import generator
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from methods.mira.losses import snnl
 from methods.mira.schemes.scheme import Scheme, Step
 from methods.mira.triggers import TriggerSet, TriggerSource, check_class, draw_images
@@ -54,6 +54,7 @@ class EWE(Scheme):
     ) -> None:
         super().__init__(count)
         check_positive("method.scheme", block=block, temperature=temperature, interval=interval)
+        check_not_negative("method.scheme", weight=weight)
         if source == target:
             raise ValueError(f"method.scheme.source and method.scheme.target must differ, got {source} twice")
         self.source, self.target, self.block = source, target, block

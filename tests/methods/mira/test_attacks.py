@@ -181,6 +181,12 @@ def test_distillation_of_equal_logits_costs_nothing():
     assert distillation_loss(logits, logits.flip(1), 3.0) > 0
 
 
+@pytest.mark.parametrize("area", [(0.3, 0.1), (0.1, 1.5), (-0.1, 0.3), (0.1,)])
+def test_areas_that_are_no_range_of_shares_are_refused(area):
+    with pytest.raises(ValueError, match=r"method\.attack\.area must be two shares"):
+        WILD(area=area)
+
+
 def test_erased_squares_have_the_asked_area():
     x = torch.full((50, 1, 16, 16), 2.0)
     area = (erase(x, 0.1, 0.3, torch.Generator().manual_seed(0)) != 2).float().mean((1, 2, 3))

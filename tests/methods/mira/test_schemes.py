@@ -84,6 +84,23 @@ def test_more_triggers_than_the_class_has_images():
         Content(101, **CLASSES).make_triggers(trigger_source())
 
 
+@pytest.mark.parametrize(
+    ("scheme", "settings", "message"),
+    [
+        (Content, {"fill": 1.5}, r"fill must be a number in \[0, 1\]"),
+        (EWE, {"weight": -1.0}, "weight must not be negative"),
+        (Blind, {"steps": 0}, "steps must be positive"),
+        (Blind, {"batch_size": 0}, "batch_size must be positive"),
+        (Blind, {"lr": -1.0}, "lr must be positive"),
+        (Blind, {"weights": (1.0, 1.0)}, "weights must be four numbers"),
+        (Blind, {"weights": (1.0, 1.0, -1.0, 1.0)}, "weights must be four numbers from 0 on"),
+    ],
+)
+def test_settings_out_of_range_are_refused(scheme, settings, message):
+    with pytest.raises(ValueError, match=rf"method\.scheme\.{message}"):
+        scheme(**settings)
+
+
 def test_classes_that_do_not_exist_are_named():
     with pytest.raises(ValueError, match=r"method\.scheme\.target=6 is no class"):
         Content(5, source=1).make_triggers(trigger_source())
