@@ -24,6 +24,8 @@ from runner.files import disk_is_full, write_json
 
 log = logging.getLogger(__name__)
 
+NOT_TRAINED_YET = "not_trained_yet.ckpt"  # stands for the checkpoint of a needed run, and never exists
+
 
 def execute(run: Run) -> dict[str, Any]:
     """Return the result of a run: read it if the run is finished, else run it. Other processes wait meanwhile."""
@@ -77,19 +79,45 @@ def run_and_record(run: Run, anew: bool = False) -> dict[str, Any]:
 
 
 def check_before_needs(run: Run) -> None:
-    """Let a method refuse its settings and data before the runs that it needs are trained.
-
-    Asked are methods whose class has `check_before_needs = True`: they can be built without the checkpoints of `needs`,
-    and their `prepare(data)` says what cannot work.
+    """Let a method, and those of the runs that it needs, refuse their settings before any of these runs is trained.
 
     Raises:
-        ValueError: the method refuses.
+        ValueError: a method refuses.
     """
-    if all(record.read_result(needed.folder) for needed in run.needs.values()):
-        return  # nothing will be trained before the run itself checks
+    unfinished = unfinished_needs(run)
+    for each in [*unfinished.values(), run] if unfinished else []:
+        checks.check_run(each.cfg)
+        try_to_build(each)
+
+
+def unfinished_needs(run: Run) -> dict[str, Run]:
+    """Return the runs that have to be trained before a run, and before those that it needs, by id."""
+    found: dict[str, Run] = {}
+    for needed in run.needs.values():
+        if not record.read_result(needed.folder):
+            found |= unfinished_needs(needed) | {needed.id: needed}
+    return found
+
+
+def try_to_build(run: Run) -> None:
+    """Build the method of a run whose needed runs have left no checkpoints yet.
+
+    A method that reads a checkpoint when it is built is checked as far as it comes without it. Methods whose class has
+    `check_before_needs = True` can be built without these checkpoints, and their `prepare(data)` says what else cannot
+    work.
+
+    Raises:
+        ValueError: the method refuses its settings or its data.
+    """
+    data = make_data(run.cfg)
     if getattr(get_object(run.cfg.method._target_), "check_before_needs", False):
-        data = make_data(run.cfg)
         make_module(run.cfg, data, {}).prepare(data)
+        return
+    try:
+        make_module(run.cfg, data, {name: needed.folder / NOT_TRAINED_YET for name, needed in run.needs.items()})
+    except Exception as error:
+        if NOT_TRAINED_YET not in str(error):
+            raise
 
 
 def record_failure(run: Run, error: BaseException) -> None:

@@ -103,6 +103,22 @@ def test_a_checkpoint_that_is_cut_short_starts_the_run_anew(call, tiny, tmp_path
     assert len(read_metrics(folder)) == 2
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["method.lr=0"],
+        ["needs.teacher=['method=graphnorm','dataset=atlas','method.lr=0']"],
+        ["needs.teacher=['method=toy/student','dataset=atlas','method.lr=0']"],
+        ["model.layers=0"],
+    ],
+)
+def test_a_mistake_is_found_before_any_needed_run_is_trained(mistake, call, tiny, tmp_path) -> None:
+    code, printed = call("--config-dir", str(ROOT / "tests/runner/conf"), *tiny[1:], "method=toy/student", *mistake)
+    assert code == 2, printed
+    assert "must be positive, got 0" in printed
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 @pytest.mark.slow
 def test_a_needed_checkpoint_that_is_cut_short_is_made_anew(call, tiny, tmp_path) -> None:
     arguments = ["--config-dir", str(ROOT / "tests/runner/conf"), *tiny[1:], "method=toy/student"]
