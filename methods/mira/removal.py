@@ -86,6 +86,13 @@ class Removal(LightningModule):
         check_fraction("method", min_trigger_acc=min_trigger_acc, min_utility=min_utility, max_acc_loss=max_acc_loss)
         check_choice("method.setting", setting, SETTINGS)
         check_source(victim, init_from)
+        if victim is not None and triggers is not None:
+            raise ValueError(
+                f"method.triggers={triggers} is for a model of one's own; the marked model of needs.victim has its "
+                "own triggers: leave it out, or take method=mira/own_model"
+            )
+        if victim is None:
+            load_victim(network, None, triggers)  # a file that is missing is named before clean models are trained
         if attack.uses_recovered and recovered is None:
             raise ValueError(f"{type(attack).__name__} needs recovered samples: needs.recovered names their run")
         self.network, self.attack = network, attack

@@ -31,7 +31,7 @@ class SuspectVerification(LightningModule):
         init_from: file of the suspect, whose weights the network has already.
 
     Raises:
-        ValueError: no trigger file or no suspect is given.
+        ValueError: no trigger file or no suspect is given, or the file does not fit the model.
     """
 
     tasks = ("image-classification",)
@@ -46,6 +46,7 @@ class SuspectVerification(LightningModule):
                 "method.triggers names no file: a run of mira/embed/... writes triggers.pt into its folder"
             )
         check_source(None, init_from)
+        load_victim(network, None, triggers)  # a file that is missing is named before clean models are trained
         self.network, self.trigger_file, self.nulls_path = network, triggers, nulls
 
     def prepare(self, data: Any) -> None:

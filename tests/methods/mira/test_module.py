@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from methods.architectures.convnet import ConvNet
 from methods.mira.triggers import load_triggers
 
 DATA = [
@@ -85,3 +86,27 @@ def test_verification_without_a_trigger_file_is_refused(call, tmp_path):
     code, printed = call("method=mira/verify", *DATA, f"paths.outputs={tmp_path}", "~needs.nulls")
     assert code == 2
     assert "method.triggers names no file" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["method=mira", "method.triggers=mine.pt"], "method.triggers=mine.pt is for a model of one's own"),
+        (["method=mira", "method.setting=nowhere"], "method.setting=nowhere is unknown"),
+        (["method=mira/wild", "method.attack.area=[0.3,0.1]"], "method.attack.area must be two shares"),
+        (["method=mira", "vars.inversion.steps=0"], "vars.inversion.steps must be positive"),
+        (["method=mira/own_model", "init_from={weights}", "method.triggers=none.pt"], "none.pt does not exist"),
+        (["method=mira/verify", "init_from={weights}", "method.triggers=none.pt"], "none.pt does not exist"),
+        (["method=mira", "init_from={weights}"], "are two models"),
+    ],
+)
+def test_mistakes_are_found_before_any_model_is_trained(call, tmp_path, arguments, message):
+    weights = tmp_path / "weights.pt"
+    torch.save(
+        ConvNet(in_channels=1, num_classes=10, image_size=8, mean=[0.5], std=[0.5], widths=[16, 24]).state_dict(),
+        weights,
+    )
+    outputs = f"paths.outputs={tmp_path}"
+    code, printed = call(*DATA, outputs, *(argument.format(weights=weights) for argument in arguments))
+    assert (code, message in printed) == (2, True), printed
+    assert not list(tmp_path.rglob("*.ckpt"))
