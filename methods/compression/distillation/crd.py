@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from datasets.checks import check_positive
+from datasets.checks import check_fraction, check_positive
 from methods.compression.distillation.features import POOLED, FeatureTap, features_of
 from methods.compression.distillation.kd import Distillation
 from methods.compression.stage import Context
@@ -114,6 +114,7 @@ class CRD(Distillation):
     ) -> None:
         super().__init__(**({"r": 1.0, "a": 0.0, "b": 0.8} | options))
         check_positive("stage", dim=dim, negatives=negatives, tau=tau)
+        check_fraction("stage", momentum=momentum)
         if self.transfer_set != "train":
             raise ValueError("crd needs the classes of its images: transfer_set=train")
         self.dim, self.negatives, self.tau, self.momentum = dim, negatives, tau, momentum

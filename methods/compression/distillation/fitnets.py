@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from datasets.checks import check_choice
+from datasets.checks import check_choice, check_count, check_not_negative
 from methods.compression.distillation.features import FeatureTap, features_of, last_maps
 from methods.compression.distillation.kd import Distillation
 from methods.compression.stage import Context
 from methods.compression.training import Recipe
+
+log = logging.getLogger(__name__)
 
 
 def regressor(student: torch.Size, teacher: torch.Size) -> nn.Sequential:
@@ -51,6 +54,8 @@ class FitNets(Distillation):
             if not self.a:
                 raise ValueError("mode=two_stage trains on soft targets after the hint: a must be above 0")
             self.b = 0.0
+        check_count("stage", hint_epochs=hint_epochs)
+        check_not_negative("stage", level=level)
         self.mode, self.hint_epochs, self.level = mode, hint_epochs, level
 
     def prepare(self, student: nn.Module, teacher: nn.Module, context: Context) -> list[nn.Module]:
@@ -58,6 +63,8 @@ class FitNets(Distillation):
         x = context.images(2)
         names = [last_maps(net, x[:1]) for net in (student, teacher)]
         level = min(self.level, *(len(n) - 1 for n in names))
+        if level < self.level:
+            log.warning("%s: level=%d is beyond the last resolution, %d is taken", context.label, self.level, level)
         own, other = names[0][level], names[1][level]
         shapes = [features_of(net, [n], x)[n].shape for net, n in ((student, own), (teacher, other))]
         self.regressor = regressor(*shapes).to(context.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from datasets.checks import check_positive
+from datasets.checks import check_fraction, check_positive
 from methods.architectures.cifar_resnet import CifarResNet
 from methods.architectures.convnet import ConvNet
 from methods.architectures.resnet import ResNet
@@ -210,6 +210,9 @@ class EarlyExit(Stage):
         recipe: Recipe | None = None,
     ) -> None:
         check_positive("stage", budget_macs=budget_macs)
+        check_fraction("stage", tolerance=tolerance)
+        if min(weights, default=0) < 0 or not sum(weights) > 0:
+            raise ValueError(f"stage.weights must be numbers from 0 on, not all 0, got {list(weights)}")
         self.weights, self.budget_macs, self.tolerance = tuple(weights), budget_macs, tolerance
         self.recipe = recipe or Recipe(100, 0.001, optimizer="adam")
 

@@ -122,7 +122,7 @@ class Darts(Stage):
             "stage", search_channels=search_channels, search_layers=search_layers, alpha_lr=alpha_lr, clip=clip
         )
         check_positive("stage", channels=channels, layers=layers)
-        check_not_negative("stage", min_lr=min_lr)
+        check_not_negative("stage", min_lr=min_lr, alpha_weight_decay=alpha_weight_decay)
         self.min_lr = min_lr
         self.order, self.search_channels, self.search_layers = order, search_channels, search_layers
         self.search_recipe = search_recipe or Recipe(50, 0.025, weight_decay=3e-4)

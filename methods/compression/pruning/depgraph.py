@@ -53,6 +53,7 @@ class DependencyGraphPruning(Stage):
         self.target_speedup, self.steps, self.max_ratio, self.reg = target_speedup, steps, max_ratio, reg
         self.importance, self.sparse_recipe, self.round_to = importance, sparse_recipe, round_to
         self.recipe = recipe or Recipe(100, 0.01, weight_decay=5e-4, schedule="step", milestones=(0.6, 0.8))
+        check_not_negative("stage", bn_recal_batches=bn_recal_batches)
         self.bn_recal_batches = bn_recal_batches
 
     def check(self, network: nn.Module, data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_fraction, check_positive
+from datasets.checks import check_fraction, check_not_negative, check_positive
 from methods.compression.pruning.channels import Unit, find_units, keep_channels, kept_count, strongest
 from methods.compression.stage import FLOAT, Context, Stage
 from methods.compression.training import Recipe
@@ -42,6 +42,7 @@ class FilterPruning(Stage):
         check_positive("stage", min_channels=min_channels, round_to=round_to)
         self.ratio, self.ratios = ratio, dict(ratios or {})
         self.min_channels, self.round_to = min_channels, round_to
+        check_not_negative("stage", bn_recal_batches=bn_recal_batches)
         self.recipe, self.bn_recal_batches = recipe or Recipe(40, 0.001, schedule="constant"), bn_recal_batches
 
     def counts(self, units: Sequence[Unit]) -> list[int]:

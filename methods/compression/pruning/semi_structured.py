@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_not_negative
 from methods.compression.layers import HEAD, STEM, selected_layers
 from methods.compression.pruning.weight_pruning import density_of
 from methods.compression.stage import Context, Stage
@@ -74,6 +75,7 @@ class SemiStructuredPruning(Stage):
         bn_recal_batches: int = 50,
     ) -> None:
         self.n, self.m = parse_pattern(pattern)
+        check_not_negative("stage", bn_recal_batches=bn_recal_batches)
         self.ignore, self.recipe, self.bn_recal_batches = tuple(ignore), recipe or Recipe(40, 0.001), bn_recal_batches
 
     def check(self, network: nn.Module, data: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_choice, check_fraction, check_positive
+from datasets.checks import check_choice, check_fraction, check_not_negative, check_positive
 from methods.compression.layers import HEAD, STEM, selected_layers, weight_layers
 from methods.compression.pruning.masks import SCHEDULES, global_masks, layer_masks, sparsity_after
 from methods.compression.stage import Context, Stage
@@ -55,6 +55,7 @@ class WeightPruning(Stage):
         check_positive("stage", rounds=rounds)
         self.sparsity, self.scope, self.schedule, self.rounds = sparsity, scope, schedule, rounds
         self.densities = dict(densities) if densities else None
+        check_not_negative("stage", bn_recal_batches=bn_recal_batches)
         self.ignore, self.recipe, self.bn_recal_batches = tuple(ignore), recipe or Recipe(40, 0.001), bn_recal_batches
 
     def check(self, network: nn.Module, data: Any) -> None:

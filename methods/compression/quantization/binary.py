@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, one_hot
 
-from datasets.checks import check_choice
+from datasets.checks import check_choice, check_not_negative
 from methods.compression.layers import HEAD, STEM, selected_layers
 from methods.compression.quantization.layers import (
     AffineCodes,
@@ -207,6 +207,7 @@ class BinaryStage(Stage):
         self.fresh = self.first_only = fresh
         self.ignore = tuple(ignore)
         self.recipe = recipe or Recipe(200, 0.001, optimizer="adam", weight_decay=0.0)
+        check_not_negative("stage", bn_recal_batches=bn_recal_batches)
         self.bn_recal_batches = bn_recal_batches
 
     def check(self, network: nn.Module, data: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_not_negative
 from methods.compression.layers import HEAD, STEM, selected_layers
 from methods.compression.quantization.layers import (
     AffineCodes,
@@ -122,6 +123,7 @@ class DoReFa(Stage):
         self.w_bits, self.a_bits, self.g_bits = w_bits, a_bits, g_bits
         self.fresh = self.first_only = fresh
         self.ignore, self.recipe = tuple(ignore), recipe or Recipe(200, 0.1, schedule="step")
+        check_not_negative("stage", bn_recal_batches=bn_recal_batches)
         self.bn_recal_batches = bn_recal_batches
 
     def check(self, network: nn.Module, data: Any) -> None:

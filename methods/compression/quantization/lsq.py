@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_choice
+from datasets.checks import check_choice, check_positive
 from methods.compression.layers import replace_layer, weight_layers
 from methods.compression.quantization.dorefa import DoReFaWeight
 from methods.compression.quantization.layers import (
@@ -169,6 +169,7 @@ class LearnedStepQuantization(Stage):
         if a_bits != 32 and not 1 <= a_bits <= 8:
             raise ValueError(f"a_bits must be in 1..8, or 32 for full precision, got {a_bits}")
         self.w_bits, self.a_bits, self.activations, self.per_channel = w_bits, a_bits, activations, per_channel
+        check_positive("stage", alpha=alpha)
         self.first_last_bits, self.alpha = first_last_bits, alpha
         self.keeps_zeros = activations == "lsq"  # the weights of PACT are DoReFa's
         self.recipe = recipe or Recipe(90, 0.01)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_not_negative, check_positive
 from datasets.progress import track
 from methods.compression.layers import layer_of, replace_layer, selected_layers
 from methods.compression.quantization.layers import (
@@ -158,6 +158,7 @@ class FakePTQ(Stage):
         if a_bits != 32 and not 2 <= a_bits <= 8:
             raise ValueError(f"a_bits must be in 2..8, or 32 for full precision, got {a_bits}")
         self.w_bits, self.a_bits, self.clip, self.act_calib = w_bits, a_bits, clip, act_calib
+        check_not_negative("stage", bn_recal_batches=bn_recal_batches)
         self.calib_images, self.ignore, self.bn_recal_batches = calib_images, tuple(ignore), bn_recal_batches
 
     def check(self, network: nn.Module, data: Any) -> None:
@@ -240,6 +241,7 @@ class AdaRound(FakePTQ):
     ) -> None:
         super().__init__(**({"clip": "mse"} | options))
         check_positive("stage", iterations=iterations, batch_size=batch_size, lr=lr)
+        check_not_negative("stage", penalty=penalty)
         self.iterations, self.batch_size, self.lr, self.penalty = iterations, batch_size, lr, penalty
 
     def quantizers(self, network: nn.Module, context: Context) -> dict[str, Quantizer]:

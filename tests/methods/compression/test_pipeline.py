@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 
 from methods.compression.artifacts import load_network
@@ -160,6 +164,17 @@ def test_a_bad_setting_is_refused_before_the_dense_network_is_trained(tmp_path, 
         main.execute(run)
     assert not started
     assert read_json(run.folder / "state.json")["state"] == "failed"
+
+
+@pytest.mark.parametrize("key", ["bn_recal_batches", "penalty", "alpha_weight_decay", "recipe.weight_decay"])
+def test_every_stage_refuses_negative_settings(key):
+    files = sorted(Path("conf/method/compression/_stage").glob("*.yaml"))
+    having = [node for node in map(OmegaConf.load, files) if OmegaConf.select(node, key) is not None]
+    assert having
+    for node in having:
+        OmegaConf.update(node, key, -1)
+        with pytest.raises(InstantiationException, match="must not be negative"):
+            instantiate(node)
 
 
 def test_dense_training_learns_and_reports_the_network():
