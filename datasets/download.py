@@ -155,7 +155,7 @@ def _download(url: str, part: Path, timeout: float, connect_timeout: float) -> N
     size = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
-        response = _connect(request, timeout, connect_timeout)
+        response = connect(request, timeout, connect_timeout)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -176,20 +176,31 @@ def _download(url: str, part: Path, timeout: float, connect_timeout: float) -> N
                 raise ConnectionError(f"{url} broke off; run the same command again to continue")
 
 
-def _connect(request: urllib.request.Request, timeout: float, connect_timeout: float) -> Any:
-    """Open the address in a thread that is given up after `connect_timeout` seconds.
+def connect(request: urllib.request.Request, timeout: float, connect_timeout: float) -> Any:
+    """Open an address in a thread that is given up after `connect_timeout` seconds.
 
     `urlopen` alone waits for `timeout` at each address of a host, and without limit for the name lookup.
+
+    Args:
+        request: request for the address.
+        timeout: longest silence of the server, in seconds.
+        connect_timeout: longest wait until the server answers, in seconds.
+
+    Returns:
+        The response.
+
+    Raises:
+        OSError: there is no answer, or the answer is an error.
     """
     outcome: list[Any] = []
 
-    def connect() -> None:
+    def open_address() -> None:
         try:
             outcome.append(urllib.request.urlopen(request, timeout=timeout))
         except Exception as error:  # raised again below, in the caller's thread
             outcome.append(error)
 
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=open_address, daemon=True)
     thread.start()
     thread.join(connect_timeout)
     if not outcome:

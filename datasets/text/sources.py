@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from datasets.download import CorruptData, first_existing, missing
+from datasets.hub import from_cache_or_hub
 
 log = logging.getLogger(__name__)
 
@@ -195,9 +195,8 @@ def from_hub(title: str, repository: str, name: str, root: Path, wanted: Iterabl
         return path
     from huggingface_hub import hf_hub_download
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        return Path(hf_hub_download(repository, name, repo_type="dataset"))
+        return Path(from_cache_or_hub(hf_hub_download, repository, name, repo_type="dataset"))
     except Exception as error:  # the hub's errors have no common class of their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise missing(title, wanted, f"{repository} of the Hugging Face hub", root, reason) from error

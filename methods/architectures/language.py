@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from datasets.checks import check_choice
+from datasets.hub import from_cache_or_hub
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,9 @@ class LanguageModel:
         from safetensors import SafetensorError
 
         try:
-            return from_pretrained(self.place, **settings)
+            if Path(self.place).is_dir():
+                return from_pretrained(self.place, **settings)
+            return from_cache_or_hub(from_pretrained, self.place, **settings)
         except (OSError, RuntimeError, SafetensorError, struct.error) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FileNotFoundError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from datasets.hub import from_cache_or_hub
 from methods.esparse.decoder import Decoder
 from methods.esparse.description import Description, matrix
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics
@@ -180,9 +181,11 @@ def read_masks(path: str) -> dict[str, Any]:
         from huggingface_hub import hf_hub_download
 
         try:
-            file = Path(hf_hub_download(repo_id=path, filename=COMPRESSED_MASKS))
+            file = Path(from_cache_or_hub(hf_hub_download, repo_id=path, filename=COMPRESSED_MASKS))
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(f"method.score.path={path}: {COMPRESSED_MASKS} could not be had") from error
+            raise FileNotFoundError(
+                f"method.score.path={path}: {COMPRESSED_MASKS} could not be had: {error}"
+            ) from error
     if not file.is_file():
         raise FileNotFoundError(f"method.score.path={path} is no file: give an .npz or .pt file of masks")
     try:

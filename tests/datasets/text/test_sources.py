@@ -20,14 +20,17 @@ ROWS = ["", " = Title = \n", "", " A paragraph . \n", " Another one . \n", "", "
 
 @pytest.fixture
 def no_hub(monkeypatch) -> list[tuple[str, str, str]]:
-    """Nothing can be downloaded; the list holds what was asked for."""
+    """Nothing is cached or can be downloaded, though the hub answers; the list holds what it was asked for."""
     asked = []
 
-    def hub(repository: str, name: str, repo_type: str) -> str:
+    def hub(repository: str, name: str, repo_type: str, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise FileNotFoundError("not in the cache")
         asked.append((repository, name, repo_type))
         raise ConnectionError("no route to the hub\nand more that nobody wants to read")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    monkeypatch.setattr("datasets.hub.hub_answers", lambda: True)
     return asked
 
 

@@ -172,10 +172,12 @@ def write_piqa(root: Path, labels: str = "1\n0\n") -> Path:
 
 @pytest.fixture
 def no_hub(monkeypatch) -> list[tuple[str, str]]:
-    """Nothing can be downloaded; the list holds what was asked for."""
+    """Nothing is cached or can be downloaded, though the hub answers; the list holds what it was asked for."""
     asked = []
 
-    def hub(repository: str, name: str, **_) -> str:
+    def hub(repository: str, name: str, repo_type: str, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise FileNotFoundError("not in the cache")
         asked.append((repository, name))
         raise ConnectionError("no route to the hub")
 
@@ -184,6 +186,7 @@ def no_hub(monkeypatch) -> list[tuple[str, str]]:
         raise ConnectionError("no route to the host")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    monkeypatch.setattr("datasets.hub.hub_answers", lambda: True)
     monkeypatch.setattr(zeroshot, "fetch", fetch)
     return asked
 
@@ -263,7 +266,7 @@ def test_what_is_missing_comes_from_the_hub(tmp_path, task, monkeypatch):
     path = write_parquet(tmp_path / "cache" / name, [row])
     asked = []
 
-    def hub(repository: str, name: str, repo_type: str) -> str:
+    def hub(repository: str, name: str, repo_type: str, local_files_only: bool = False) -> str:
         asked.append((f"{repository}/{name}", repo_type))
         return str(path)
 
