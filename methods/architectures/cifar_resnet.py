@@ -7,6 +7,7 @@ from typing import Unpack
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
+from datasets.checks import check_count
 from methods.architectures.classifier import (
     Classifier,
     ClassifierArgs,
@@ -50,13 +51,14 @@ class CifarResNet(Classifier):
         **dims: arguments of `Classifier`.
 
     Raises:
-        ValueError: for another depth, an odd width, or images under 4 pixels.
+        ValueError: for another depth, a width that is odd or not positive, or images under 4 pixels.
     """
 
     def __init__(self, *, depth: int = 20, width: int = 16, **dims: Unpack[ClassifierArgs]) -> None:
         super().__init__(**dims)
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"model.depth of a CIFAR ResNet is 6n + 2 (8, 14, 20, 26, 32, ...), got {depth}")
+        check_count("model", width=width)
         if width % 2:
             raise ValueError(f"model.width must be even, as half the new channels are padded on each side; got {width}")
         check_image_size("CifarResNet", self.image_size, 2)

@@ -7,6 +7,7 @@ from typing import Unpack
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+from datasets.checks import check_not_negative
 from methods.architectures.classifier import Classifier, ClassifierArgs
 
 
@@ -26,6 +27,7 @@ class LeNet5(Classifier):
 
     def __init__(self, *, padding: int = 0, **dims: Unpack[ClassifierArgs]) -> None:
         super().__init__(**dims)
+        check_not_negative("model", padding=padding)
         if self.image_size not in (28, 32):
             raise ValueError(f"LeNet-5 takes images of 28 or 32 pixels, got {self.image_size}")
         side = (14 + 2 * padding - 4) // 2

@@ -8,6 +8,7 @@ from typing import Unpack
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from datasets.checks import check_count
 from methods.architectures.classifier import Classifier, ClassifierArgs, check_image_size, conv3x3, global_average
 
 
@@ -182,8 +183,9 @@ def doubling_widths(network: Classifier, blocks: Sequence[int], width: int) -> l
         width: channels of the first stage.
 
     Raises:
-        ValueError: if a stage has no block, or the images are too small for so many halvings.
+        ValueError: if a stage has no block or no channels, or the images are too small for so many halvings.
     """
+    check_count("model", width=width)
     check_blocks(blocks)
     check_image_size(type(network).__name__, network.image_size, len(blocks) - 1)
     return [width * 2**i for i in range(len(blocks))]

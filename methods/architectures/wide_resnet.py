@@ -8,6 +8,7 @@ from typing import Unpack
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from datasets.checks import check_count, check_fraction
 from methods.architectures.classifier import (
     Classifier,
     ClassifierArgs,
@@ -34,7 +35,7 @@ class WideResNet(Classifier):
         **dims: arguments of `Classifier`.
 
     Raises:
-        ValueError: for another depth, or images under 4 pixels.
+        ValueError: for another depth, a factor or a share out of range, or images under 4 pixels.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class WideResNet(Classifier):
         super().__init__(**dims)
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"model.depth of a wide ResNet is 6n + 4 (10, 16, 22, 28, 34, 40, ...), got {depth}")
+        check_count("model", widen=widen)
+        check_fraction("model", dropout=dropout)
         check_image_size("WideResNet", self.image_size, 2)
         widths = [16 * widen, 32 * widen, 64 * widen]
         self.conv = conv3x3(self.in_channels, 16)

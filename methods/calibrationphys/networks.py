@@ -20,6 +20,12 @@ def conv_block(inputs: int, outputs: int, kernel: tuple[int, int]) -> nn.Sequent
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding="same"), nn.BatchNorm2d(outputs), nn.ELU())
 
 
+def check_least_width(width: int) -> None:
+    """Raise ValueError if a network's first layers, of a quarter of its width, would have no channels."""
+    if width < 4:
+        raise ValueError(f"model.width must be at least 4, got {width}")
+
+
 class PhysNet2D(nn.Module):
     """PhysNet on a spatio-temporal map (paper, figure 4, as a public re-implementation gives it).
 
@@ -46,6 +52,7 @@ class PhysNet2D(nn.Module):
         super().__init__()
         if time_pools not in (1, 2):
             raise ValueError(f"model.time_pools must be 1 or 2, got {time_pools}")
+        check_least_width(width)
         half = width // 2
         self.time_pools = time_pools
         self.stem = conv_block(channels, half, (5, 1) if stem_axis == "space" else (1, 5))
@@ -109,6 +116,7 @@ class PhysNet3D(nn.Module):
         self.side = round(patches**0.5)
         if self.side**2 != patches:
             raise ValueError(f"model: PhysNet in 3D needs a square grid of patches, the map has {patches}")
+        check_least_width(width)
         halvings = min(4, self.side.bit_length() - 1)
         self.feature_rows = (self.side >> halvings) ** 2
         pool = nn.MaxPool3d if decoder == "transposed" else nn.AvgPool3d

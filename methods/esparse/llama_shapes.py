@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from datasets.checks import check_choice
+from datasets.checks import check_choice, check_count
 from methods.esparse.compression import matrix_bytes
 
 VOCABULARY = 32000
@@ -26,6 +26,7 @@ class LlamaShapes(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, num_layers: int) -> None:
         super().__init__()
+        check_count("model", hidden_size=hidden_size, intermediate_size=intermediate_size, num_layers=num_layers)
         self.hidden_size, self.intermediate_size, self.num_layers = hidden_size, intermediate_size, num_layers
 
     @property

@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from datasets.checks import check_positive
+from datasets.checks import check_count, check_positive, check_widths
 from methods.epochs import number_of_epochs
 
 
@@ -43,6 +43,8 @@ class FeatureNet(nn.Module):
         feature_dim: int = 64,
     ) -> None:
         super().__init__()
+        check_count("model", feature_dim=feature_dim)
+        check_widths("model", widths=widths)
         side = image_size // 2 ** len(widths)
         if side < 1:
             raise ValueError(f"model.widths={list(widths)} halve images of {image_size} pixels to nothing")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import relu
 
+from datasets.checks import check_count, check_widths
 from methods.architectures.resnet import check_blocks, projected, stages
 from methods.occnet.blocks import ResnetBlockFC
 
@@ -36,6 +37,7 @@ class PointCloudEncoder(nn.Module):
 
     def __init__(self, num_shapes: int, hidden: int = 512, c_dim: int = 512) -> None:
         super().__init__()
+        check_count("model.encoders.pointcloud", hidden=hidden, c_dim=c_dim)
         self.c_dim = c_dim
         self.fc_pos = nn.Linear(3, 2 * hidden)
         self.blocks = nn.ModuleList(ResnetBlockFC(2 * hidden, hidden) for _ in range(5))
@@ -76,6 +78,8 @@ class VoxelEncoder(nn.Module):
         resolution: int = 32,
     ) -> None:
         super().__init__()
+        check_count("model.encoders.voxels", c_dim=c_dim)
+        check_widths("model.encoders.voxels", channels=channels)
         shrink = 2 ** (len(channels) - 1)
         if resolution % shrink:
             raise ValueError(f"{len(channels)} channels need a resolution that is a multiple of {shrink}")
@@ -128,6 +132,7 @@ class ImageEncoder(nn.Module):
         width: int = 64,
     ) -> None:
         super().__init__()
+        check_count("model.encoders.image", c_dim=c_dim, width=width)
         check_blocks(blocks)
         self.c_dim = c_dim
         widths = [width * 2**i for i in range(len(blocks))]
@@ -188,6 +193,7 @@ class IndexEncoder(nn.Module):
 
     def __init__(self, num_shapes: int, c_dim: int = 512) -> None:
         super().__init__()
+        check_count("model.encoders.index", c_dim=c_dim)
         self.c_dim = c_dim
         self.codes = nn.Embedding(num_shapes, c_dim)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from datasets.checks import check_positive
+from datasets.checks import check_count, check_positive
 from methods.occnet.base import TrainedReconstruction
 from methods.occnet.conditioned import check_network
 from methods.occnet.evaluation import Reconstruction, ground_truth
@@ -81,6 +81,7 @@ class OccupancyNetworks(TrainedReconstruction):
         super().__init__(network, monitor=monitor, **kwargs)
         check_network(network, OccupancyNetwork, "onet")
         check_positive("method", val_points=val_points)
+        check_count("method", num_generated=num_generated)
         _check_threshold(threshold)
         _check_extraction(resolution, resolution_0, resolutions, simplify, refine_steps)
         self.tune_threshold, self.val_points, self.num_generated = tune_threshold, val_points, num_generated

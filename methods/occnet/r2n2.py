@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from datasets.checks import check_widths
 from methods.occnet.base import TrainedReconstruction
 from methods.occnet.conditioned import ConditionedNetwork, EncoderFactory, check_network
 from methods.occnet.evaluation import Reconstruction
@@ -43,6 +44,7 @@ class VoxelNetwork(ConditionedNetwork):
         self.check_encoder()
         if len(channels) != 4:
             raise ValueError(f"model.channels must be four numbers, of 4^3 to 32^3 voxels, got {list(channels)}")
+        check_widths("model", channels=channels)
         self.channels = tuple(channels)
         self.fc = nn.Linear(self.c_dim, channels[0] * 4**3)
         layers: list[nn.Module] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_count
+from datasets.checks import check_count, check_fraction
 from methods.optfeature.network import CTRNetwork, perceptron
 
 
@@ -67,6 +67,7 @@ class AutoInt(CTRNetwork):
     ) -> None:
         super().__init__(field_sizes, embedding_dim, sparse)
         check_count("model", layers=layers, heads=heads, head_dim=head_dim)
+        check_fraction("model", dropout=dropout)
         width = heads * head_dim
         self.attention = nn.Sequential(
             *(FieldAttention(width if number else embedding_dim, heads, head_dim) for number in range(layers))

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_count
+from datasets.checks import check_count, check_fraction
 from methods.optfeature.pairs import flat_pair_indices, pair_count
 
 
@@ -125,6 +125,7 @@ def perceptron(
         batch_norm: normalise before each ReLU.
         outputs: width of the last Linear; None: end with the last hidden layer.
     """
+    check_fraction("model", dropout=dropout)
     layers: list[nn.Module] = []
     for width in hidden:
         check_count("model", hidden=width)

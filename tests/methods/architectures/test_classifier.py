@@ -234,6 +234,12 @@ def test_a_network_must_say_what_its_features_are():
     ("cls", "own", "size", "said"),
     [
         (LeNet5, {}, 30, "28 or 32 pixels, got 30"),
+        (LeNet5, {"padding": -1}, 28, "model.padding must not be negative"),
+        (ResNet, {"width": 0}, 8, "model.width must be positive"),
+        (PreActResNet, {"width": -1}, 8, "model.width must be positive"),
+        (CifarResNet, {"width": 0}, 32, "model.width must be positive"),
+        (WideResNet, {"widen": 0}, 32, "model.widen must be positive"),
+        (WideResNet, {"dropout": -1.0}, 32, "model.dropout must be a number in"),
         (ConvNet, {"widths": []}, 8, "model.widths"),
         (ConvNet, {"widths": [8, 0]}, 8, r"model.widths\[1\] must be positive"),
         (ConvNet, {}, 3, "ConvNet halves its images 2 times: they must be at least 4 wide, got 3"),

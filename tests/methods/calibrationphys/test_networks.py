@@ -53,6 +53,8 @@ def test_networks_of_cameras_share_nothing_unless_told():
         (lambda: CameraPhysNet2D({"a": 3, "b": 1}, 16, shared=True), r"model\.shared"),
         (lambda: CameraPhysNet3D({"a": 3}, 20), "square grid"),
         (lambda: CameraPhysNet2D({"a": 3}, 16, time_pools=3), r"model\.time_pools"),
+        (lambda: CameraPhysNet2D({"a": 3}, 16, width=0), r"model\.width must be at least 4"),
+        (lambda: CameraPhysNet3D({"a": 3}, 16, width=3), r"model\.width must be at least 4"),
     ],
 )
 def test_networks_refuse_maps_that_do_not_fit(make, message):

@@ -259,7 +259,12 @@ def test_the_atlasnet_decoder_has_the_published_sizes():
         (lambda: OccupancyNetwork("image", 2, {"index": SMALL["index"]}), "needs an encoder: model.encoders.image"),
         (lambda: OccupancyNetwork("image", 2, {"image": SMALL["voxels"]}), "is an encoder of voxels"),
         (lambda: VoxelNetwork("none", 2, SMALL), "needs an input"),
+        (lambda: VoxelNetwork("pointcloud", 2, SMALL, channels=(8, 8, 0, 8)), r"model.channels\[2\] must be positive"),
         (lambda: VoxelEncoder(1, resolution=24), "multiple of 16"),
+        (lambda: VoxelEncoder(1, channels=[0]), r"model.encoders.voxels.channels\[0\] must be positive"),
+        (lambda: PointCloudEncoder(1, hidden=0), "model.encoders.pointcloud.hidden must be positive"),
+        (lambda: ImageEncoder(1, width=-1), "model.encoders.image.width must be positive"),
+        (lambda: IndexEncoder(1, c_dim=0), "model.encoders.index.c_dim must be positive"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(make, said):

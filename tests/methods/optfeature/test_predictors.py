@@ -249,6 +249,8 @@ def test_one_field_is_refused():
         (FNN, {"embedding_dim": 0}, "model.embedding_dim"),
         (FNN, {"embedding_dim": 2.5}, "model.embedding_dim"),
         (FNN, {"hidden": (8, 0)}, "model.hidden"),
+        (FNN, {"dropout": -1.0}, "model.dropout must be a number in"),
+        (AutoInt, {"dropout": 1.5}, "model.dropout must be a number in"),
         (DCN, {"hidden": ()}, "model.hidden must name"),
         (DCN, {"layers": 0}, "model.layers"),
         (XDeepFM, {"maps": ()}, "model.maps must name"),
