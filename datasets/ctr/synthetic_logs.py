@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive, check_seed
 from datasets.ctr.datamodule import CTRDataModule
 from datasets.ctr.loader import Shard
 from datasets.ctr.manifest import address
@@ -44,6 +44,8 @@ class SyntheticLogs(CTRDataModule):
     ) -> None:
         super().__init__(**loading)
         check_positive("dataset", rows=rows)
+        check_not_negative("dataset", field_pairs=field_pairs, value_pairs=value_pairs, exponent=exponent)
+        check_seed("dataset", data_seed=data_seed)
         if min(cardinalities, default=0) < 2 or len(cardinalities) < 2:
             raise ValueError("dataset.cardinalities must name two fields or more, each with two values or more")
         self.rows, self.cardinalities = rows, tuple(cardinalities)

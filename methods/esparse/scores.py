@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from datasets.checks import check_choice
+from datasets.checks import check_choice, check_not_negative
 from methods.esparse.entropy import HISTOGRAM_RANGES, HistogramRange
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics
 
@@ -115,6 +115,9 @@ class ESparse:
         check_choice("method.score.combine", combine, COMBINATIONS)
         if bins < 2:
             raise ValueError(f"method.score.bins must be at least 2, got {bins}")
+        check_not_negative("method.score", alpha=alpha, entropy_weight=entropy_weight)
+        if not (alpha or entropy_weight):
+            raise ValueError("method.score.alpha and method.score.entropy_weight are both 0: every score would be 0")
         self.alpha, self.entropy_weight = alpha, entropy_weight
         self.nats_per_unit = nats_per_unit(log_base)
         self.norm_scale, self.combine = norm_scale, combine

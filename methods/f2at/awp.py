@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_count, check_not_negative
 from methods.f2at.lr_schedules import epochs_at
 
 
@@ -21,12 +22,12 @@ class WeightPerturbation:
         total_epochs: length of the training that `warmup_epochs` refers to; it is scaled to trainings of other lengths.
 
     Raises:
-        ValueError: if gamma is negative.
+        ValueError: if a number is out of its range.
     """
 
     def __init__(self, gamma: float, warmup_epochs: int = 0, total_epochs: int = 1) -> None:
-        if gamma < 0:
-            raise ValueError(f"method.weight_perturbation.gamma must not be negative, got {gamma}")
+        check_not_negative("method.weight_perturbation", gamma=gamma, warmup_epochs=warmup_epochs)
+        check_count("method.weight_perturbation", total_epochs=total_epochs)
         self.gamma, self.warmup_epochs, self.total_epochs = gamma, warmup_epochs, total_epochs
         self._moves: list[tuple[Tensor, Tensor]] = []
 

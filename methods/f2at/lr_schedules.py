@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.checks import check_positive
+
 Schedule = Callable[[float], float]
 
 
@@ -42,6 +44,9 @@ class PiecewiseConstant:
     def __post_init__(self) -> None:
         if len(self.epochs) != len(self.factors) or list(self.epochs) != sorted(self.epochs):
             raise ValueError("method.lr_schedule needs rising epochs and one factor for each of them")
+        if min(self.factors, default=0) < 0:
+            raise ValueError(f"method.lr_schedule.factors must not be negative, got {list(self.factors)}")
+        check_positive("method.lr_schedule", total_epochs=self.total_epochs)
 
     def __call__(self, progress: float) -> float:
         """Return the factor at a training progress in [0, 1]."""

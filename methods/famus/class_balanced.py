@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from datasets.checks import check_not_negative
 from methods.famus.module import NoisyTraining
 from methods.famus.sample_weights import mean_weights, normalized_weights
 
@@ -48,6 +49,7 @@ class ClassBalanced(NoisyTraining):
         super().__init__(network, **options)
         if not 0 <= beta < 1:
             raise ValueError(f"method.beta must be in [0, 1), got {beta}")
+        check_not_negative("method", start_epoch=start_epoch)
         self.beta, self.start_epoch = beta, start_epoch
         self.scale_weights = normalized_weights if normalize else mean_weights
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_count, check_not_negative
 from methods.epochs import number_of_epochs
 from methods.famus.module import NoisyTraining, correct_in_top_k
 from methods.famus.network_pair import NetworkPair
@@ -66,6 +67,10 @@ class CoTeaching(NoisyTraining):
         super().__init__(NetworkPair(network), lr)
         if not 0 <= forget_rate < 1:
             raise ValueError(f"method.forget_rate must be in [0, 1), got {forget_rate}")
+        check_count("method", gradual_epochs=gradual_epochs)
+        check_not_negative("method", decay_start=decay_start)
+        if not 0 <= late_beta1 < 1:
+            raise ValueError(f"method.late_beta1 must be in [0, 1), got {late_beta1}")
         self.forget_rate, self.gradual_epochs = forget_rate, gradual_epochs
         self.decay_start, self.late_beta1 = decay_start, late_beta1
 

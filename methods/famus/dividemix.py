@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
-from datasets.checks import check_positive
+from datasets.checks import check_fraction, check_not_negative, check_positive
 from methods.attacks import mode_of
 from methods.famus.codivide import clean_posterior, divide, normalized_losses
 from methods.famus.mixup import interpolate
@@ -104,9 +104,8 @@ class DivideMix(NoisyTraining):
     ) -> None:
         super().__init__(NetworkPair(network), **options)
         check_positive("method", temperature=temperature, alpha=alpha, loss_history=loss_history)
-        for name, value in {"warmup_epochs": warmup_epochs, "unlabeled_weight": unlabeled_weight}.items():
-            if value < 0:
-                raise ValueError(f"method.{name} must not be negative, got {value}")
+        check_not_negative("method", warmup_epochs=warmup_epochs, unlabeled_weight=unlabeled_weight)
+        check_fraction("method", clean_threshold=clean_threshold)
         self.warmup_epochs, self.clean_threshold, self.temperature = warmup_epochs, clean_threshold, temperature
         self.alpha, self.unlabeled_weight, self.loss_history = alpha, unlabeled_weight, loss_history
         self.network_epochs: list[NetworkEpoch] = []

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize, one_hot
 
+from datasets.checks import check_not_negative, check_positive
+
 
 def focal_losses(logits: Tensor, y: Tensor, gamma: float) -> Tensor:
     """Return (1 - p)^gamma times the cross-entropy, p being the probability of the label (Lin et al. 2017).
@@ -79,6 +81,8 @@ class LDAM(CrossEntropy):
 
     def __init__(self, max_margin: float = 0.5, scale: float = 30.0) -> None:
         super().__init__()
+        check_not_negative("method.loss", max_margin=max_margin)
+        check_positive("method.loss", scale=scale)
         self.max_margin, self.scale = max_margin, scale
 
     def set_class_counts(self, counts: Tensor) -> None:
@@ -111,6 +115,7 @@ class CosineHead(nn.Module):
 
     def __init__(self, linear: nn.Linear, scale: float = 30.0) -> None:
         super().__init__()
+        check_positive("method.head", scale=scale)
         self.in_features, self.scale = linear.in_features, scale
         self.weight = nn.Parameter(normalize(torch.randn_like(linear.weight)))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from datasets.checks import check_positive
 from methods.checkpoints import weights_below
 from methods.famus.meta_gradient import cross_entropies, jvp_at, meta_derivatives
 from methods.famus.meta_learning import CleanImageMetaLearning
@@ -86,6 +87,7 @@ class MetaLossCorrection(CleanImageMetaLearning):
         **options: Any,
     ) -> None:
         super().__init__(network, **options)
+        check_positive("method", transition_lr=transition_lr, virtual_lr=virtual_lr)
         self.transition_lr, self.virtual_lr = transition_lr, virtual_lr
         if pretrained is not None:
             self.network.load_state_dict(weights_below(pretrained, "network."))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datasets.checks import check_count
 from methods.famus.meta_gradient import WeightedBatch
 from methods.famus.meta_learning import CleanImageMetaLearning
 from methods.famus.sample_weights import mean_weights, normalized_weights
@@ -26,6 +27,7 @@ class WeightNet(nn.Module):
 
     def __init__(self, hidden_units: int = 100) -> None:
         super().__init__()
+        check_count("method.weight_net", hidden_units=hidden_units)
         self.layers = nn.Sequential(nn.Linear(1, hidden_units), nn.ReLU(), nn.Linear(hidden_units, 1), nn.Sigmoid())
 
     def forward(self, losses: Tensor) -> Tensor:

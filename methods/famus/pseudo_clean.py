@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datasets.checks import check_fraction
 from methods.famus.codivide import divide
 from methods.famus.dividemix import DivideMix, MixedBatch, NetworkEpoch, append_one
 from methods.famus.meta_gradient import WeightedBatch, cross_entropies
@@ -56,6 +57,7 @@ class PseudoClean(MetaLearning, DivideMix):
         self.weight_nets = nn.ModuleList(weight_net() for _ in range(2))
         self.set_gates(None if gates is None else nn.ModuleList(gates(one) for one in self.pair))
         self.weight_net_optimizer = weight_net_optimizer
+        check_fraction("method", meta_threshold=meta_threshold)
         self.meta_threshold, self.meta_batch_size = meta_threshold, meta_batch_size
 
     def prepare(self, data: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_count, check_widths
+from datasets.checks import check_count, check_not_negative, check_widths
 from methods.optfeature.network import CTRNetwork, perceptron
 
 
@@ -97,6 +97,7 @@ class FinalMLP(CTRNetwork):
         check_widths("model", hidden_first=hidden_first, hidden_second=hidden_second)
         check_count("model", heads=heads)
         width = self.fields * embedding_dim
+        check_not_negative("model", gate_hidden=gate_hidden)
         gates = [FeatureGate(embedding_dim, width, gate_hidden) if gate_hidden else nn.Identity() for _ in range(2)]
         self.gate_first, self.gate_second = gates
         self.first = perceptron(width, hidden_first, dropout, batch_norm, outputs=None)

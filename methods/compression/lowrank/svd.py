@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.checks import check_fraction
+from datasets.checks import check_count, check_fraction
 from methods.compression.lowrank.decomposition import Decomposition, checked_rank, share_of
 from methods.compression.lowrank.ranks import energy_rank, evbmf_rank
 from methods.compression.stage import Context
@@ -54,6 +54,7 @@ class SVDLinear(Decomposition):
     ) -> None:
         super().__init__(ignore=ignore, **options)
         check_fraction("stage", energy=energy)
+        check_count("stage", min_rank=min_rank)
         self.rank, self.energy, self.min_rank = rank, energy, min_rank
 
     def check_layer(self, layer: nn.Linear) -> None:

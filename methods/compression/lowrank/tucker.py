@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.checks import check_count, check_not_negative
 from methods.compression.lowrank.decomposition import Decomposition, checked_rank, share_of
 from methods.compression.lowrank.ranks import evbmf_rank
 from methods.compression.stage import Context
@@ -63,6 +64,8 @@ class Tucker2(Decomposition):
 
     def __init__(self, rank: float | None = None, min_rank: int = 4, sweeps: int = 2, **options: Any) -> None:
         super().__init__(**options)
+        check_count("stage", min_rank=min_rank)
+        check_not_negative("stage", sweeps=sweeps)
         self.rank, self.min_rank, self.sweeps = rank, min_rank, sweeps
 
     def check_layer(self, layer: nn.Conv2d) -> None:

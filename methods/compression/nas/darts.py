@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_choice, check_not_negative, check_positive
+from datasets.checks import check_choice, check_fraction, check_not_negative, check_positive
 from datasets.images.loader import ImageSet
 from methods.compression.figures import plot_cell
 from methods.compression.nas.darts_network import DartsNetwork, Genotype, SearchNetwork, hessian_step, loss_of
@@ -122,7 +122,8 @@ class Darts(Stage):
             "stage", search_channels=search_channels, search_layers=search_layers, alpha_lr=alpha_lr, clip=clip
         )
         check_positive("stage", channels=channels, layers=layers)
-        check_not_negative("stage", min_lr=min_lr, alpha_weight_decay=alpha_weight_decay)
+        check_not_negative("stage", min_lr=min_lr, alpha_weight_decay=alpha_weight_decay, max_skips=max_skips)
+        check_fraction("stage", drop_path=drop_path)
         self.min_lr = min_lr
         self.order, self.search_channels, self.search_layers = order, search_channels, search_layers
         self.search_recipe = search_recipe or Recipe(50, 0.025, weight_decay=3e-4)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, softmax
 
-from datasets.checks import check_not_negative, check_positive
+from datasets.checks import check_count, check_not_negative, check_positive
 from methods.architectures.classifier import global_average
 from methods.compression.compact.mobilenet import conv_norm_relu
 from methods.compression.dynamic.early_exit import Normalize
@@ -207,6 +207,7 @@ class OnceForAll(Stage):
     ) -> None:
         self.space = space or ChainSpace(expands=(3, 4, 6))
         check_positive("stage", min_depth=min_depth, subnets=subnets, macs_share=macs_share, budget=budget)
+        check_count("stage", population=population)
         if min_depth > self.space.blocks:
             raise ValueError(f"min_depth={min_depth} is above the {self.space.blocks} blocks of a stage")
         self.min_depth, self.subnets, self.distill, self.macs_share = min_depth, subnets, distill, macs_share

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_fraction, check_not_negative
+from datasets.checks import check_fraction, check_not_negative, check_positive
 from methods.compression.pruning.channels import Unit, find_units, keep_channels, strongest
 from methods.compression.pruning.filter_pruning import FilterPruning
 from methods.compression.stage import Context
@@ -65,6 +65,7 @@ class NetworkSlimming(FilterPruning):
         super().__init__(ratio, None, min_channels, None, recipe or Recipe(160, 0.1, schedule="step"), bn_recal_batches)
         check_fraction("stage", ratio=ratio)
         check_not_negative("stage", penalty=penalty)
+        check_positive("stage", gamma_init=gamma_init)
         if ratio == 1:
             raise ValueError("ratio=1 would empty every layer")
         self.penalty, self.gamma_init = penalty, gamma_init

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from datasets.checks import check_count
 from methods.compression.pruning.channels import Unit
 from methods.compression.pruning.filter_pruning import FilterPruning
 from methods.compression.stage import Context
@@ -65,6 +66,7 @@ class TaylorFilterPruning(FilterPruning):
 
     def __init__(self, batches: int = 10, **options: Any) -> None:
         super().__init__(**options)
+        check_count("stage", batches=batches)
         self.batches = batches
 
     def scores(self, network: nn.Module, units: Sequence[Unit], context: Context) -> list[Tensor]:

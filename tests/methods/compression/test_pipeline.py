@@ -166,14 +166,21 @@ def test_a_bad_setting_is_refused_before_the_dense_network_is_trained(tmp_path, 
     assert read_json(run.folder / "state.json")["state"] == "failed"
 
 
-@pytest.mark.parametrize("key", ["bn_recal_batches", "penalty", "alpha_weight_decay", "recipe.weight_decay"])
-def test_every_stage_refuses_negative_settings(key):
+NEGATIVE = [
+    (key, -1, "must not be negative")
+    for key in ("bn_recal_batches", "penalty", "alpha_weight_decay", "sweeps", "recipe.weight_decay")
+]
+ZERO = [(key, 0, "must be positive") for key in ("population", "min_rank", "batches", "alpha", "recipe.lr")]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [*NEGATIVE, *ZERO])
+def test_every_stage_refuses_settings_out_of_range(key, value, message):
     files = sorted(Path("conf/method/compression/_stage").glob("*.yaml"))
     having = [node for node in map(OmegaConf.load, files) if OmegaConf.select(node, key) is not None]
     assert having
     for node in having:
-        OmegaConf.update(node, key, -1)
-        with pytest.raises(InstantiationException, match="must not be negative"):
+        OmegaConf.update(node, key, value)
+        with pytest.raises(InstantiationException, match=message):
             instantiate(node)
 
 

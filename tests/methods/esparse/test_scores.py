@@ -144,6 +144,8 @@ def test_equal_norms_and_entropies_reduce_esparse_to_magnitude(weight):
         ({"log_base": "two"}, r"method\.score\.log_base must be e or a number above 1, got two"),
         ({"log_base": 0}, r"method\.score\.log_base"),
         ({"log_base": 1}, r"method\.score\.log_base"),
+        ({"alpha": -1.0}, r"method\.score\.alpha must not be negative"),
+        ({"alpha": 0.0, "entropy_weight": 0.0}, "are both 0: every score would be 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

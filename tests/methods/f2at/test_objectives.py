@@ -11,10 +11,12 @@ from torch.nn.functional import softmax
 
 from methods.architectures.wide_resnet import WideResNet
 from methods.attacks import PGD, NoAttack
+from methods.f2at.awp import WeightPerturbation
 from methods.f2at.bpfc import BPFC
 from methods.f2at.fat import FriendlyAdversarialTraining
 from methods.f2at.hat import HAT
 from methods.f2at.lbgat import LBGAT
+from methods.f2at.lr_schedules import PiecewiseConstant
 from methods.f2at.mart import MART
 from methods.f2at.objective import Objective, kl_divergence
 from methods.f2at.trades import TRADES
@@ -65,6 +67,21 @@ def test_trades_passes_clean_attacked_and_clean_images_in_this_order():
 def test_friendly_training_needs_pgd():
     with pytest.raises(TypeError, match=r"method\.train_attack"):
         FriendlyAdversarialTraining().perturb(NoAttack(), *parts()[:2], None, 0)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "message"),
+    [
+        (WeightPerturbation, {"gamma": -1.0}, "weight_perturbation.gamma must not be negative"),
+        (WeightPerturbation, {"gamma": 0.1, "total_epochs": 0}, "weight_perturbation.total_epochs must be positive"),
+        (PiecewiseConstant, {"epochs": (0, 1), "factors": (1,), "total_epochs": 2}, "lr_schedule needs rising epochs"),
+        (PiecewiseConstant, {"epochs": (1,), "factors": (-1,), "total_epochs": 2}, "factors must not be negative"),
+        (PiecewiseConstant, {"epochs": (1,), "factors": (1,), "total_epochs": 0}, "total_epochs must be positive"),
+    ],
+)
+def test_other_parts_refuse_settings_out_of_range(part, settings, message):
+    with pytest.raises(ValueError, match=rf"method\..*{message}"):
+        part(**settings)
 
 
 @pytest.mark.parametrize(
