@@ -45,10 +45,17 @@ def sample(record: dict[str, Any]) -> list[list[Any]]:
 
 def main() -> None:
     """Run the command line."""
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-
-    requests = json.loads(Path(sys.argv[1]).read_text())
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -P scripts/harness_scores.py REQUESTS.json SCORES.json")
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        sys.exit(f"lm-evaluation-harness cannot be imported ({error}): pip install '.[eval]'")
+    try:
+        requests = json.loads(Path(sys.argv[1]).read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{sys.argv[1]} is no file of requests: {error}")
     model = HFLM(pretrained=requests["model"], device="cpu", dtype="float32", batch_size=4)
     scores = []
     for given in requests["tasks"]:
