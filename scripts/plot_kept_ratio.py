@@ -10,7 +10,6 @@ of the experiment have; the runs called `none` are the predictor without selecti
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections import defaultdict
@@ -20,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from methods.optfeature.figures import plot_auc_against_kept_ratio
+from runner.execution.record import read_result
 
 NAMES = {
     "random": "random pairs",
@@ -43,7 +43,10 @@ def read_points(outputs: Path) -> tuple[dict[str, list[tuple[float, float]]], fl
     """
     runs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for path in sorted(outputs.glob("optfeature/*/*/result.json")):
-        metrics = json.loads(path.read_text())["metrics"]
+        if (result := read_result(path.parent)) is None:
+            print(f"{path} is damaged and left out", file=sys.stderr)
+            continue
+        metrics = result["metrics"]
         alias = yaml.safe_load((path.parent / "config.yaml").read_text()).get("alias")
         if alias and "test/auc" in metrics:
             runs[alias].append((metrics.get("test/kept_ratio", 1.0), metrics["test/auc"]))

@@ -68,8 +68,11 @@ def test_figure_of_kept_ratios(tmp_path, capsys):
         folder = tmp_path / "optfeature" / "x" / str(number)
         folder.mkdir(parents=True)
         metrics = {"test/auc": area} | ({} if kept is None else {"test/kept_ratio": kept})
-        (folder / "result.json").write_text(json.dumps({"metrics": metrics}))
+        (folder / "result.json").write_text(json.dumps({"metrics": metrics, "seconds": {}, "code": {}}))
         (folder / "config.yaml").write_text(f"alias: {alias!r}")
+    damaged = tmp_path / "optfeature" / "x" / "3"
+    damaged.mkdir()
+    (damaged / "result.json").write_text("{}")
     assert plot_kept_ratio.read_points(tmp_path) == ({"random pairs": [(0.1, 0.8)], "OptFeature-f": [(0.5, 0.9)]}, 0.9)
     plot_kept_ratio.main([str(tmp_path), "--figure", str(tmp_path / "curve.png")])
     assert (tmp_path / "curve.png").stat().st_size > 1000
