@@ -98,21 +98,41 @@ def plot_auc_against_kept_ratio(
     """Draw the test AUC of several selection methods against the share of gates that they keep.
 
     Args:
-        points: kept ratio and AUC of each run, by method.
+        points: kept ratio and AUC of each run, by method. AUCs far below most of them have a panel of their own.
         reference: AUC of the predictor without selection, drawn as a line; None: no line.
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.6), layout="constrained")
-    for number, (method, pairs) in enumerate(points.items()):
-        ordered = sorted(pairs)
-        axes.plot(*zip(*ordered, strict=True), marker="osD^vP*X"[number % 8], markersize=4, linewidth=1, label=method)
-    if reference is not None:
-        axes.axhline(reference, color="0.5", linestyle="--", linewidth=1, label="no selection")
-    axes.set(xlabel="share of open gates", ylabel="test AUC", xlim=(0, 1.03))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    areas = [area for pairs in points.values() for _, area in pairs] + ([] if reference is None else [reference])
+    panels = _ranges(torch.tensor(areas))
+    figure, columns = plt.subplots(
+        len(panels),
+        figsize=(1.6 * COLUMN_WIDTH, 2.6 + 0.8 * (len(panels) - 1)),
+        sharex=True,
+        squeeze=False,
+        height_ratios=[3, 1][: len(panels)],
+        layout="constrained",
+    )
+    for axes, limits in zip(columns[:, 0], panels, strict=True):
+        for number, (method, pairs) in enumerate(points.items()):
+            marker = "osD^vP*X"[number % 8]
+            axes.plot(*zip(*sorted(pairs), strict=True), marker=marker, markersize=4, linewidth=1, label=method)
+        if reference is not None:
+            axes.axhline(reference, color="0.5", linestyle="--", linewidth=1, label="no selection")
+        axes.set(xlim=(0, 1.03), ylim=limits, ylabel="test AUC")
+        axes.grid(alpha=0.3)
+    columns[-1, 0].set_xlabel("share of open gates")
+    figure.legend(*columns[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     return figure
+
+
+def _ranges(values: Tensor) -> list[tuple[float, float]]:
+    """Limits of the panels: one for all values, or one for most of them above one for those that lie far below."""
+    low, high = values.quantile(torch.tensor([0.25, 0.75])).tolist()
+    far = values < low - 5 * max(high - low, 1e-4)
+    ranges = [values[~far], values[far]] if far.any() else [values]
+    margins = [max(0.06 * float(part.max() - part.min()), 1e-4) for part in ranges]
+    return [(float(part.min()) - m, float(part.max()) + m) for part, m in zip(ranges, margins, strict=True)]
 
 
 def _around_half(share: Tensor) -> tuple[float, float]:
