@@ -124,7 +124,10 @@ def _is_object(hint: Any) -> bool:
 
 
 def _check_optimizer(target: type, node: DictConfig, key: str) -> None:
-    """Raise UserError if a torch optimizer or scheduler refuses its settings when it is made and takes a step."""
+    """Raise UserError if a torch optimizer or scheduler refuses its settings when it is made and takes a step.
+
+    Settings that are missing are left to the method, which may give them itself.
+    """
     import torch
 
     settings: dict[str, Any] = {str(name): node[name] for name in node if name not in HYDRA_KEYS}
@@ -133,10 +136,13 @@ def _check_optimizer(target: type, node: DictConfig, key: str) -> None:
         if issubclass(target, torch.optim.Optimizer):
             target(parameters, **settings)
         elif issubclass(target, torch.optim.lr_scheduler.LRScheduler):
-            optimizer = torch.optim.SGD(parameters)
+            optimizer = torch.optim.SGD(parameters, momentum=0.9)  # which cyclic schedules ask for
             scheduler = target(optimizer, **settings)
             optimizer.step()
-            scheduler.step()
+            if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):  # whose step takes a metric
+                scheduler.step()
+    except TypeError:
+        return
     except (ValueError, ArithmeticError) as error:
         given = ", ".join(f"{name}={value}" for name, value in settings.items())
         raise UserError(f"{key}: {target.__name__} does not take {given}: {error}") from error

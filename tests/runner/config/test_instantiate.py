@@ -180,11 +180,24 @@ def test_settings_that_torch_refuses_are_named(argument, target, settings, said)
         instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Trained"} | node}), "method")
 
 
-def test_settings_that_torch_takes():
+@pytest.mark.parametrize(
+    ("scheduler", "settings"),
+    [
+        ("MultiStepLR", {"milestones": [1, 2]}),
+        ("OneCycleLR", {"max_lr": 2.5, "total_steps": 10}),
+        ("ReduceLROnPlateau", {"factor": 0.5}),
+    ],
+)
+def test_settings_that_torch_takes(scheduler, settings):
     node = {
         "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.1, "betas": [0.8, 0.9]},
-        "scheduler": {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "_partial_": True, "milestones": [1, 2]},
+        "scheduler": {"_target_": f"torch.optim.lr_scheduler.{scheduler}", "_partial_": True} | settings,
     }
     made = instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Trained"} | node}), "method")
-    optimizer = made.optimizer([nn.Parameter(torch.zeros(1))])
-    assert made.scheduler(optimizer).get_last_lr() == [0.1]
+    made.scheduler(made.optimizer([nn.Parameter(torch.zeros(1))]))
+
+
+def test_settings_that_the_method_gives_may_be_missing():
+    node = {"scheduler": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "_partial_": True, "eta_min": 0}}
+    made = instantiate(OmegaConf.create({"method": {"_target_": f"{__name__}.Trained"} | node}), "method")
+    made.scheduler(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), T_max=3)
