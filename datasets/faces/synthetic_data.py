@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.checks import check_keys, check_positive
+from datasets.checks import check_keys, check_positive, check_seed
 from datasets.faces.datamodule import SPLITS, FaceDataModule
 from datasets.faces.physiology import physiology_from_record, read_record
 from datasets.faces.scene import PROFILES, SceneSettings
@@ -45,6 +45,7 @@ class SyntheticFaces(FaceDataModule):
         self.sizes = dict(sessions or {"train": 120, "val": 20, "test": 30})
         check_keys("dataset.sessions", self.sizes, SPLITS, required=SPLITS)
         check_positive("dataset.sessions", **self.sizes)
+        check_seed("dataset", data_seed=data_seed)
         check_keys("dataset.scene", scene or {}, tuple(SceneSettings.__dataclass_fields__))
         ranges: dict[str, Any] = {n: tuple(v) if isinstance(v, Sequence) else v for n, v in (scene or {}).items()}
         self.scene, self.data_seed, self.test_levels = SceneSettings(**ranges), data_seed, test_levels

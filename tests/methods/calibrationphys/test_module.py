@@ -328,6 +328,7 @@ def test_run_of_a_formula(call: Callable, tmp_path):
         (["method=calibrationphys", *RUN, "dataset.eval_seconds=40"], "dataset.eval_seconds"),
         (["method=calibrationphys", *RUN, "dataset.clip_length=400"], "dataset.clip_length"),
         (["method=calibrationphys", *RUN, "dataset.sessions.val=1"], "val has 1"),
+        (["method=calibrationphys", *RUN, "dataset.data_seed=-1"], "dataset.data_seed must be a whole number"),
         (["method=calibrationphys", *RUN, "dataset.cameras=[webcam,kinect]"], "dataset.cameras"),
         (["method=calibrationphys", "dataset=face_folder", "dataset.folder=/no/such"], "dataset.folder"),
     ],
