@@ -11,13 +11,15 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.help import choices
-from runner.config.instantiate import parameters
+from runner.config.instantiate import check_given, parameters
 from runner.config.targets import target_of
 from runner.errors import UserError
 
 
 def check_run(cfg: DictConfig) -> None:
     """Run all checks that need only the config. Raises UserError."""
+    for group in ("method", "dataset", "model"):
+        check_given(cfg[group])
     check_numbers(cfg)
     check_tasks(cfg)
     check_needs(cfg)

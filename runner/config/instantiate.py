@@ -37,10 +37,11 @@ def instantiate(cfg: DictConfig, group: str, **more: Any) -> Any:
         **more: arguments that the runner adds, such as a network.
 
     Raises:
-        UserError: the target does not take one of the node's keys, or a value is of another type than the target's
-            annotation says.
+        UserError: a mandatory key has no value, the target does not take one of the node's keys, or a value is of
+            another type than the target's annotation says.
     """
     node = OmegaConf.select(cfg, group)
+    check_given(node)
     check_node(node, group)
     try:
         return hydra.utils.instantiate(node, _partial_=True)(**more)
@@ -50,6 +51,12 @@ def instantiate(cfg: DictConfig, group: str, **more: Any) -> Any:
         if not refused or refused[1] not in node or refused[1] in accepted:
             raise
         raise not_taken(f"{group}.{refused[1]}", node._target_, accepted) from error
+
+
+def check_given(node: Any) -> None:
+    """Raise UserError if keys of a node have no value yet (`???` in a file of conf/); it names all of them."""
+    if keys := sorted(OmegaConf.missing_keys(node) if OmegaConf.is_config(node) else ()):
+        raise UserError(f"no value is given for {', '.join(keys)}: add {' '.join(f'{key}=...' for key in keys)}")
 
 
 def not_taken(key: str, target: str, accepted: Iterable[str]) -> UserError:

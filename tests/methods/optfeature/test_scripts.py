@@ -50,7 +50,7 @@ def test_generated_file_is_prepared_checked_and_read(tmp_path, capsys):
         (["criteo", "min_count=0"], "dataset.min_count must be positive, got 0"),
         (["criteo", "mincount=3"], "dataset.mincount is not an argument"),
         (["criteo", "split.kind=foo"], "dataset.split.kind=foo is unknown"),
-        (["click_table"], "Missing mandatory value: dataset.path"),
+        (["click_table"], "no value is given for dataset.fields, dataset.label, dataset.path"),
         (["criteo"], "Put it at one of"),
     ],
 )

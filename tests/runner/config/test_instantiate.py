@@ -149,6 +149,12 @@ def test_keys_without_a_target_in_the_place_of_an_object():
         instantiate(cfg, "method")
 
 
+def test_keys_without_a_value_are_all_named():
+    node = {"_target_": f"{__name__}.Base", "width": "???", "depth": "???"}
+    with pytest.raises(UserError, match=r"^no value is given for model\.depth, model\.width: add model\.depth=\.\.\. "):
+        instantiate(OmegaConf.create({"model": node}), "model")
+
+
 @pytest.mark.parametrize("partial", [True, False])
 def test_keys_that_no_target_takes_are_named_at_any_depth(partial):
     inner = {"_target_": f"{__name__}.Base", "_partial_": partial, "widht": 1}
