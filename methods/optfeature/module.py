@@ -99,13 +99,8 @@ class CTRModule(LightningModule):
         self.selection = None if selection is None else selection(field_sizes=network.field_sizes)
         if self.selection is not None:
             self.selection.check_network(network)
-            if init_mode == "rewind" and self.selection.rewind_epoch is None:
-                raise ValueError(f"method.init_mode=rewind: {type(self.selection).__name__} names no epoch")
-            if init_mode == "rewind" and not 0 <= (self.selection.rewind_epoch or 0) < search_epochs:
-                raise ValueError(
-                    f"method.selection.rewind_epoch={self.selection.rewind_epoch} is no epoch of the search, which are "
-                    f"0 to {search_epochs - 1}: lower it or raise method.search_epochs"
-                )
+            if init_mode == "rewind":
+                self.selection.check_rewind(search_epochs)
         if export:
             check_export(network, self.selection)
         self.phase: Literal["search", "retrain"] = "retrain"

@@ -52,6 +52,20 @@ class Selection(nn.Module):
         self.register_buffer("frozen", torch.tensor(False))
         self.is_frozen = False
 
+    def check_rewind(self, search_epochs: int) -> None:
+        """Raise ValueError if no epoch is named that the retraining can go back to, or one beyond the search.
+
+        Args:
+            search_epochs: largest number of epochs of the search.
+        """
+        if self.rewind_epoch is None:
+            raise ValueError(f"method.init_mode=rewind: {type(self).__name__} names no epoch")
+        if not 0 <= self.rewind_epoch < search_epochs:
+            raise ValueError(
+                f"method.selection.rewind_epoch={self.rewind_epoch} is no epoch of the search, which are 0 to "
+                f"{search_epochs - 1}: lower it or raise method.search_epochs"
+            )
+
     def check_network(self, network: CTRNetwork) -> None:
         """Raise ValueError if the predictor does not use the gates of this selection.
 
