@@ -18,7 +18,7 @@ def test_every_run_of_an_experiment_can_be_set_up(name):
     _, tasks = plan([f"experiment=optfeature/{name}", "seed=0"])
     assert tasks
     for task in tasks:
-        network = instantiate(task.run.cfg, "model", field_sizes=(5, 4, 3, 6))
+        network = instantiate(task.run.cfg, "model", field_sizes=(5, 4, 3, 6, 2, 3, 4, 5, 2, 7))
         method = instantiate(task.run.cfg, "method", network=network)
         if method.selection is not None and method.selection.searched:
             assert method.search_epochs < task.run.cfg.schedule.max_epochs
