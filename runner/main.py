@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from runner.config import checks
-from runner.config.address import Run
+from runner.config.address import Run, resolved
 from runner.config.instantiate import instantiate
 from runner.config.messages import as_user_error, stage_errors
 from runner.errors import Preempted, Pruned, UserError, is_keyboard_interrupt
@@ -85,9 +85,13 @@ def check_before_needs(run: Run) -> None:
         ValueError: a method refuses.
     """
     unfinished = unfinished_needs(run)
+    data: dict[str, Any] = {}  # by its settings: most of these runs have one data set
     for each in [*unfinished.values(), run] if unfinished else []:
         checks.check_run(each.cfg)
-        try_to_build(each)
+        settings = repr((resolved(each.cfg.dataset), each.cfg.paths.data, each.cfg.seed))
+        if settings not in data:
+            data[settings] = make_data(each.cfg)
+        try_to_build(each, data[settings])
 
 
 def unfinished_needs(run: Run) -> dict[str, Run]:
@@ -99,17 +103,20 @@ def unfinished_needs(run: Run) -> dict[str, Run]:
     return found
 
 
-def try_to_build(run: Run) -> None:
+def try_to_build(run: Run, data: Any) -> None:
     """Build the method of a run whose needed runs have left no checkpoints yet.
 
     A method that reads a checkpoint when it is built is checked as far as it comes without it. Methods whose class has
     `check_before_needs = True` can be built without these checkpoints, and their `prepare(data)` says what else cannot
     work.
 
+    Args:
+        run: run whose method is built.
+        data: DataModule of the run, set up.
+
     Raises:
         ValueError: the method refuses its settings or its data.
     """
-    data = make_data(run.cfg)
     if getattr(get_object(run.cfg.method._target_), "check_before_needs", False):
         make_module(run.cfg, data, {}).prepare(data)
         return

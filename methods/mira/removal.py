@@ -91,13 +91,13 @@ class Removal(LightningModule):
                 f"method.triggers={triggers} is for a model of one's own; the marked model of needs.victim has its "
                 "own triggers: leave it out, or take method=mira/own_model"
             )
-        if victim is None:
-            load_victim(network, None, triggers)  # a file that is missing is named before clean models are trained
+        if victim is None:  # at once: a file that is missing is named before clean models are trained
+            self.victim = load_victim(network, None, triggers)
         if attack.uses_recovered and recovered is None:
             raise ValueError(f"{type(attack).__name__} needs recovered samples: needs.recovered names their run")
         self.network, self.attack = network, attack
         self.victim_path, self.nulls_path, self.recovered_path = victim, nulls, recovered
-        self.trigger_file, self.setting, self.images, self.transfer = triggers, setting, images, transfer
+        self.setting, self.images, self.transfer = setting, images, transfer
         self.min_trigger_acc, self.max_acc_loss, self.min_utility = min_trigger_acc, max_acc_loss, min_utility
         self.measured: dict[str, float] = {}
         self.curves: list[dict[str, float]] = []
@@ -111,7 +111,8 @@ class Removal(LightningModule):
         test = data.parts["test"]
         chosen = torch.randperm(len(test.labels), generator=generator(int(data.seed), CURVE))[:CURVE_IMAGES]
         self.test_images, self.test_labels = test.images[chosen].float() / 255, test.labels[chosen]
-        self.victim = load_victim(self.network, self.victim_path, self.trigger_file)
+        if self.victim_path is not None:
+            self.victim = load_victim(self.network, self.victim_path, None)
         self.attack.check(self.setting, self.victim.target, self.victim.marked)
         self.victim.check_marked(self.network, self.min_trigger_acc)
         self.attack_data = draw_attack_data(data, self.setting, self.images, int(data.seed), self.transfer)

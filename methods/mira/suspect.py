@@ -11,9 +11,9 @@ from pytorch_lightning import LightningModule
 from torch import nn
 
 from methods.mira.null_models import load_nulls
-from methods.mira.triggers import TriggerSet
+from methods.mira.triggers import TriggerSet, load_triggers
 from methods.mira.verification import explain, verify
-from methods.mira.victim import check_source, load_victim
+from methods.mira.victim import check_source, check_triggers
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +46,11 @@ class SuspectVerification(LightningModule):
                 "method.triggers names no file: a run of mira/embed/... writes triggers.pt into its folder"
             )
         check_source(None, init_from)
-        load_victim(network, None, triggers)  # a file that is missing is named before clean models are trained
-        self.network, self.trigger_file, self.nulls_path = network, triggers, nulls
-
-    def prepare(self, data: Any) -> None:
-        """Read the triggers. Raises ValueError if they do not fit the model."""
-        triggers = load_victim(self.network, None, self.trigger_file).triggers
-        assert triggers is not None
-        self.triggers = triggers
+        self.triggers = load_triggers(
+            Path(triggers)
+        )  # at once: a missing file is named before clean models are trained
+        check_triggers(network, self.triggers)
+        self.network, self.nulls_path = network, nulls
 
     def on_test_start(self) -> None:
         """Start the count of right predictions."""
