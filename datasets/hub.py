@@ -12,6 +12,8 @@ from typing import Any
 
 from datasets.download import CONNECT_SECONDS, connect, is_offline
 
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by the library when it is imported, which is later
+
 
 def from_cache_or_hub(load: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """Call a loader of the Hugging Face libraries: on the local cache alone, then on the hub too.
@@ -43,7 +45,6 @@ def hub_answers() -> bool:
     """Return whether the hub's server answers within CONNECT_SECONDS. Each process asks once."""
     from huggingface_hub import constants
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         connect(urllib.request.Request(constants.ENDPOINT, method="HEAD"), CONNECT_SECONDS, CONNECT_SECONDS).close()
     except urllib.error.HTTPError:
