@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from datasets.batching import ranks
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_not_negative, check_positive
 from datasets.download import CorruptData
 from datasets.shapes.loaders import EvalLoader, Inputs, Sampling, TrainLoader
 from datasets.shapes.shape_set import ShapeSet
@@ -191,8 +191,7 @@ class ShapeDataModule(LightningDataModule):
 
 
 def _check_shares(input_noise: float, image_crop: float | None) -> None:
-    if input_noise < 0:
-        raise ValueError(f"dataset.input_noise must not be negative, got {input_noise}")
+    check_not_negative("dataset", input_noise=input_noise)
     if image_crop is not None and not 0 < image_crop <= 1:
         raise ValueError(f"dataset.image_crop must be in (0, 1], got {image_crop}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from datasets.shapes.base import ShapeDataModule, round_robin
 from datasets.shapes.csg import CATEGORIES, Solid, random_solid
 from datasets.shapes.geometry import BOX, RESOLUTION, mix_uniform_and_near, voxel_centers
@@ -46,8 +46,7 @@ class Solids(ShapeDataModule):
         if set(shapes) != set(PARTS) or min(shapes.values()) < 1:
             raise ValueError(f"dataset.shapes must have a positive train, val and test, got {dict(shapes)}")
         check_positive("dataset", stored_points=stored_points, views=views)
-        if shape_seed < 0:
-            raise ValueError(f"dataset.shape_seed must not be negative, got {shape_seed}")
+        check_not_negative("dataset", shape_seed=shape_seed)
         self.shapes, self.stored_points, self.shape_seed = dict(shapes), stored_points, shape_seed
         self.views = views
 

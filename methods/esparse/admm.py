@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics
 from methods.esparse.patterns import NM, Pattern
 
@@ -49,8 +49,7 @@ class ADMMUpdate:
 
     def __init__(self, iterations: int = 20, mask_iterations: int = 15, damping: float = 0.1, rho: float = 1.0) -> None:
         check_positive("method.weight_update", iterations=iterations, mask_iterations=mask_iterations, rho=rho)
-        if damping < 0:
-            raise ValueError(f"method.weight_update.damping must not be negative, got {damping}")
+        check_not_negative("method.weight_update", damping=damping)
         if mask_iterations > iterations:
             raise ValueError(
                 f"method.weight_update.mask_iterations={mask_iterations} exceeds method.weight_update.iterations="

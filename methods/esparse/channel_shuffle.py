@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_not_negative, check_positive
 from methods.esparse.channel_permutation import assign_positions
 from methods.esparse.group_ranking import removal_statistics, snake_order, sums_of_maxima
 
@@ -46,8 +46,7 @@ class ChannelShuffle:
     ) -> None:
         check_choice("method.permutation.gns_order", gns_order, tuple(GNS_ORDERS))
         check_positive("method.permutation", block_size=block_size, max_sweeps=max_sweeps, max_rows=max_rows)
-        if assignment_rounds < 0:
-            raise ValueError(f"method.permutation.assignment_rounds must not be negative, got {assignment_rounds}")
+        check_not_negative("method.permutation", assignment_rounds=assignment_rounds)
         self.gns, self.lbs, self.gns_order = gns, lbs, gns_order
         self.block_size, self.assignment_rounds = block_size, assignment_rounds
         self.max_sweeps, self.max_rows, self.tolerance = max_sweeps, max_rows, tolerance

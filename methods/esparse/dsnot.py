@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics
 from methods.esparse.patterns import NM, Pattern
 
@@ -56,8 +56,7 @@ class DSnoT:
         self, max_cycles: int = 50, threshold: float = 0.1, variance_power: float = 1.0, skip: Sequence[str] = ()
     ) -> None:
         check_positive("method.weight_update", max_cycles=max_cycles)
-        if threshold < 0:
-            raise ValueError(f"method.weight_update.threshold must not be negative, got {threshold}")
+        check_not_negative("method.weight_update", threshold=threshold)
         self.max_cycles, self.threshold, self.variance_power = max_cycles, threshold, variance_power
         self.skip = tuple(skip)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datasets.checks import check_choice, check_positive
+from datasets.checks import check_choice, check_not_negative, check_positive
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics
 from methods.esparse.patterns import NM, Pattern, above_threshold
 
@@ -100,8 +100,7 @@ class OBSUpdate:
 
     def __init__(self, block_size: int = 128, damping: float = 0.01, dtype: str = "float64") -> None:
         check_positive("method.weight_update", block_size=block_size)
-        if damping < 0:
-            raise ValueError(f"method.weight_update.damping must not be negative, got {damping}")
+        check_not_negative("method.weight_update", damping=damping)
         check_choice("method.weight_update.dtype", dtype, ("float32", "float64"))
         self.block_size, self.damping, self.dtype = block_size, damping, getattr(torch, dtype)
 

@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from datasets.progress import track
 from methods.esvae.firing import FiringRates
 from methods.esvae.networks import TASKS, Autoencoder, SpikingAutoencoder
@@ -82,11 +82,8 @@ class AutoencoderTraining(LightningModule):
         super().__init__()
         check_positive("method", lr=lr, lr_batch_size=lr_batch_size, prior_lr_factor=prior_lr_factor)
         check_positive("method", samples=samples, sample_batch_size=sample_batch_size)
-        for name, value in {"divergence_weight": divergence_weight, "weight_decay": weight_decay}.items():
-            if value < 0:
-                raise ValueError(f"method.{name} must not be negative, got {value}")
-        if quality_every < 0:
-            raise ValueError(f"method.quality_every must not be negative, got {quality_every}")
+        check_not_negative("method", divergence_weight=divergence_weight, weight_decay=weight_decay)
+        check_not_negative("method", quality_every=quality_every)
         self.network, self.divergence, self.divergence_weight = network, divergence, divergence_weight
         self.lr, self.lr_batch_size, self.prior_lr_factor = lr, lr_batch_size, prior_lr_factor
         self.weight_decay = weight_decay

@@ -67,10 +67,9 @@ class Reconstruction(Objective):
         perturbed_statistics: bool = False,
     ) -> None:
         super().__init__()
-        weights = {"natural": natural_weight, "alignment": alignment_weight, "perturbed": perturbed_weight}
-        for name, value in weights.items():
-            if value < 0:
-                raise ValueError(f"method.objective.{name}_weight must not be negative, got {value}")
+        owner = "method.objective"
+        check_not_negative(owner, natural_weight=natural_weight, alignment_weight=alignment_weight)
+        check_not_negative(owner, perturbed_weight=perturbed_weight)
         self.bit_planes, self.perturbed_statistics = bit_planes, perturbed_statistics
         self.natural_weight, self.alignment_weight = natural_weight, alignment_weight
         self.perturbed_weight = perturbed_weight

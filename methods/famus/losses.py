@@ -60,8 +60,7 @@ class Focal(CrossEntropy):
 
     def __init__(self, gamma: float = 1.0) -> None:
         super().__init__()
-        if gamma < 0:
-            raise ValueError(f"method.loss.gamma must not be negative, got {gamma}")
+        check_not_negative("method.loss", gamma=gamma)
         self.gamma = gamma
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from datasets.progress import UNDERWAY, seconds_left
 from methods.occnet.evaluation import Reconstruction, Scorer, class_means, ground_truth, mean_scores, write_scores
 from methods.occnet.export import FORMATS, write_mesh, write_points
@@ -51,8 +51,7 @@ class ShapeReconstruction(LightningModule):
         check_positive("method", surface_samples=surface_samples)
         if export not in (None, *FORMATS):
             raise ValueError(f"method.export must be null or one of {', '.join(FORMATS)}; got {export}")
-        if num_shown < 0:
-            raise ValueError(f"method.num_shown must not be negative, got {num_shown}")
+        check_not_negative("method", num_shown=num_shown)
         self.surface_samples, self.export_format, self.num_shown = surface_samples, export, num_shown
         self.shown: list[Any] = []
         self.means: dict[str, float] = {}
@@ -189,8 +188,7 @@ class TrainedReconstruction(ShapeReconstruction):
     ) -> None:
         super().__init__(**kwargs)
         check_positive("method", lr=lr)
-        if weight_decay < 0:
-            raise ValueError(f"method.weight_decay must not be negative, got {weight_decay}")
+        check_not_negative("method", weight_decay=weight_decay)
         if not 0 <= lr_decay <= 1:
             raise ValueError(f"method.lr_decay is a share of the training, 0 to 1, got {lr_decay}")
         self.network, self.lr, self.weight_decay, self.monitor = network, lr, weight_decay, monitor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from datasets.checks import check_not_negative
 from methods.occnet.conditioned import ConditionedNetwork, EncoderFactory
 from methods.occnet.decoders import make_decoder
 from methods.occnet.encoders import LatentEncoder
@@ -43,8 +44,7 @@ class OccupancyNetwork(ConditionedNetwork):
         z_dim: int = 0,
     ) -> None:
         super().__init__(inputs, num_shapes, encoders)
-        if z_dim < 0:
-            raise ValueError(f"model.z_dim must not be negative, got {z_dim}")
+        check_not_negative("model", z_dim=z_dim)
         self.z_dim = z_dim
         self.decoder = make_decoder(decoder, self.c_dim, z_dim, hidden, blocks)
         self.latent_encoder = LatentEncoder(self.c_dim, z_dim) if z_dim else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from datasets.checks import check_positive
+from datasets.checks import check_not_negative, check_positive
 from methods.occnet.base import TrainedReconstruction
 from methods.occnet.chamfer import nearest_index
 from methods.occnet.conditioned import check_network
@@ -68,8 +68,7 @@ class Pixel2Mesh(TrainedReconstruction):
         super().__init__(network, **kwargs)
         check_network(network, MeshNetwork, "pix2mesh")
         weights = {"chamfer": chamfer, "edge": edge, "normal": normal, "laplacian": laplacian, "move": move}
-        if negative := [name for name, weight in weights.items() if weight < 0]:
-            raise ValueError(f"method.{negative[0]} must not be negative, got {weights[negative[0]]}")
+        check_not_negative("method", **weights)
         check_positive("method", unit=unit)
         self.weights = {name: weight * (1 if name == "normal" else unit**2) for name, weight in weights.items()}
 

@@ -7,6 +7,8 @@ from typing import Any
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
+from datasets.checks import check_not_negative
+
 
 class BestWeights:
     """Best value of a metric so far, the weights that reached it, and the epochs since.
@@ -17,8 +19,7 @@ class BestWeights:
     """
 
     def __init__(self, higher_is_better: bool, patience: int) -> None:
-        if patience < 0:
-            raise ValueError(f"method.patience must not be negative, got {patience}")
+        check_not_negative("method", patience=patience)
         self.higher_is_better, self.patience = higher_is_better, patience
         self.reset()
 

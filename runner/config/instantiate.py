@@ -138,12 +138,12 @@ def _check_optimizer(target: type, node: DictConfig, key: str) -> None:
     import torch
 
     settings: dict[str, Any] = {str(name): node[name] for name in node if name not in HYDRA_KEYS}
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    weights = [torch.nn.Parameter(torch.zeros(1))]
     try:
         if issubclass(target, torch.optim.Optimizer):
-            target(parameters, **settings)
+            target(weights, **settings)
         elif issubclass(target, torch.optim.lr_scheduler.LRScheduler):
-            optimizer = torch.optim.SGD(parameters, momentum=0.9)  # which cyclic schedules ask for
+            optimizer = torch.optim.SGD(weights, momentum=0.9)  # which cyclic schedules ask for
             scheduler = target(optimizer, **settings)
             optimizer.step()
             if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):  # whose step takes a metric

@@ -208,10 +208,10 @@ class OnceForAll(Stage):
         self.space = space or ChainSpace(expands=(3, 4, 6))
         check_positive("stage", min_depth=min_depth, subnets=subnets, macs_share=macs_share, budget=budget)
         check_count("stage", population=population)
+        check_not_negative("stage", distill=distill, bn_recal_batches=bn_recal_batches)
         if min_depth > self.space.blocks:
             raise ValueError(f"min_depth={min_depth} is above the {self.space.blocks} blocks of a stage")
         self.min_depth, self.subnets, self.distill, self.macs_share = min_depth, subnets, distill, macs_share
-        check_not_negative("stage", distill=distill, bn_recal_batches=bn_recal_batches)
         self.budget, self.population, self.bn_recal_batches = budget, population, bn_recal_batches
         self.full_recipe = full_recipe or Recipe(120, 0.03, weight_decay=3e-5)
         self.phase_recipe = phase_recipe or Recipe(60, 0.01, weight_decay=3e-5)
