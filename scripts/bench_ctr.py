@@ -2,13 +2,14 @@
 
     python -m scripts.bench_ctr step [--batch 4096] [--repeats 3] [--rank 128]
     python -m scripts.bench_ctr models [--batch 4096] [--repeats 5]
-    python -m scripts.bench_ctr data FILE [--folder DIR] [--workers 1] [--train]
+    python -m scripts.bench_ctr data FILE [--folder DIR] [--workers 1] [--train] [--fuxictr FOLDER]
 
 step: a training step of OptFeature hybrid at Criteo's sizes (39 fields, d 16, rank 128, perceptron 1024-512-256) in the
 form of batched products, and in the form of the published code, which gathers the vectors of each pair; seconds and
 peak memory, each in a process of its own. models: training steps of IPNN and DeepFM against the same models from the
 layers of FuxiCTR, where that is installed. data: preparation of a file of Criteo's layout, an epoch of the loader and,
-with --train, one of training; `python -m scripts.prepare_ctr generate FILE` writes such a file.
+with --train, one of training; `python -m scripts.prepare_ctr generate FILE` writes such a file. With --fuxictr, then
+also FuxiCTR's preparation and loader of that file, from a folder that it was installed into (scripts/bench_fuxictr.py).
 One thread; contestants take turns; medians are printed.
 """
 
@@ -18,13 +19,14 @@ import argparse
 import importlib.util
 import json
 import logging
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--folder", type=Path)
     sub.add_argument("--workers", type=int, default=1)
     sub.add_argument("--train", action="store_true", help="also train a factorization machine for an epoch")
+    sub.add_argument("--fuxictr", type=Path, help="folder that FuxiCTR was installed into, to compare with")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     {"step": bench_step, "models": bench_models, "data": bench_data}[given.command](given)
@@ -293,6 +296,8 @@ def bench_data(given: argparse.Namespace) -> None:
     from datasets.ctr.prepare import Plan, Split, prepare
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if given.fuxictr and not (given.fuxictr / "fuxictr").is_dir():
+        sys.exit(f"--fuxictr={given.fuxictr}: no FuxiCTR in there; scripts/bench_fuxictr.py says how to install it")
     with tempfile.TemporaryDirectory(dir=given.file.parent) as temporary:
         folder = given.folder or Path(temporary) / "prepared"
         sources = {"all": (given.file,)}
@@ -301,17 +306,43 @@ def bench_data(given: argparse.Namespace) -> None:
         manifest = prepare(plan)
         seconds = time.perf_counter() - started
         rows = sum(part.rows for part in manifest.parts.values())
+        ours = {"prepare": rows / seconds}
         peak = peak_gib(given.workers if given.workers > 1 else 0)
         print(f"prepare: {rows} rows in {seconds:.1f} s, {rows / seconds:.0f} rows/s, peak {peak:.2f} GiB")
         loader = CTRLoader(open_shards(plan.folder, manifest.parts["train"]), 4096, shuffle=True)
         started = time.perf_counter()
         clicks = sum(float(batch.labels.sum()) for batch in loader)
         seconds = time.perf_counter() - started
+        ours["loader"] = loader.rows / seconds
         print(f"loader: {loader.rows} rows in {seconds:.1f} s, {loader.rows / seconds:.0f} rows/s, {clicks:.0f} clicks")
         print(f"{sum(manifest.field_sizes)} ids, peak {peak_gib():.2f} GiB")
         if given.train:
             test = CTRLoader(open_shards(plan.folder, manifest.parts["test"]), 4096)
             train_epoch(manifest.field_sizes, loader, test)
+        if given.fuxictr:
+            compare_with_fuxictr(given.file, given.fuxictr, ours)
+
+
+def compare_with_fuxictr(file: Path, folder: Path, ours: Mapping[str, float]) -> None:
+    """Measure FuxiCTR's preparation and loader on the same file, and print its rows a second and the ratios.
+
+    Args:
+        file: text file of Criteo's layout.
+        folder: folder that FuxiCTR was installed into.
+        ours: rows a second of our "prepare" and "loader".
+    """
+    command = [sys.executable, "-m", "scripts.bench_fuxictr", str(file)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder.resolve()), os.getcwd()])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(f"FuxiCTR: ended with code {done.returncode}: {done.stderr[-500:]}")
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    for name, rate in ours.items():
+        seconds = theirs[f"{name}_seconds"]
+        other = theirs["rows"] / seconds
+        print(f"{name}, FuxiCTR: {theirs['rows']} rows in {seconds:.1f} s, {other:.0f} rows/s")
+        print(f"{name}: ours / FuxiCTR = {rate / other:.1f}")
+    print(f"FuxiCTR: {theirs['ids']} ids")
 
 
 def train_epoch(field_sizes: Sequence[int], train: Iterable[CTRBatch], test: Iterable[CTRBatch]) -> None:

@@ -42,6 +42,8 @@ def test_generated_file_is_prepared_checked_and_read(tmp_path, capsys):
     assert "missing or changed" in capsys.readouterr().err
     bench_ctr.main(["data", str(folder / "train.txt"), "--train"])
     assert "test AUC" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no FuxiCTR in there"):
+        bench_ctr.main(["data", str(folder / "train.txt"), "--fuxictr", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
