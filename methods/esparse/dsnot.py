@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.checks import check_not_negative, check_positive
+from datasets.checks import check_not_negative
 from methods.esparse.input_statistics import InputStatistics, RequiredStatistics
 from methods.esparse.patterns import NM, Pattern
 
@@ -40,7 +40,7 @@ class DSnoT:
     the error in the mean; many relative to the columns (`max_cycles` of a row) raise it again.
 
     Args:
-        max_cycles: largest number of swaps of a row (`max_cycle_time`).
+        max_cycles: largest number of swaps of a row (`max_cycle_time`); with 0 the first mask stays as it is.
         threshold: error of a row below which it stops (`update_threshold`).
         variance_power: exponent of the variance (`pow_of_var_regrowing`).
         skip: parts of names whose layers keep their first mask (`skip_layer`, `skip_sub_layer`): "mlp" skips mlp.fc1.
@@ -55,8 +55,7 @@ class DSnoT:
     def __init__(
         self, max_cycles: int = 50, threshold: float = 0.1, variance_power: float = 1.0, skip: Sequence[str] = ()
     ) -> None:
-        check_positive("method.weight_update", max_cycles=max_cycles)
-        check_not_negative("method.weight_update", threshold=threshold)
+        check_not_negative("method.weight_update", max_cycles=max_cycles, threshold=threshold)
         self.max_cycles, self.threshold, self.variance_power = max_cycles, threshold, variance_power
         self.skip = tuple(skip)
 

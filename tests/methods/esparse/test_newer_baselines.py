@@ -112,6 +112,7 @@ def test_dsnot_swaps_as_its_procedure_row_by_row(group):
     expected = dsnot_by_hand(weight.numpy(), mask.numpy(), *arrays, 10, 0.1, group)
     assert np.array_equal(found.numpy(), expected)
     assert not torch.equal(found, mask)
+    assert torch.equal(DSnoT(max_cycles=0).refine(weight, mask, moments, group), mask)
     assert torch.equal(found.sum(1), mask.sum(1))
     before, after = (((weight * total) * ~m).sum(1).abs() for m in (mask, found))
     assert after.mean() < before.mean()
