@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import hydra.utils
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from runner.errors import UserError
 
@@ -26,6 +26,8 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "str": ((str,), "text"),
     "None": ((type(None),), "null"),
 }
+LIST = re.compile(r"(?:Sequence|Iterable|list|tuple)\[(.+)\]")
+MAPPING = re.compile(r"(?:Mapping|dict)\[str, (.+)\]")
 
 
 def instantiate(cfg: DictConfig, group: str, **more: Any) -> Any:
@@ -70,8 +72,8 @@ def not_taken(key: str, target: str, accepted: Iterable[str]) -> UserError:
 def check_node(node: Any, key: str) -> None:
     """Check the keys and values of a node, and of the nodes in it, against the signatures of their targets.
 
-    Values are checked where the annotation is one of `KINDS`, a Literal or a union of these, and where it is an object,
-    a function, or a mapping or list of them, in whose place no plain value may stand.
+    Values are checked where the annotation is one of `KINDS`, a Literal, a list or mapping of these, or a union, and
+    where it is an object, a function, or a mapping or list of them, in whose place no plain value may stand.
 
     Raises:
         UserError: a key is no argument of its target; a value has another type, is none of a Literal's choices, or
@@ -110,8 +112,6 @@ def _check_object(value: Any, hint: Any, key: str) -> None:
     if isinstance(value, bool | int | float | str):
         if members and all(map(_is_object, members)):
             raise UserError(f"{key} must be a node with a _target_, got {value}")
-        if members and all(get_origin(member) in (dict, Mapping) for member in members):
-            raise UserError(f"{key} must be a mapping, got {value}")
     elif isinstance(value, DictConfig) and "_target_" not in value and members and all(map(_is_object, members)):
         keys = ", ".join(map(str, value)) or "no keys"
         raise UserError(f"{key} must be a node with a _target_, it has {keys}; without it: ~{key} on the command line")
@@ -156,19 +156,48 @@ def _check_optimizer(target: type, node: DictConfig, key: str) -> None:
 
 
 def _check_value(value: Any, annotation: Any, key: str) -> None:
+    """Raise UserError if a value, or one in its list or mapping, is not of the annotation's kind."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     if choices := re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", text):
         options = [option.strip().strip("'\"") for option in choices[1].split(",")]
         if str(value) not in options:
             raise UserError(f"{key} must be one of {', '.join(options)}, got {value}")
         return
-    kinds = re.split(r"\s*\|\s*", text)
-    if not set(kinds) <= set(KINDS):
+    kinds = re.split(r"\s*\|\s*(?![^\[]*\])", text)
+    lists = [found[1] for kind in kinds if (found := LIST.fullmatch(kind))]
+    mappings = [found[1] for kind in kinds if (found := MAPPING.fullmatch(kind))]
+    if lists and isinstance(value, list | tuple | ListConfig):
+        if len(lists) == 1:
+            _check_items(value, lists[0], key)
+        return
+    if mappings and isinstance(value, dict | DictConfig):
+        for name, item in value.items() if len(mappings) == 1 else ():
+            _check_value(item, mappings[0], f"{key}.{name!s}")
+        return
+    plain = [kind for kind in kinds if kind in KINDS]
+    if len(plain) + len(lists) + len(mappings) < len(kinds) or (isinstance(value, DictConfig) and "_target_" in value):
         return
     is_bool = isinstance(value, bool) and "bool" not in kinds  # which is an int to Python
-    if is_bool or not isinstance(value, tuple(cls for kind in kinds for cls in KINDS[kind][0])):
-        expected = " or ".join(KINDS[kind][1] for kind in kinds)
-        raise UserError(f"{key} must be {expected}, got {value}")
+    if is_bool or not isinstance(value, tuple(cls for kind in plain for cls in KINDS[kind][0])):
+        words = ["a list"] * bool(lists) + ["a mapping"] * bool(mappings) + [KINDS[kind][1] for kind in plain]
+        raise UserError(f"{key} must be {' or '.join(words)}, got {value}")
+
+
+def _check_items(values: Sequence[Any], kinds: str, key: str) -> None:
+    """Raise UserError if a list has another length than its annotation, or a value of another kind.
+
+    Args:
+        values: the list.
+        kinds: text between the brackets of the annotation: `int`, `int, ...` or, for a pair, `int, int`.
+        key: full key, for messages.
+    """
+    of = re.split(r",\s*(?![^\[]*\])", kinds)
+    if len(of) == 1 or of[-1] == "...":
+        of = of[:1] * len(values)
+    if len(values) != len(of):
+        raise UserError(f"{key} must have {len(of)} values, got {values}")
+    for i, (item, kind) in enumerate(zip(values, of, strict=True)):
+        _check_value(item, kind, f"{key}[{i}]")
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:

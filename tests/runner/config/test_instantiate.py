@@ -93,6 +93,49 @@ def test_values_of_another_kind(keys, said):
         instantiate(OmegaConf.create({"method": node}), "method")
 
 
+class Listed:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        betas: tuple[float, float] = (0.9, 0.999),
+        steps: tuple[int, ...] = (),
+        columns: str | Sequence[str | None] | None = None,
+        counts: Mapping[str, int] | None = None,
+        nested: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.widths = widths
+
+
+LISTED = {"_target_": f"{__name__}.Listed"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"widths": 8}, "method.widths must be a list, got 8"),
+        ({"widths": "abc"}, "method.widths must be a list, got abc"),
+        ({"widths": [8, 8.5]}, r"method.widths\[1\] must be a whole number, got 8.5"),
+        ({"widths": [], "betas": [0.9]}, "method.betas must have 2 values, got"),
+        ({"widths": [], "betas": [0.9, "a"]}, r"method.betas\[1\] must be a number, got a"),
+        ({"widths": [], "steps": [1, "b"]}, r"method.steps\[1\] must be a whole number, got b"),
+        ({"widths": [], "columns": 3}, "method.columns must be a list or text or null, got 3"),
+        ({"widths": [], "columns": ["a", 3]}, r"method.columns\[1\] must be text or null, got 3"),
+        ({"widths": [], "counts": [3]}, "method.counts must be a mapping or null, got"),
+        ({"widths": [], "counts": {"c1": "many"}}, "method.counts.c1 must be a whole number, got many"),
+        ({"widths": [], "nested": [[1], [2, None]]}, r"method.nested\[1\]\[1\] must be a whole number, got None"),
+    ],
+)
+def test_lists_and_mappings_of_another_kind(keys, said):
+    with pytest.raises(UserError, match=said):
+        instantiate(OmegaConf.create({"method": LISTED | keys}), "method")
+
+
+@pytest.mark.parametrize("columns", ["a", ["a", None], None])
+def test_lists_and_mappings_of_the_right_kind(columns):
+    keys = {"widths": [1], "betas": [0, 1.5], "steps": [1, 2, 3], "columns": columns, "counts": {"a": 1}}
+    assert instantiate(OmegaConf.create({"method": LISTED | keys | {"nested": [[1]]}}), "method").widths == [1]
+
+
 def test_values_of_the_right_kind():
     node = {"_target_": f"{__name__}.Typed", "width": 1, "rate": 2, "name": None, "flag": True}
     assert instantiate(OmegaConf.create({"method": node}), "method").width == 1
@@ -131,7 +174,7 @@ def test_a_plain_value_in_the_place_of_an_object(keys):
 
 def test_a_plain_value_in_the_place_of_a_mapping():
     node = {"_target_": f"{__name__}.Composed", "options": "a"}
-    with pytest.raises(UserError, match=r"method\.options must be a mapping, got a"):
+    with pytest.raises(UserError, match=r"method\.options must be a mapping or null, got a"):
         instantiate(OmegaConf.create({"method": node}), "method")
 
 
