@@ -6,19 +6,28 @@ Every function raises ValueError with a message that names the config key and th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 MAX_SEED = 2**32 - 1  # largest seed of numpy's RandomState
 
 
+def _number(owner: str, name: str, value: Any) -> float:
+    """Return a value, or raise ValueError if it is no number."""
+    if not isinstance(value, Real):
+        raise ValueError(f"{owner}.{name} must be a number, got {value!r}")
+    return float(value)
+
+
 def check_positive(owner: str, **values: float | None) -> None:
-    """Raise ValueError if a value is zero or negative.
+    """Raise ValueError if a value is zero, negative or no number.
 
     Args:
         owner: config group of the values, such as "dataset" or "method"; it stands before the name in the message.
         **values: numbers by argument name. None stands for "not set" and passes.
     """
     for name, value in values.items():
-        if value is not None and not value > 0:
+        if value is not None and not _number(owner, name, value) > 0:
             raise ValueError(f"{owner}.{name} must be positive, got {value}")
 
 
@@ -49,14 +58,14 @@ def check_widths(owner: str, **widths: Sequence[int]) -> None:
 
 
 def check_not_negative(owner: str, **values: float | None) -> None:
-    """Raise ValueError if a value is negative.
+    """Raise ValueError if a value is negative or no number.
 
     Args:
         owner: config group of the values, as in `check_positive`.
         **values: numbers by argument name. None stands for "not set" and passes.
     """
     for name, value in values.items():
-        if value is not None and not value >= 0:
+        if value is not None and not _number(owner, name, value) >= 0:
             raise ValueError(f"{owner}.{name} must not be negative, got {value}")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
-from datasets.checks import check_choice, check_not_negative, check_positive
+from datasets.checks import check_choice, check_fraction, check_not_negative, check_positive
 from datasets.faces.physiology import LATENT_FS, Physiology, coloured_noise, draw_physiology
 
 ROW_WEIGHTS = (0.6, 1.6)  # breathing moves the forehead less than the shoulders
@@ -92,23 +93,26 @@ class SceneSettings:
 
     def check(self) -> None:
         """Raise ValueError if a setting is out of range."""
-        check_positive("dataset", seconds=self.seconds, grid=self.grid, fps=self.fps)
+        check_positive("dataset.scene", seconds=self.seconds, grid=self.grid, fps=self.fps)
         check_not_negative(
-            "dataset",
+            "dataset.scene",
             level=self.level,
             amplitude=self.amplitude,
             flicker=self.flicker,
-            dropped=self.dropped,
             mains_depth=self.mains_depth,
+            jitter=self.jitter,
+            drift=self.drift,
         )
-        check_choice("dataset.mains", self.mains, (None, 50, 60))
+        check_fraction("dataset.scene", dropped=self.dropped)
+        check_choice("dataset.scene.mains", self.mains, (None, 50, 60))
         if self.fps is not None and self.fps < 15:
-            raise ValueError(f"dataset.fps must be at least 15, got {self.fps}")
-        for name, (low, high) in {"heart_range": self.heart_range, "resp_range": self.resp_range}.items():
-            if not 0 < low <= high:
-                raise ValueError(f"dataset.{name} must be two rising positive numbers, got [{low}, {high}]")
+            raise ValueError(f"dataset.scene.fps must be at least 15, got {self.fps}")
+        for name, ends in {"heart_range": self.heart_range, "resp_range": self.resp_range}.items():
+            numbers = isinstance(ends, tuple) and len(ends) == 2 and all(isinstance(end, Real) for end in ends)
+            if not (numbers and 0 < ends[0] <= ends[1]):
+                raise ValueError(f"dataset.scene.{name} must be two rising positive numbers, got {ends}")
         if self.resp_range[1] >= self.heart_range[0] / 2:
-            raise ValueError("dataset.resp_range must stay below half of dataset.heart_range")
+            raise ValueError("dataset.scene.resp_range must stay below half of dataset.scene.heart_range")
 
 
 @dataclass

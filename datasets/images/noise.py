@@ -187,6 +187,8 @@ CONFUSIONS = NoiseKind("asymmetric, in a set with a confusion map", _confused_cl
 def check_noise(kind: str, rate: float) -> None:
     """Raise ValueError, which names the key, if the kind is unknown or the rate lies outside [0, 1]."""
     check_choice("dataset.noise.kind", kind, tuple(KINDS))
+    if rate is None:
+        raise ValueError("dataset.noise.rate is null; without label noise: dataset.noise=null")
     check_fraction("dataset.noise", rate=rate)
 
 

@@ -131,7 +131,11 @@ def make_norm(name: str, channels: int, **kwargs: Any) -> nn.Module:
         kwargs: arguments of the norm.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or the norm does not take the arguments.
     """
     check_choice("model.norm", name, tuple(NORMS))
-    return NORMS[name](channels, **kwargs)
+    try:
+        return NORMS[name](channels, **kwargs)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value}" for key, value in kwargs.items())
+        raise ValueError(f"model.norm_kwargs: the norm {name} does not take {given}: {error}") from error

@@ -25,6 +25,8 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
     "str": ((str,), "text"),
     "None": ((type(None),), "null"),
+    "list": ((list, ListConfig), "a list"),
+    "dict": ((dict, DictConfig), "a mapping"),
 }
 LIST = re.compile(r"(?:Sequence|Iterable|list|tuple)\[(.+)\]")
 MAPPING = re.compile(r"(?:Mapping|dict)\[str, (.+)\]")

@@ -28,6 +28,13 @@ def test_other_numbers_are_named(value):
         check_positive("dataset", batch_size=value)
 
 
+@pytest.mark.parametrize("value", ["2", (1, 2)])
+@pytest.mark.parametrize("check", [check_positive, check_not_negative])
+def test_values_that_are_no_numbers_are_named(check, value):
+    with pytest.raises(ValueError, match=r"dataset\.lr must be a number, got "):
+        check("dataset", lr=value)
+
+
 @pytest.mark.parametrize("value", [1.0, 1.5, True, "2"])
 def test_counts_are_whole_numbers(value):
     check_count("dataset", samples=1, limit=None)

@@ -202,11 +202,29 @@ def test_darker_skin_gives_a_weaker_signal_and_less_light():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seconds": 0}, {"level": -1}, {"fps": 10.0}, {"mains": 40}, {"heart_range": (90, 50)}]
+    "wrong",
+    [
+        {"seconds": 0},
+        {"level": -1},
+        {"level": "hard"},
+        {"jitter": -0.1},
+        {"dropped": 1.5},
+        {"fps": 10.0},
+        {"mains": 40},
+        {"heart_range": [90, 50]},
+        {"heart_range": [90]},
+        {"resp_range": ["a", 50]},
+        {"resp_range": 12.0},
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"dataset.{next(iter(wrong))}"):
-        SceneSettings(**wrong).check()
+    with pytest.raises(ValueError, match=rf"dataset\.scene\.{next(iter(wrong))}"):
+        SyntheticFaces(scene=wrong)
+
+
+def test_levels_of_the_test_sessions_are_not_negative():
+    with pytest.raises(ValueError, match=r"dataset\.test_levels\[1\] must not be negative, got -1"):
+        SyntheticFaces(test_levels=[0, -1])
 
 
 def test_codec_noise_has_its_size_and_memory():

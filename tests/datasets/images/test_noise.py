@@ -184,6 +184,7 @@ def test_another_seed_gives_other_labels(kind):
         ({"rate": -0.1}, r"dataset\.noise\.rate"),
         ({"rate": float("nan")}, r"dataset\.noise\.rate"),
         ({"rate": "0.2"}, r"dataset\.noise\.rate"),
+        ({"rate": None}, r"dataset\.noise\.rate is null"),
         ({"num_classes": 1}, r"kind=symmetric needs 2 classes or more, this set has 1"),
         ({"kind": "flip2", "num_classes": 2}, r"kind=flip2 needs 3 classes"),
         (

@@ -194,6 +194,12 @@ def test_an_unknown_norm_is_named_with_the_known_ones():
     assert all(name in str(error.value) for name in NORMS)
 
 
+@pytest.mark.parametrize("name", ["graph", "batch", "none"])
+def test_an_argument_that_the_norm_does_not_take_is_named(name):
+    with pytest.raises(ValueError, match=rf"model\.norm_kwargs: the norm {name} does not take foo=3"):
+        make_norm(name, 4, foo=3)
+
+
 @pytest.mark.parametrize("eps", [1e-2, 1.0])
 def test_gradients_of_graph_norm(graphs, eps):
     generator = torch.Generator().manual_seed(3)
