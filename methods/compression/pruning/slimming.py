@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from methods.compression.pruning.channels import Unit, find_units, keep_channels
 from methods.compression.pruning.filter_pruning import FilterPruning
 from methods.compression.stage import Context
 from methods.compression.training import Recipe
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -93,6 +96,15 @@ class NetworkSlimming(FilterPruning):
         units: list[Unit] = find_units(network)
         scales = [unit.norms[0].weight.detach().abs() for unit in units]
         context.numbers["small_scales"] = float((torch.cat(scales) < 0.01).float().mean())
-        for unit, kept in zip(units, slimmed_channels(scales, self.ratio, self.min_channels), strict=True):
+        channels = slimmed_channels(scales, self.ratio, self.min_channels)
+        if emptied := [unit.name for unit, kept in zip(units, channels, strict=True) if len(kept) <= self.min_channels]:
+            log.warning(
+                "%s: the global threshold leaves min_channels=%d in %s; a larger penalty or longer sparse training "
+                "tells the scales of a layer apart",
+                context.label,
+                self.min_channels,
+                ", ".join(emptied),
+            )
+        for unit, kept in zip(units, channels, strict=True):
             keep_channels(unit, kept)
         return self.finish(network, context)

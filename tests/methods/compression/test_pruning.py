@@ -274,6 +274,15 @@ def test_slimming_makes_a_smaller_network():
         NetworkSlimming().check(LeNet5Caffe(**dims(10, 1, 28)), None)
 
 
+def test_slimming_tells_which_layers_its_threshold_empties(caplog):
+    network = dense()
+    nn.init.constant_(network.layers[1].weight, 0.1)
+    nn.init.constant_(network.layers[4].weight, 0.9)
+    slimmed = NetworkSlimming(1 / 3, sparse_recipe=NONE, recipe=NONE)(network, context())
+    assert [slimmed.layers[0].out_channels, slimmed.layers[3].out_channels] == [1, 16]
+    assert "leaves min_channels=1 in layers.0;" in caplog.text
+
+
 def test_depgraph_reaches_its_target():
     pytest.importorskip("torch_pruning")
     torch.manual_seed(0)
