@@ -25,6 +25,7 @@ from methods.attacks import PGD
 from methods.memory_format import preferred_memory_format, to_memory_format
 from runner.config.address import Run
 from runner.config.instantiate import instantiate
+from scripts.arguments import not_negative, positive
 
 EPS, STEP_SIZE = 8 / 255, 2 / 255
 DIMS = {"in_channels": 3, "num_classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -155,10 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark with the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18", help="image classifier of conf/model")
-    parser.add_argument("--batch", type=int, default=64, help="images in a batch")
-    parser.add_argument("--steps", type=int, default=10, help="steps of the attack")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--batch", type=positive, default=64, help="images in a batch")
+    parser.add_argument("--steps", type=positive, default=10, help="steps of the attack")
+    parser.add_argument("--repeats", type=positive, default=3, help="rounds")
+    parser.add_argument("--threads", type=not_negative, default=0, help="0: all cores")
     parser.add_argument("--bf16", action="store_true", help="also in bfloat16 autocast")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads or os.cpu_count() or 1)

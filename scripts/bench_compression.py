@@ -26,6 +26,7 @@ from methods.compression.latency import speedup, summarize, time_in_turns
 from methods.compression.layers import replace_layer, selected_layers
 from methods.compression.lowrank.tucker import tucker_conv
 from methods.compression.macs import count_macs
+from scripts.arguments import positive
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sub = commands.add_parser("latency")
-    sub.add_argument("--batch", type=int, default=1)
-    sub.add_argument("--repeats", type=int, default=15)
-    sub.add_argument("--width", type=int, default=16, help="channels of the first stage")
+    sub.add_argument("--batch", type=positive, default=1)
+    sub.add_argument("--repeats", type=positive, default=15)
+    sub.add_argument("--width", type=positive, default=16, help="channels of the first stage")
     sub.add_argument("--no-int8", action="store_true", help="leave out what must be compiled")
     sub = commands.add_parser("coding")
-    sub.add_argument("--numbers", type=int, default=2_000_000)
+    sub.add_argument("--numbers", type=positive, default=2_000_000)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     {"latency": bench_latency, "coding": bench_coding}[given.command](given)

@@ -42,6 +42,7 @@ from methods.optfeature.network import CTRNetwork
 from methods.optfeature.pairs import pair_indices
 from methods.optfeature.pnn import IPNN
 from methods.optfeature.selection.optfeature import HybridSelection, SymmetricFactors
+from scripts.arguments import positive
 
 FIELDS, VALUES = 39, 2000  # values of each field; tables of Criteo's size would only add the same work to both sides
 
@@ -52,15 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for command, repeats in (("step", 3), ("models", 5)):
         sub = commands.add_parser(command)
-        sub.add_argument("--batch", type=int, default=4096)
-        sub.add_argument("--repeats", type=int, default=repeats)
+        sub.add_argument("--batch", type=positive, default=4096)
+        sub.add_argument("--repeats", type=positive, default=repeats)
         if command == "step":
-            sub.add_argument("--rank", type=int, default=128)
+            sub.add_argument("--rank", type=positive, default=128)
             sub.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
     sub = commands.add_parser("data")
     sub.add_argument("file", type=Path)
     sub.add_argument("--folder", type=Path)
-    sub.add_argument("--workers", type=int, default=1)
+    sub.add_argument("--workers", type=positive, default=1)
     sub.add_argument("--train", action="store_true", help="also train a factorization machine for an epoch")
     sub.add_argument("--fuxictr", type=Path, help="folder that FuxiCTR was installed into, to compare with")
     given = parser.parse_args(arguments)
@@ -296,6 +297,8 @@ def bench_data(given: argparse.Namespace) -> None:
     from datasets.ctr.prepare import Plan, Split, prepare
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not given.file.is_file():
+        sys.exit(f"there is no {given.file}; python -m scripts.prepare_ctr generate {given.file} writes one")
     if given.fuxictr and not (given.fuxictr / "fuxictr").is_dir():
         sys.exit(f"--fuxictr={given.fuxictr}: no FuxiCTR in there; scripts/bench_fuxictr.py says how to install it")
     with tempfile.TemporaryDirectory(dir=given.file.parent) as temporary:

@@ -27,6 +27,7 @@ from methods.esparse.patterns import NM
 from methods.esparse.pruning import Recipe, prune, time_shares
 from methods.esparse.scores import ESparse, Wanda
 from runner.config.address import Run
+from scripts.arguments import not_negative, positive
 
 N, M, SWEEPS = 2, 4, 8
 ROUNDS = 2  # of linear sum assignment
@@ -124,20 +125,15 @@ def compare_runs(model: str, samples: int, length: int, repeats: int) -> None:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=576)
-    parser.add_argument("--columns", type=int, default=256)
-    parser.add_argument("--sweeps", type=int, default=SWEEPS)
+    parser.add_argument("--rows", type=positive, default=576)
+    parser.add_argument("--columns", type=positive, default=256)
+    parser.add_argument("--sweeps", type=positive, default=SWEEPS)
     parser.add_argument("--model", default="smollm2_135m")
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each method in (b); 0 leaves (b) out")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--samples", type=positive, default=16)
+    parser.add_argument("--length", type=positive, default=256)
+    parser.add_argument("--repeats", type=not_negative, default=2, help="runs of each method in (b); 0 leaves (b) out")
+    parser.add_argument("--threads", type=positive, default=1)
     parsed = parser.parse_args(arguments)
-    for name in ("rows", "columns", "sweeps", "samples", "length", "threads"):
-        if getattr(parsed, name) < 1:
-            parser.error(f"--{name} must be positive")
-    if parsed.repeats < 0:
-        parser.error("--repeats must not be negative")
     if parsed.columns % M:
         parser.error(f"--columns must be a multiple of {M}")
     return parsed

@@ -30,6 +30,7 @@ from methods.esvae.lif import LIF, kernels_for, lif
 from methods.esvae.lif_eager import EAGER, Dynamics
 from methods.esvae.networks import ESVAE
 from methods.esvae.sampling import bernoulli_spikes
+from scripts.arguments import positive
 from tests.methods.esvae import official
 
 Step = Callable[[], Tensor]
@@ -167,10 +168,10 @@ def _largest_memory() -> int:
 def main() -> None:
     """Run the benchmark of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=positive, default=16)
+    parser.add_argument("--steps", type=positive, default=16)
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

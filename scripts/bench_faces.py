@@ -33,6 +33,7 @@ from methods.calibrationphys.module import CalibrationPhys
 from methods.calibrationphys.networks import CameraPhysNet2D
 from methods.calibrationphys.predictor import formula_predictor, measure, module_predictor
 from methods.calibrationphys.supervised import Supervised
+from scripts.arguments import positive, positive_number
 
 SIZE = (480, 640)  # of the drawn video
 
@@ -149,14 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, run in (("frontend", bench_frontend), ("training", bench_training), ("inference", bench_inference)):
         sub = commands.add_parser(name)
         sub.set_defaults(run=run)
-        sub.add_argument("--repeats", type=int, default=3)
+        sub.add_argument("--repeats", type=positive, default=3)
         if name == "frontend":
             sub.add_argument("--video", type=Path)
-            sub.add_argument("--seconds", type=float, default=8.0, help="of the video that is drawn without --video")
+            sub.add_argument("--seconds", type=positive_number, default=8.0, help="of the video drawn without --video")
         else:
-            sub.add_argument("--width", type=int, default=64)
+            sub.add_argument("--width", type=positive, default=64)
         if name == "training":
-            sub.add_argument("--batch", type=int, default=4)
+            sub.add_argument("--batch", type=positive, default=4)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     given.run(given)

@@ -46,6 +46,7 @@ from methods.famus.mw_net import WeightNet
 from methods.famus.sample_weights import normalized_weights
 from runner.config.address import Run
 from runner.config.instantiate import instantiate
+from scripts.arguments import not_negative, positive, positive_number
 
 DIMS: dict[str, Any] = {"in_channels": 3, "num_classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -156,14 +157,6 @@ class Benchmark:
         return VirtualStep(LR, gates, self.gates.ungated, alignment_weight=0.1)
 
 
-def positive(text: str) -> int:
-    """Parse a positive whole number of the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
-    return value
-
-
 def now() -> float:
     """Return the time in seconds; the processor time with one thread on a CPU."""
     if DEVICE.type == "cuda":
@@ -231,11 +224,11 @@ def main() -> None:
         default=["preact_resnet18_stem", "wrn16_2"],
         help="models of conf/, or wrn<depth>_<widening>",
     )
-    parser.add_argument("--batch", type=int, default=16, help="number of training images, and of clean images")
+    parser.add_argument("--batch", type=positive, default=16, help="number of training images, and of clean images")
     parser.add_argument("--rounds", type=positive, default=3, help="number of timed rounds")
-    parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: all cores")
-    parser.add_argument("--eligible", type=int, default=15, help="number of last tensors that FaMUS may open; 0: all")
-    parser.add_argument("--budget", type=float, default=4, help="number of gates that should be open")
+    parser.add_argument("--threads", type=not_negative, default=0, help="number of threads; 0: all cores")
+    parser.add_argument("--eligible", type=not_negative, default=15, help="last tensors that FaMUS may open; 0: all")
+    parser.add_argument("--budget", type=positive_number, default=4, help="number of gates that should be open")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads or os.cpu_count() or 1)

@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.arguments import positive
+
 FIELDS = [f"I{i}" for i in range(1, 14)] + [f"C{i}" for i in range(1, 27)]
 
 
@@ -26,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--batch", type=int, default=4096, help="rows of a batch")
-    parser.add_argument("--min-count", type=int, default=2, help="rows that a value must occur in to get an id")
+    parser.add_argument("--batch", type=positive, default=4096, help="rows of a batch")
+    parser.add_argument("--min-count", type=positive, default=2, help="rows that a value must occur in to get an id")
     given = parser.parse_args(arguments)
     try:
         import ray

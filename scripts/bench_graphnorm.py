@@ -35,6 +35,7 @@ from datasets.graphs.store import GraphLoader, GraphStore
 from methods.graphnorm.networks import GIN
 from runner.config.address import Run
 from runner.execution.trainer import make_trainer, run_log
+from scripts.arguments import positive
 
 BATCH_SIZE, HIDDEN, LAYERS = 128, 64, 4
 PARTS = ("loading", "forward", "backward+step", "all", "all, processor")
@@ -220,9 +221,9 @@ def main() -> None:
     has_proteins = Path(os.environ.get("RUNNER_DATA", "data"), "TUDataset", "PROTEINS").exists()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", default="PROTEINS" if has_proteins else "atlas")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=5, help="of each fit of (b)")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--epochs", type=positive, default=5, help="of each fit of (b)")
+    parser.add_argument("--threads", type=positive, default=1)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)

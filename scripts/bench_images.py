@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.images.augment import Augment
 from datasets.images.loader import ImageLoader, ImageSet
+from scripts.arguments import positive
 
 CROP = 4
 WORKERS = (0, 2)
@@ -61,10 +62,10 @@ def seconds(loader: Iterable) -> float:
 def main() -> None:
     """Time all loaders and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--images", type=positive, default=50_000)
+    parser.add_argument("--batch-size", type=positive, default=128)
+    parser.add_argument("--threads", type=positive, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 

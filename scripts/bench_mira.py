@@ -33,6 +33,7 @@ from methods.mira.attack_data import AttackData
 from methods.mira.inversion import Inversion
 from methods.mira.losses import l2_norm, total_variation
 from runner.config.address import Run
+from scripts.arguments import positive
 
 ATTACKS = (
     *("mira", "mira/basic", "mira/pruning", "mira/fine_pruning", "mira/ftll", "mira/ftal", "mira/rtll", "mira/rtal"),
@@ -139,12 +140,12 @@ def main() -> None:
     """Print steps of one class per second and the ratio, for one class and for several classes in a batch."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="lenet5", choices=("lenet5", "smallcnn", "resnet18"))
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--per-class", type=int, default=250)
-    parser.add_argument("--classes-per-batch", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=positive, default=20)
+    parser.add_argument("--per-class", type=positive, default=250)
+    parser.add_argument("--classes-per-batch", type=positive, nargs="+", default=[1, 5])
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--attacks", help="attacks to measure instead, separated by commas, or all")
-    parser.add_argument("--images", type=int, default=999)
+    parser.add_argument("--images", type=positive, default=999)
     arguments = parser.parse_args()
     if arguments.attacks:
         bench_attacks(ATTACKS if arguments.attacks == "all" else arguments.attacks.split(","), arguments.images)

@@ -38,6 +38,7 @@ from methods.occnet.metrics import iou, nearest_brute_force, nearest_tree
 from methods.occnet.mise import Grid, dense_grid, mise
 from methods.occnet.module import OccupancyNetworks, negative_elbo
 from methods.occnet.occupancy_network import OccupancyNetwork
+from scripts.arguments import not_negative, positive
 
 POINTS, INPUT_POINTS, NOISE = 100_000, 300, 0.005
 SIZES = ((16, 2048), (8, 512))  # shapes per batch, points per shape; the second is that of the experiments for a CPU
@@ -238,11 +239,11 @@ def bench_neighbours(repeats: int) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="turns (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
-    parser.add_argument("--resolutions", type=int, nargs="+", default=[64, 128], help="of meshes (default 64 128)")
-    parser.add_argument("--shapes", type=int, default=32, help="training shapes (default 32)")
-    parser.add_argument("--fit", type=int, default=200, help="training steps before meshes are timed (default 200)")
+    parser.add_argument("--repeats", type=positive, default=3, help="turns (default 3)")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of torch (default 1)")
+    parser.add_argument("--resolutions", type=positive, nargs="+", default=[64, 128], help="of meshes (default 64 128)")
+    parser.add_argument("--shapes", type=positive, default=32, help="training shapes (default 32)")
+    parser.add_argument("--fit", type=not_negative, default=200, help="training steps before the timing (default 200)")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 too; very slow on CPUs without it")
     return parser
 
@@ -280,10 +281,7 @@ def describe_fit(steps: int, score: float, solid_box: float) -> str:
 
 def main() -> None:
     """Run all benchmarks."""
-    parser = make_parser()
-    options = parser.parse_args()
-    if min(options.repeats, options.threads, options.shapes) < 1 or options.fit < 0:
-        parser.error("--repeats, --threads and --shapes must be positive, --fit not negative")
+    options = make_parser().parse_args()
     torch.set_num_threads(options.threads)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{options.threads} thread(s), {os.cpu_count()} cores with load {load}, {options.repeats} repeats in turn")

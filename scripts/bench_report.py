@@ -19,6 +19,7 @@ from pathlib import Path
 from runner.config.address import Run
 from runner.execution import record
 from runner.results.experiment_runs import runs_of
+from scripts.arguments import positive
 from scripts.report.__main__ import main as write_report
 from scripts.report.collect import collect
 
@@ -61,8 +62,8 @@ def write_results(runs: list[tuple[Run, str]], epochs: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000, help="number of runs")
-    parser.add_argument("--epochs", type=int, default=100, help="epochs of each run")
+    parser.add_argument("--runs", type=positive, default=1000, help="number of runs")
+    parser.add_argument("--epochs", type=positive, default=100, help="epochs of each run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder)

@@ -34,6 +34,7 @@ from methods.esparse.sparse_gemm import (
     usable_backends,
 )
 from runner.config.compose import compose
+from scripts.arguments import positive, positive_number
 
 MODELS = ["7b", "13b", "30b", "65b"]
 
@@ -111,17 +112,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--tokens", nargs="+", type=int, default=[1, 8, 16, 64, 256, 1024, 4096, 16384])
+    parser.add_argument("--tokens", nargs="+", type=positive, default=[1, 8, 16, 64, 256, 1024, 4096, 16384])
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--backends", nargs="+", choices=KERNELS, default=list(KERNELS))
-    parser.add_argument("--seconds", type=float, default=0.2, help="duration of each measurement")
+    parser.add_argument("--seconds", type=positive_number, default=0.2, help="duration of each measurement")
     parser.add_argument("--graphs", action="store_true", help="replay CUDA graphs, which leaves out the launch")
-    parsed = parser.parse_args(arguments)
-    if min(parsed.tokens) < 1:
-        parser.error("--tokens must be positive")
-    if parsed.seconds <= 0:
-        parser.error("--seconds must be positive")
-    return parsed
+    return parser.parse_args(arguments)
 
 
 @torch.inference_mode()

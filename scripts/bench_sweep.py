@@ -22,6 +22,7 @@ from runner.files import write_json
 from runner.sweeps.launchers.task import Task
 from runner.sweeps.run_status import run_statuses
 from runner.sweeps.sweep import plan
+from scripts.arguments import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = {
@@ -44,7 +45,7 @@ def write_results(tasks: Sequence[Task]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000, help="number of runs, a multiple of ten")
+    parser.add_argument("--runs", type=positive, default=1000, help="number of runs, a multiple of ten")
     count = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as outputs:
         common = ["experiment=graphnorm/table1", "dataset=mutag", "method=graphnorm", f"paths.outputs={outputs}"]

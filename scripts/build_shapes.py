@@ -31,6 +31,7 @@ from datasets.shapes.meshes import MeshSource, folder_sources
 from datasets.shapes.psb import psb_sources, psb_split
 from datasets.shapes.render import UP_AXES
 from runner.errors import exit_interrupted
+from scripts.arguments import not_negative, positive
 
 
 def split_by_share(sources: Sequence[MeshSource], val: float, test: float) -> Mapping[str, Sequence[MeshSource]]:
@@ -63,17 +64,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("meshes", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--points", type=int, default=100_000, help="points in the volume, and on the surface, per shape"
+        "--points", type=positive, default=100_000, help="points in the volume, and on the surface, per shape"
     )
     parser.add_argument("--near", action="store_true", help="also write points of which half are near the surface")
     parser.add_argument("--watertight", action="store_true", help="close every mesh first")
-    parser.add_argument("--views", type=int, default=0, help="rendered images per shape (default 0)")
+    parser.add_argument("--views", type=not_negative, default=0, help="rendered images per shape (default 0)")
     parser.add_argument("--up", choices=UP_AXES, default="y", help="axis that points up in the images (default y)")
     parser.add_argument("--val", type=float, default=0.1, help="share of each category for validation (default 0.1)")
     parser.add_argument("--test", type=float, default=0.2, help="share of each category for test (default 0.2)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws (default 0)")
+    parser.add_argument("--seed", type=not_negative, default=0, help="seed of all random draws (default 0)")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count(), help="processes that build (default: all cores)"
+        "--processes", type=positive, default=os.cpu_count(), help="processes that build (default: all cores)"
     )
     return parser
 
@@ -82,8 +83,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if min(options.points, options.processes) < 1 or min(options.views, options.seed) < 0:
-        parser.error("--points and --processes must be positive, --views and --seed not negative")
     if min(options.val, options.test) < 0 or options.val + options.test >= 1:
         parser.error("--val and --test are shares, and must leave some for training")
     return options

@@ -22,6 +22,7 @@ from datasets.faces.build import build_corpus, recordings_of
 from datasets.faces.detect import DETECTORS
 from datasets.faces.frontend import FrontEnd
 from datasets.faces.layouts import LAYOUTS
+from scripts.arguments import positive
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("layout", choices=LAYOUTS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--grid", type=int, default=8, help="patches along each side of the face box")
+    parser.add_argument("--workers", type=positive, default=1)
+    parser.add_argument("--grid", type=positive, default=8, help="patches along each side of the face box")
     parser.add_argument("--detector", choices=DETECTORS, default="ultralight")
     parser.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="fixed face box in pixels")
     parser.add_argument(

@@ -39,6 +39,7 @@ from methods.calibrationphys.predictor import (
 )
 from methods.calibrationphys.report import NAMES, plot_measurement, summary_lines, write_rates, write_waves
 from runner.errors import UserError
+from scripts.arguments import positive, positive_number
 
 log = logging.getLogger(__name__)
 WINDOWS = {"pulse": 10.0, "resp": 30.0}
@@ -182,12 +183,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pulse", default="pos", choices=(*FORMULAS["pulse"], "none"))
     parser.add_argument("--respiration", default="flowmean", choices=(*FORMULAS["resp"], "none"))
     parser.add_argument(
-        "--window", type=float, help="seconds of a window; default: 10 for the pulse, 30 for respiration"
+        "--window", type=positive_number, help="seconds of a window; default: 10 for the pulse, 30 for respiration"
     )
-    parser.add_argument("--step", type=float, default=1.0, help="seconds between two windows")
+    parser.add_argument("--step", type=positive_number, default=1.0, help="seconds between two windows")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--outputs", default="outputs", help="folder of the runs")
-    parser.add_argument("--grid", type=int, default=8, help="patches along each side, as the run was trained with")
+    parser.add_argument("--grid", type=positive, default=8, help="patches along each side, as the run was trained with")
     parser.add_argument("--detector", choices=DETECTORS, default="ultralight")
     parser.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="fixed face box in pixels")
     parser.add_argument(

@@ -26,6 +26,7 @@ from datasets.ctr.manifest import Manifest, verify
 from datasets.ctr.prepare import prepare
 from runner.config.instantiate import instantiate
 from runner.config.messages import as_user_error, cli_errors
+from scripts.arguments import not_negative, positive
 
 DATASETS = Path(__file__).resolve().parents[1] / "conf" / "dataset"
 NAMES = ("criteo", "avazu", "kdd12", "frappe", "movielens100k", "click_table")
@@ -80,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sub.add_argument("name", choices=NAMES)
         sub.add_argument("overrides", nargs="*", metavar="key=value")
         sub.add_argument("--root", default=os.environ.get("RUNNER_DATA", "data"))
-        sub.add_argument("--workers", type=int, default=1)
+        sub.add_argument("--workers", type=positive, default=1)
     sub = commands.add_parser("generate")
     sub.add_argument("file", type=Path)
-    sub.add_argument("--rows", type=int, default=20_000_000)
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--rows", type=positive, default=20_000_000)
+    sub.add_argument("--seed", type=not_negative, default=0)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if given.command == "generate":

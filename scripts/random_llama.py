@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from scripts.arguments import positive
+
 SHAPES = {  # hidden, intermediate, layers, heads
     "7b": (4096, 11008, 32, 32),
     "13b": (5120, 13824, 40, 40),
@@ -92,12 +94,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("size", choices=SHAPES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--layers", type=int, help="fewer blocks than the real model has")
+    parser.add_argument("--layers", type=positive, help="fewer blocks than the real model has")
     parsed = parser.parse_args(arguments)
     if parsed.folder.exists():
         parser.error(f"{parsed.folder} exists already")
-    if parsed.layers is not None and parsed.layers < 1:
-        parser.error("--layers must be positive")
     return parsed
 
 

@@ -16,20 +16,21 @@ from pathlib import Path
 from datasets.faces.rendering import render_session
 from datasets.faces.scene import PROFILES, SceneSettings
 from datasets.progress import track
+from scripts.arguments import not_negative, not_negative_number, positive, positive_number
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--sessions", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=31.0)
-    parser.add_argument("--level", type=float, default=1.0, help="head motion and ambient light")
-    parser.add_argument("--amplitude", type=float, help="relative standard deviation of the pulse in green")
+    parser.add_argument("--sessions", type=positive, default=6)
+    parser.add_argument("--seconds", type=positive_number, default=31.0)
+    parser.add_argument("--level", type=not_negative_number, default=1.0, help="head motion and ambient light")
+    parser.add_argument("--amplitude", type=not_negative_number, help="relative deviation of the pulse in green")
     parser.add_argument(
         "--cameras", nargs="+", default=["webcam", "phone"], choices=[n for n in PROFILES if n != "nir"]
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=not_negative, default=0)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = SceneSettings(seconds=given.seconds, level=given.level, amplitude=given.amplitude)

@@ -54,10 +54,10 @@ def test_no_repeats_leave_the_runs_out(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--repeats", "-1"], "--repeats must not be negative"),
-        (["--columns", "0"], "--columns must be positive"),
+        (["--repeats", "-1"], "argument --repeats: must be at least 0, got -1"),
+        (["--columns", "0"], "argument --columns: must be at least 1, got 0"),
         (["--columns", "10"], "--columns must be a multiple of 4"),
-        (["--threads", "0"], "--threads must be positive"),
+        (["--threads", "0"], "argument --threads: must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(words, message, capsys):

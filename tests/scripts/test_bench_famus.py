@@ -40,4 +40,4 @@ def test_no_rounds_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         bench_famus.main()
     assert ended.value.code == 2
-    assert "must be positive, got 0" in capsys.readouterr().err
+    assert "argument --rounds: must be at least 1, got 0" in capsys.readouterr().err

@@ -59,8 +59,8 @@ def test_meshes_that_do_not_do_end_in_one_message(meshes, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--points", "0"], "must be positive"),
-        (["--views", "-1"], "not negative"),
+        (["--points", "0"], "argument --points: must be at least 1, got 0"),
+        (["--views", "-1"], "argument --views: must be at least 0, got -1"),
         (["--val", "0.5", "--test", "0.5"], "must leave some for training"),
     ],
 )
