@@ -40,7 +40,7 @@ def test_numbers_are_read_or_refused(kind, good, bad):
         ("prepare_ctr", ["generate", "file", "--rows", "-5"], "argument --rows: must be at least 1, got -5"),
         ("bench_ctr", ["step", "--batch", "0"], "argument --batch: must be at least 1, got 0"),
         ("measure_video", ["a.mp4", "--step", "0"], "argument --step: must be above 0, got 0"),
-        ("build_stmaps", ["a", "b", "--grid", "0"], "argument --grid: must be at least 1, got 0"),
+        ("build_stmaps", ["own", "a", "b", "--grid", "0"], "argument --grid: must be at least 1, got 0"),
         ("random_llama", ["7b", "out", "--layers", "0"], "argument --layers: must be at least 1, got 0"),
     ],
 )
