@@ -84,7 +84,7 @@ def _declared(cfg: DictConfig, group: str, attribute: str) -> Any:
 
 
 def check_schedule(cfg: DictConfig) -> None:
-    """Check that the numbers of epochs, steps and batches leave something to do. Raises UserError."""
+    """Check that the numbers of epochs, steps and batches leave something to do, and are given once. Raises UserError."""
     stages = {"train": "fit", "test": "test"}
     lengths = ("max_epochs", "max_steps") if "fit" in cfg.stages else ()
     limits = [f"limit_{part}_batches" for part, stage in stages.items() if stage in cfg.stages]
@@ -97,6 +97,22 @@ def check_schedule(cfg: DictConfig) -> None:
         for key in limits:
             if cfg[group].get(key) == 0:
                 raise UserError(f"{group}.{key}=0 leaves nothing to do; without that stage: stages=[...]")
+        _check_trainer_numbers(cfg[group], group)
+    if twice := [key for key in cfg.trainer if key in cfg.schedule]:
+        key = twice[0]
+        raise UserError(
+            f"schedule.{key}={cfg.schedule[key]} and trainer.{key}={cfg.trainer[key]} say the same thing: "
+            f"keep schedule.{key}, which methods read too"
+        )
+
+
+def _check_trainer_numbers(node: DictConfig, group: str) -> None:
+    """Raise UserError for numbers that Lightning's Trainer divides by, or takes for none, without a word."""
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        if isinstance(value := node.get(key), int | float) and value <= 0:
+            raise UserError(f"{group}.{key} must be positive, got {value}")
+    if isinstance(clip := node.get("gradient_clip_val"), int | float) and clip < 0:
+        raise UserError(f"{group}.gradient_clip_val must not be negative, got {clip}; null clips nothing")
 
 
 def check_accelerator(cfg: DictConfig) -> None:

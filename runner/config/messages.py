@@ -34,6 +34,8 @@ def describe_error(error: Exception) -> str:
         first = sorted(options, key=lambda option: option.count("/"))[:12]
         more = f", ... ({len(options)} in all: python -m runner --help {group})" if len(options) > 12 else ""
         return f"there is no {group}={name}; choose from {', '.join(first)}{more}"
+    if empty := re.search(r"Could not find '((?:hydra/)?[^/']+)/'", message):
+        return f"{empty[1]}= names nothing; python -m runner --help {empty[1]} lists the options"
     if re.match(r"You must specify '(method|dataset|model)'", message):
         return (
             "choose a method (method=<name>) or an experiment (experiment=<paper>/<name>); "

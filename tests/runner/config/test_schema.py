@@ -89,6 +89,11 @@ def test_several_mistakes_are_all_named():
         (["+trainer.limit_train_batches=0"], "trainer.limit_train_batches=0 leaves nothing to do"),
         (["+schedule.limit_train_batches=0.0"], "schedule.limit_train_batches=0 leaves nothing to do"),
         (["+trainer.limit_test_batches=0"], "trainer.limit_test_batches=0 leaves nothing to do"),
+        (["+trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches must be positive, got 0"),
+        (["+schedule.check_val_every_n_epoch=0"], "schedule.check_val_every_n_epoch must be positive, got 0"),
+        (["+trainer.val_check_interval=0.0"], "trainer.val_check_interval must be positive, got 0.0"),
+        (["+trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must not be negative, got -1"),
+        (["+trainer.max_epochs=7", "schedule.max_epochs=2"], "schedule.max_epochs=2 and trainer.max_epochs=7 say the"),
         (["trainer=gpu"], "finds no GPU on this machine"),
     ],
 )
@@ -107,6 +112,8 @@ def test_groups_are_checked_before_data_are_read(call, tiny, tmp_path, overrides
         (["method=graphnorm", "dataset=wikitext2"], "this method does graph-classification, but the data set is for"),
         (["method=esparse", "model=gin"], "this model does graph-classification, but the data set is for"),
         (["threads=1"], "choose a method (method=<name>) or an experiment (experiment=<paper>/<name>)"),
+        (["experiment="], "experiment= names nothing; python -m runner --help experiment lists the options"),
+        (["method=graphnorm", "dataset="], "dataset= names nothing"),
         (["method=graphnorm", "model.hiden=3"], "unknown key model.hiden"),
     ],
 )
