@@ -84,7 +84,7 @@ def _declared(cfg: DictConfig, group: str, attribute: str) -> Any:
 
 
 def check_schedule(cfg: DictConfig) -> None:
-    """Check that the numbers of epochs, steps and batches leave something to do, and are given once. Raises UserError."""
+    """Check that numbers of epochs, steps and batches leave something to do, and are given once. Raises UserError."""
     stages = {"train": "fit", "test": "test"}
     lengths = ("max_epochs", "max_steps") if "fit" in cfg.stages else ()
     limits = [f"limit_{part}_batches" for part, stage in stages.items() if stage in cfg.stages]
