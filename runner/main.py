@@ -222,6 +222,7 @@ def run_stages(run: Run, checkpoints: dict[str, Path]) -> dict[str, Any]:
             checks.check_processes(module, trainer)
         record.drop_earlier(folder)
 
+        checks.warn_of_untrained(cfg, module, checkpoints)
         log.info("%s on %s: %s", run.name, trainer.strategy.root_device, folder)
         metrics: dict[str, float] = {}
         seconds = {"setup": time.time() - started}

@@ -18,6 +18,8 @@ from runner.config.schema import check_root
 from runner.errors import UserError
 from runner.files import file_digest
 
+ABSENT = object()  # stands for a key that a config does not have
+
 # Root keys that decide the result; `needs`, and parts of `trainer` and `callbacks`, count too.
 IDENTITY_KEYS = ("method", "dataset", "model", "schedule", "stages", "seed")
 # Root keys that say where and how a run is executed. A needed run takes them from the run that needs it.
@@ -61,7 +63,7 @@ class Run:
         searchpath: overrides that name further folders of config files, for needed runs.
 
     Raises:
-        UserError: the root config does not follow its schema.
+        UserError: the root config does not follow its schema, or lacks a method, a data set or a model.
     """
 
     cfg: DictConfig
@@ -70,6 +72,8 @@ class Run:
 
     def __post_init__(self) -> None:
         check_root(self.cfg)
+        if missing := [group for group in ("method", "dataset", "model") if group not in self.choices]:
+            raise UserError(f"{missing[0]} is missing; python -m runner --help {missing[0]} lists the options")
         if self.cfg.smoke:
             shorten(self.cfg)
 
@@ -81,13 +85,17 @@ class Run:
     @cached_property
     def needs(self) -> dict[str, Run]:
         """Runs whose checkpoints this one takes, by the method's argument. They are executed where this one is."""
-        return {argument: self._needed_run(need) for argument, need in resolved(self.cfg.needs).items()}
+        return {argument: self._needed_run(argument, need) for argument, need in resolved(self.cfg.needs).items()}
 
-    def _needed_run(self, need: list[str] | dict[str, list[str]]) -> Run:
+    def _needed_run(self, argument: str, need: list[str] | dict[str, list[str]]) -> Run:
         overrides, same = (need["run"], need.get("same", [])) if isinstance(need, dict) else (need, [])
+        if not overrides:
+            raise UserError(f"needs.{argument} names no run; leave it out by ~needs.{argument}")
         groups = [f"{group}={self.choices[group]}" for group in same if group in self.choices]
         run = Run.compose([*overrides, *groups, *self.searchpath, *(["smoke=true"] if self.cfg.smoke else [])])
         for key in same:
+            if any(OmegaConf.select(cfg, key, default=ABSENT) is ABSENT for cfg in (self.cfg, run.cfg)):
+                raise UserError(f"needs.{argument}.same names {key}, which is no key of both runs")
             OmegaConf.update(run.cfg, key, OmegaConf.select(self.cfg, key), merge=False)
         OmegaConf.update(run.cfg, "rerun", False)
         for key in EXECUTION_KEYS:

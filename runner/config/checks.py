@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from runner.config.help import choices
 from runner.config.instantiate import check_given, parameters
 from runner.config.targets import target_of
 from runner.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def check_run(cfg: DictConfig) -> None:
@@ -169,6 +173,21 @@ def check_trained(module: Any, trainer: Any, folder: Path) -> None:
             f"no epoch has measured {monitor}, by which the weights to test are chosen: validate more often "
             "(check_val_every_n_epoch), or test the last weights with method.monitor=null"
         )
+
+
+def warn_of_untrained(cfg: DictConfig, module: Any, checkpoints: Mapping[str, Path]) -> None:
+    """Warn if a method that trains is only tested, with the weights that its network was made with.
+
+    Args:
+        cfg: config of the run.
+        module: LightningModule.
+        checkpoints: checkpoints of the needed runs.
+    """
+    import pytorch_lightning as pl
+
+    trains = type(module).training_step is not pl.LightningModule.training_step
+    if trains and "fit" not in cfg.stages and not cfg.init_from and not checkpoints:
+        log.warning("an untrained network is tested: stages has no fit, and init_from names no weights")
 
 
 def _datasets_for(tasks: tuple[str, ...]) -> list[str]:

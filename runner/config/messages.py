@@ -23,7 +23,7 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 def describe_error(error: Exception) -> str:
     """Return the message of an error for the user; for an unknown option it suggests the closest existing ones."""
     message = str(error) or str(error.__cause__ or type(error).__name__)
-    if missing := re.search(r"Could not find '((?:hydra/)?[^/']+)/([^']+)'", message):
+    if missing := re.search(r"Could not (?:find|load) '((?:hydra/)?[^/']+)/([^']+)'", message):
         group, name = missing.groups()
         options = dict.fromkeys(group_options(group), "") if group.startswith("hydra/") else choices(group)
         if close := get_close_matches(name, options):
@@ -41,6 +41,8 @@ def describe_error(error: Exception) -> str:
             "choose a method (method=<name>) or an experiment (experiment=<paper>/<name>); "
             "python -m runner --help lists them, and python -m runner alone runs the demo"
         )
+    if dangling := re.match(r"Interpolation key '([^']+)' not found\s+full_key: (\S+)", message):
+        return f"{dangling[2]} refers to {dangling[1]}, which is not set"
     if unknown := re.match(r"Could not override '([^']+)'", message):
         return f"unknown key {unknown[1]}. To list all keys, leave {unknown[1]} out and add --cfg job"
     return message

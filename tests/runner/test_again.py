@@ -106,7 +106,9 @@ def test_a_needed_run_that_fails_is_why_this_one_failed(call, tiny, tmp_path):
 
 def test_a_needed_run_without_training_is_refused_and_kept(call, tiny, tmp_path):
     needed = ["method=graphnorm", "dataset=atlas", "model.hidden=8", "model.layers=2", "stages=[test]"]
-    assert call(*needed, "logger=csv", f"paths.outputs={tmp_path}")[0] == 0
+    code, printed = call(*needed, "logger=csv", f"paths.outputs={tmp_path}")
+    assert code == 0
+    assert "an untrained network is tested" in printed
     folder = only_run(tmp_path)
     before = content(folder)
     code, printed = call(*CONF, *tiny[1:], f"needs.teacher={needed!r}")

@@ -12,6 +12,7 @@ from runner.config.address import Run
 from runner.config.compose import VERSION_BASE, compose, compose_run
 from runner.config.grids import expand_sweep
 from runner.config.place import CONF
+from runner.errors import UserError
 
 BASE = ["method=graphnorm", "dataset=atlas"]
 
@@ -87,6 +88,25 @@ def test_a_need_may_share_what_its_run_is_made_of() -> None:
     alone = ["method=graphnorm", "method.weight_decay=0.1", *overrides[len(BASE) + 1 :], "schedule.max_epochs=7"]
     assert teacher.id == Run.compose(alone).id
     assert (teacher.choices["dataset"], teacher.choices["model"]) == ("ptc", "gcn")
+
+
+@pytest.mark.parametrize(
+    ("need", "said"),
+    [
+        ("[]", "needs.teacher names no run; leave it out by ~needs.teacher"),
+        ("{run: []}", "needs.teacher names no run"),
+        ("{run: ['method=graphnorm'], same: [dataset, nosuch]}", "needs.teacher.same names nosuch, which is no key"),
+    ],
+)
+def test_a_need_that_names_nothing_is_refused(need, said) -> None:
+    with pytest.raises(UserError, match=said):
+        _ = Run.compose([*BASE, f"+needs.teacher={need}"]).needs
+
+
+@pytest.mark.parametrize("group", ["dataset", "model"])
+def test_a_group_that_is_taken_away_is_named(group) -> None:
+    with pytest.raises(UserError, match=f"{group} is missing"):
+        Run.compose([*BASE, f"~{group}"])
 
 
 def test_a_smoke_run_exports_nothing(tmp_path) -> None:

@@ -112,6 +112,8 @@ def test_groups_are_checked_before_data_are_read(call, tiny, tmp_path, overrides
         (["method=graphnorm", "dataset=wikitext2"], "this method does graph-classification, but the data set is for"),
         (["method=esparse", "model=gin"], "this model does graph-classification, but the data set is for"),
         (["threads=1"], "choose a method (method=<name>) or an experiment (experiment=<paper>/<name>)"),
+        (["experiment=f2at/digits", "~method.eps"], "eps refers to method.eps, which is not set"),
+        (["method=graphnorm", "dataset=atlas", "callbacks=[nosuch]"], "there is no callbacks=nosuch; choose from"),
         (["experiment="], "experiment= names nothing; python -m runner --help experiment lists the options"),
         (["method=graphnorm", "dataset="], "dataset= names nothing"),
         (["method=graphnorm", "model.hiden=3"], "unknown key model.hiden"),
