@@ -48,7 +48,9 @@ class SyntheticFaces(FaceDataModule):
         check_seed("dataset", data_seed=data_seed)
         check_not_negative("dataset", **{f"test_levels[{i}]": level for i, level in enumerate(test_levels or ())})
         check_keys("dataset.scene", scene or {}, tuple(SceneSettings.__dataclass_fields__))
-        ranges: dict[str, Any] = {n: tuple(v) if isinstance(v, list | tuple) else v for n, v in (scene or {}).items()}
+        ranges: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for n, v in (scene or {}).items()
+        }
         self.scene, self.data_seed, self.test_levels = SceneSettings(**ranges), data_seed, test_levels
         self.scene.check()
         self.record = None if test_record is None else read_record(self.root / Path(test_record).expanduser())

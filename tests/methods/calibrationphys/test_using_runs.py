@@ -97,7 +97,10 @@ def test_each_video_is_measured_by_the_network_of_its_camera(trained, sessions, 
     assert "the run has webcam, phone" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("option", "message"), [("--grid", "at least 1 patch"), ("--out", "is a file, not a folder")])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--grid", "argument --grid: must be at least 1, got 0"), ("--out", "is a file, not a folder")],
+)
 def test_wrong_options_end_in_one_message(option, message, sessions, tmp_path, capsys):
     from scripts.measure_video import main
 
