@@ -32,7 +32,8 @@ def read_state_dict(path: Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises errors of every kind at bytes that are no checkpoint
-        raise ValueError(f"init_from={path} is no file of weights: {str(error).splitlines()[0].partition('. ')[0]}") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]  # torch goes on with advice
+        raise ValueError(f"init_from={path} is no file of weights: {reason}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
