@@ -19,9 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.ctr.layouts import CRITEO_CATEGORICAL, CRITEO_NUMERIC
 from scripts.arguments import positive
-
-FIELDS = [f"I{i}" for i in range(1, 14)] + [f"C{i}" for i in range(1, 27)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,12 +52,13 @@ def measure(file: Path, folder: Path, batch: int, min_count: int) -> dict[str, f
     from fuxictr.preprocess import FeatureProcessor, build_dataset
     from fuxictr.pytorch.dataloaders import RankDataLoader
 
+    fields = [*CRITEO_NUMERIC, *CRITEO_CATEGORICAL]
     named = folder / "clicks.csv"
     with named.open("wb") as output, file.open("rb") as rows:
-        output.write("\t".join(["label", *FIELDS]).encode() + b"\n")
+        output.write("\t".join(["label", *fields]).encode() + b"\n")
         shutil.copyfileobj(rows, output)
     started = time.perf_counter()
-    columns = [{"name": FIELDS, "active": True, "dtype": "str", "type": "categorical"}]
+    columns = [{"name": fields, "active": True, "dtype": "str", "type": "categorical"}]
     label = {"name": "label", "dtype": "float"}
     processor = FeatureProcessor(columns, label, dataset_id="prepared", data_root=str(folder))
     train, _, _ = build_dataset(processor, train_data=str(named), min_categr_count=min_count, sep="\t")

@@ -46,9 +46,8 @@ class SuspectVerification(LightningModule):
                 "method.triggers names no file: a run of mira/embed/... writes triggers.pt into its folder"
             )
         check_source(None, init_from)
-        self.triggers = load_triggers(
-            Path(triggers)
-        )  # at once: a missing file is named before clean models are trained
+        # At once: a file that is missing is named before clean models are trained.
+        self.triggers = load_triggers(Path(triggers))
         check_triggers(network, self.triggers)
         self.network, self.nulls_path = network, nulls
 

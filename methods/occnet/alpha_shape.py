@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import ConvexHull, Delaunay, QhullError
 from torch import nn
 
+from datasets.checks import check_positive
 from methods.occnet.base import ShapeReconstruction
 from methods.occnet.evaluation import Reconstruction
 from methods.occnet.mesh import EMPTY_MESH, Mesh
@@ -26,8 +27,7 @@ class AlphaShape(ShapeReconstruction):
 
     def __init__(self, network: nn.Module | None = None, alpha: float = math.inf, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not alpha > 0:
-            raise ValueError(f"method.alpha must be positive, got {alpha}")
+        check_positive("method", alpha=alpha)
         self.alpha = alpha
 
     def prepare(self, data: Any) -> None:

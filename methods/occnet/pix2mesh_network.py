@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, relu
 
+from datasets.checks import check_not_negative
 from datasets.shapes.geometry import face_edges
 
 BLOCKS = 3
@@ -319,7 +320,6 @@ def _check_sizes(
         )
     if len(layers) != BLOCKS or min(layers) < 2:
         raise ValueError(f"model.layers must be {BLOCKS} numbers, at least 2 each, got {list(layers)}")
-    if subdivisions < 0:
-        raise ValueError(f"model.subdivisions must not be negative, got {subdivisions}")
+    check_not_negative("model", subdivisions=subdivisions)
     if not 0 < radius < depth:
         raise ValueError(f"model.radius must be between 0 and model.depth={depth}, got {radius}")

@@ -168,6 +168,8 @@ def _check_value(value: Any, annotation: Any, key: str) -> None:
     kinds = re.split(r"\s*\|\s*(?![^\[]*\])", text)
     lists = [found[1] for kind in kinds if (found := LIST.fullmatch(kind))]
     mappings = [found[1] for kind in kinds if (found := MAPPING.fullmatch(kind))]
+    if (lists or mappings) and isinstance(value, DictConfig) and "_target_" in value:
+        return  # what it makes is not known yet
     if lists and isinstance(value, list | tuple | ListConfig):
         if len(lists) == 1:
             _check_items(value, lists[0], key)
@@ -177,7 +179,7 @@ def _check_value(value: Any, annotation: Any, key: str) -> None:
             _check_value(item, mappings[0], f"{key}.{name!s}")
         return
     plain = [kind for kind in kinds if kind in KINDS]
-    if len(plain) + len(lists) + len(mappings) < len(kinds) or (isinstance(value, DictConfig) and "_target_" in value):
+    if len(plain) + len(lists) + len(mappings) < len(kinds):
         return
     is_bool = isinstance(value, bool) and "bool" not in kinds  # which is an int to Python
     if is_bool or not isinstance(value, tuple(cls for kind in plain for cls in KINDS[kind][0])):

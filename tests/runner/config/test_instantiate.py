@@ -84,6 +84,7 @@ class Typed(Base):
         ({"rate": 1, "depth": "two"}, "method.depth must be a whole number, got two"),
         ({"rate": 1, "name": 3}, "method.name must be text or null, got 3"),
         ({"rate": 1, "flag": 1}, "method.flag must be true or false, got 1"),
+        ({"rate": {"_target_": "math.sqrt"}}, "method.rate must be a number, got "),
         ({"rate": 1, "inner": {"_target_": f"{__name__}.Base", "width": "w"}}, "method.inner.width must be a whole"),
     ],
 )
